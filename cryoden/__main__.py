@@ -1,0 +1,161 @@
+"""The command line: one sub-command for each configuration class, made from it by tyro."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Type, Union, get_args, get_type_hints
+
+from typing_extensions import Annotated
+
+import tyro
+from cryoden import __doc__ as ABOUT
+from cryoden import __version__
+from cryoden.config import Config, DenoiseConfig, HalvesConfig, TrainConfig
+from cryoden.errors import CryodenError, OptionError
+from cryoden.formats.files import read_json, write_json
+
+ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+"""Exit status: everything was done; some inputs failed and are named; nothing could be done."""
+
+FOOTER = (
+    "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
+    "options given beside it win). Exit status: 0 all done, 1 some inputs failed, 2 nothing could be done."
+)
+
+
+def run_halves(config: HalvesConfig) -> Dict[str, str]:
+    """Split movies and say what came out; returns the failures."""
+    from cryoden.data.halves import split_movies
+
+    outcome = split_movies(config)
+    print(f"{outcome.n_done} of {outcome.n_inputs} movies are split: {Path(config.output) / 'micrographs.star'}")
+    return outcome.failures
+
+
+def run_train(config: TrainConfig) -> Dict[str, str]:
+    """Train, draw the curves and say how good the model is; returns the failures."""
+    from cryoden.model.training import CURVES_NAME, LOG_NAME, train
+    from cryoden.quality.figures import draw_curves, read_log
+
+    training = train(config)
+    output = Path(config.output)
+    draw_curves(read_log(output / LOG_NAME), output / CURVES_NAME)
+    print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
+    return training.failures
+
+
+def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
+    """Denoise and say what came out; returns the failures."""
+    from cryoden.model.denoising import denoise_micrographs
+
+    outcome = denoise_micrographs(config)
+    star = Path(config.output) / "micrographs.star"
+    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are denoised: {star}")
+    return outcome.failures
+
+
+COMMANDS: Dict[str, Tuple[Type[Config], Callable[[Any], Dict[str, str]]]] = {
+    "halves": (HalvesConfig, run_halves),
+    "train": (TrainConfig, run_train),
+    "denoise": (DenoiseConfig, run_denoise),
+}
+
+
+def parse(argv: List[str]) -> Config:
+    """Return the configuration that a command line asks for.
+
+    Raises
+    ------
+    CryodenError
+        If an option breaks its rule or a file of options cannot be read.
+    SystemExit
+        From tyro, for unknown words (2) and for help (0).
+    """
+    argv, file = _take_option(argv, "--config")
+    name = argv[0] if argv else "--help"
+    default = COMMANDS[name][0].from_dict(read_json(file)) if file and name in COMMANDS else None
+    variants = tuple(
+        Annotated[
+            kind,  # type: ignore[valid-type]
+            tyro.conf.subcommand(
+                command, default=default if default and command == name else tyro.MISSING, prefix_name=False
+            ),
+        ]
+        for command, (kind, _) in COMMANDS.items()
+    )
+    return tyro.cli(
+        Union[variants],  # type: ignore[arg-type]
+        prog="cryoden",
+        description=f"{ABOUT}\n\n{FOOTER}",
+        args=argv or ["--help"],
+        registry=_registry(),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words == ["--version"]:
+        print(__version__)
+        return ALL_DONE
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        words, save_to = _take_option(words, "--save-config")
+        config = parse(words)
+        if save_to:
+            write_json(save_to, config.to_dict())
+            return ALL_DONE
+        failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+    except CryodenError as error:
+        print(f"cryoden: {error}", file=sys.stderr)
+        return NOTHING_DONE
+    for name, reason in failures.items():
+        print(f"cryoden: failed: {name}: {reason}", file=sys.stderr)
+    return SOME_FAILED if failures else ALL_DONE
+
+
+def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]]:
+    """Remove `option VALUE` from the words and return what is left and the value."""
+    if option not in argv:
+        return argv, None
+    place = argv.index(option)
+    if place + 1 == len(argv):
+        raise OptionError([f"Option {option} needs the name of a JSON file after it."])
+    return argv[:place] + argv[place + 2 :], argv[place + 1]
+
+
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """Teach tyro to read help texts, choices, positional arguments from the fields of a `Config`."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.struct_rule
+    def _(info: tyro.constructors.StructTypeInfo) -> Optional[tyro.constructors.StructConstructorSpec]:
+        if not (isinstance(info.type, type) and issubclass(info.type, Config)):
+            return None
+        hints = get_type_hints(info.type)
+        fields = []
+        for field in dataclasses.fields(info.type):
+            kind: Any = Literal[field.metadata["choices"]] if "choices" in field.metadata else hints[field.name]
+            if field.default is None:  # say what to give, not that None is possible
+                metavar = next(a.__name__.upper() for a in get_args(kind) if a is not type(None))
+                name = field.metadata.get("name")
+                kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
+            if field.metadata.get("positional"):
+                kind = tyro.conf.Positional[kind]
+            default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+            if isinstance(info.default, Config):
+                default = getattr(info.default, field.name)
+            fields.append(
+                tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=field.metadata["help"])
+            )
+        return tyro.constructors.StructConstructorSpec(info.type, tuple(fields))
+
+    return registry
+
+
+if __name__ == "__main__":
+    sys.exit(main())

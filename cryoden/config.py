@@ -1,0 +1,238 @@
+"""What each command can be asked: frozen dataclasses with their rules, to and from JSON.
+
+The command line and the forms of the Scipion protocols are both made from these classes, so that an option has one
+name, one default, one rule and one help text. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any, Dict, Iterator, Optional, Tuple, Type, TypeVar
+
+from cryoden.errors import OptionError
+
+NETWORKS = ("unet", "cnn3")
+SCORE_BAND_A = (300.0, 8.0)
+"""Score band in Angstrom: below, illumination gradients; above, noise and water."""
+
+C = TypeVar("C", bound="Config")
+
+
+def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) -> Any:
+    """Declare a field with its help text; `positional`, `choices` and `name` (on the command line) are metadata."""
+    return dataclasses.field(default=default, metadata=dict(metadata, help=help))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Base of all commands: checks its rules when made, travels as JSON."""
+
+    def __post_init__(self) -> None:
+        problems = [*self._choice_problems(), *self._problems()]
+        if problems:
+            raise OptionError(problems)
+
+    def _choice_problems(self) -> Iterator[str]:
+        for field in dataclasses.fields(self):
+            choices, value = field.metadata.get("choices"), getattr(self, field.name)
+            if choices and value not in choices:
+                yield f"Option {_words(field.name)} is {value!r}; it must be one of {', '.join(choices)}."
+
+    def _problems(self) -> Iterator[str]:
+        """Yield one sentence for each broken rule."""
+        return iter(())
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the options as JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls: Type[C], values: Dict[str, Any]) -> C:
+        """Make a configuration from what `to_dict` returned.
+
+        Raises
+        ------
+        OptionError
+            If an option is unknown, missing, or breaks a rule.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise OptionError([f"Unknown option {', '.join(unknown)}; known are {', '.join(fields)}."])
+        missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+        if missing:
+            raise OptionError([f"Option {', '.join(missing)} is missing and has no default; give it."])
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+    @classmethod
+    def help_of(cls, name: str) -> str:
+        """Return the help text of one option."""
+        return next(f.metadata["help"] for f in dataclasses.fields(cls) if f.name == name)
+
+    @classmethod
+    def default_of(cls, name: str) -> Any:
+        """Return the default of one option."""
+        return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+
+
+def _words(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _at_least(name: str, value: Optional[float], least: float) -> Iterator[str]:
+    if value is not None and not value >= least:
+        yield f"Option {_words(name)} is {value}; it must be at least {least}."
+
+
+def _above_zero(name: str, value: Optional[float]) -> Iterator[str]:
+    if value is not None and not value > 0:
+        yield f"Option {_words(name)} is {value}; it must be above 0."
+
+
+def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
+    """Return first and last frame (counted from 1, both included) of a text such as `3-40` or `3-`.
+
+    Raises
+    ------
+    OptionError
+        If the text has another form, or the last frame comes before the first.
+    """
+    if not text:
+        return 1, None
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", text)
+    first, last = (int(match[1]), int(match[2]) if match[2] else None) if match else (0, None)
+    if first < 1 or (last is not None and last <= first):
+        raise OptionError(
+            [f"Frame range is {text!r}; it must be FIRST-LAST, counted from 1, with two frames or more, such as 1-40."]
+        )
+    return first, last
+
+
+@dataclasses.dataclass(frozen=True)
+class HalvesConfig(Config):
+    """Split movies into the sums of their odd and even frames."""
+
+    movies: Tuple[str, ...] = option(
+        positional=True, help="Movies (MRC or TIFF stacks), or one RELION STAR file that lists them."
+    )
+    output: str = option(help="Folder for full/, odd/, even/ and micrographs.star.")
+    gain: Optional[str] = option(None, help="Gain reference (MRC or TIFF): frames are multiplied by it.")
+    dark: Optional[str] = option(None, help="Dark reference (MRC or TIFF): subtracted from frames before the gain.")
+    frames: Optional[str] = option(None, help="Frames to use, FIRST-LAST, counted from 1 and inclusive; default all.")
+    sampling_rate: Optional[float] = option(
+        None, help="Pixel size in A/px, where the movies or the STAR file do not say it or say it wrongly."
+    )
+    voltage: float = option(300.0, help="Acceleration voltage in kV, written to micrographs.star.")
+    spherical_aberration: float = option(2.7, help="Spherical aberration in mm, written to micrographs.star.")
+    amplitude_contrast: float = option(0.1, help="Amplitude contrast (0 to 1), written to micrographs.star.")
+    jobs: int = option(1, help="Movies processed side by side.")
+
+    def _problems(self) -> Iterator[str]:
+        if not self.movies:
+            yield "No movies are given; name at least one movie or STAR file."
+        yield from _above_zero("sampling_rate", self.sampling_rate)
+        yield from _above_zero("voltage", self.voltage)
+        yield from _at_least("jobs", self.jobs, 1)
+        try:
+            parse_frame_range(self.frames)
+        except OptionError as error:
+            yield from error.problems
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Config):
+    """Train a denoiser on odd and even micrographs (Noise2Noise)."""
+
+    odd: str = option(help="Folder or STAR file of the odd micrographs.")
+    even: str = option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+    output: str = option(help="Folder for model.safetensors, log.jsonl, curves.png and checkpoint.pt.")
+    network: str = option("unet", choices=NETWORKS, help="unet (best) or cnn3 (three layers, 2,625 parameters).")
+    channels: Tuple[int, ...] = option(
+        (32, 64, 128, 256), help="Channels of the U-Net's levels, from full resolution downwards."
+    )
+    sampling_rate: Optional[float] = option(
+        None,
+        help="Pixel size in A/px at which to train and denoise: the micrographs are Fourier-cropped to it. Picking "
+        "needs 3-5 A/px, which is many times faster than full resolution. Default: as the micrographs are.",
+    )
+    epochs: int = option(20, help="Epochs; in each, about as many crops are drawn as a half-overlapping grid has.")
+    minutes: Optional[float] = option(None, help="Train for this many minutes instead of a number of epochs.")
+    crop: int = option(512, help="Side of the square training crops in pixels (smaller where micrographs are).")
+    batch_size: int = option(4, help="Crops per optimisation step.")
+    lr: float = option(1e-3, help="Highest learning rate; warmed up to, then lowered to zero along a cosine.")
+    ema: float = option(
+        0.99, help="Decay per step of the moving average of the weights, which is what is validated and saved."
+    )
+    validation: float = option(
+        0.1, help="Fraction of the micrographs held out for validation (at least one); one micrograph is cut in two."
+    )
+    patience: int = option(0, help="Stop early when the held-out R2 has not risen for so many epochs; 0 = never.")
+    stream: bool = option(False, help="Read micrographs during training instead of keeping all of them in memory.")
+    force: bool = option(False, help="With --stream: stream even where everything fits into the streaming window.")
+    memory: Optional[float] = option(
+        None, help="Memory in GiB that micrographs may take when all are kept (default: half of what is free)."
+    )
+    window: float = option(1.0, help="Memory in GiB of the streaming window.")
+    max_batches: Optional[int] = option(None, help="Batches per epoch at most, for a quick try.")
+    seed: int = option(1, help="Seed of everything that is random.")
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
+    resume: bool = option(False, help="Go on from the last checkpoint in the output folder.")
+    from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
+
+    def _problems(self) -> Iterator[str]:
+        for name in ("sampling_rate", "minutes", "lr", "memory", "window"):
+            yield from _above_zero(name, getattr(self, name))
+        for name in ("epochs", "batch_size", "max_batches"):
+            yield from _at_least(name, getattr(self, name), 1)
+        yield from _at_least("patience", self.patience, 0)
+        yield from _at_least("crop", self.crop, 32)
+        if not self.channels or min(self.channels) < 1:
+            yield f"Option --channels is {self.channels}; it must be one or more positive numbers such as 32 64 128."
+        if not 0 < self.validation < 1:
+            yield f"Option --validation is {self.validation}; it must be above 0 and below 1, such as 0.1."
+        if not 0 <= self.ema < 1:
+            yield f"Option --ema is {self.ema}; it must be at least 0 and below 1, such as 0.99."
+        if self.force and not self.stream:
+            yield "Option --force has no meaning alone; give --stream --force."
+        yield from _device_problems(self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiseConfig(Config):
+    """Denoise micrographs with a trained model."""
+
+    micrographs: Tuple[str, ...] = option(
+        positional=True, help="Micrographs (MRC or TIFF), folders of them, or one RELION STAR file."
+    )
+    model: str = option(help="Model file (model.safetensors) that `cryoden train` wrote.")
+    output: str = option(help="Folder for the denoised micrographs and micrographs.star.")
+    odd: Optional[str] = option(
+        None, help="Folder or STAR file of the odd halves: then the mean of both denoised halves is written."
+    )
+    even: Optional[str] = option(None, help="Folder or STAR file of the even halves.")
+    sampling_rate: Optional[float] = option(
+        None, help="Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly."
+    )
+    quality: str = option(
+        "fast", choices=("fast", "best"), help="best averages the 8 rotated and mirrored views (8 times slower)."
+    )
+    dtype: str = option("float32", choices=("float32", "float16"), help="Pixel type of the written MRC files.")
+    tile: Optional[int] = option(None, help="Side of the tiles in pixels; default: as large as the memory allows.")
+    overwrite: bool = option(False, help="Denoise again what an earlier run left in the output folder.")
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
+
+    def _problems(self) -> Iterator[str]:
+        if not self.micrographs:
+            yield "No micrographs are given; name at least one micrograph, folder or STAR file."
+        if (self.odd is None) != (self.even is None):
+            yield "Only one of --odd and --even is given; give both halves or none."
+        yield from _above_zero("sampling_rate", self.sampling_rate)
+        yield from _at_least("tile", self.tile, 64)
+        yield from _device_problems(self.device)
+
+
+def _device_problems(device: str) -> Iterator[str]:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        yield f"Option --device is {device!r}; it must be auto, cpu, cuda or cuda:N."

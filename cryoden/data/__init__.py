@@ -1,0 +1,1 @@
+"""From movies to batches."""

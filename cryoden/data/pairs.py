@@ -1,0 +1,220 @@
+"""Two halves that provably belong together: found by name, checked, split into training and validation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import numpy as np
+
+from cryoden.data.normalize import measure_scale
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
+from cryoden.errors import CryodenError, FileError, PairError, PixelError
+from cryoden.formats.images import ENDINGS, open_stack, read_micrograph
+from cryoden.formats.star import read_table
+
+HALF_SUFFIX = re.compile(r"[_-](odd|evn|even)$", re.IGNORECASE)
+"""How programs mark halves in file names: MotionCor's _ODD and _EVN, _odd and _even."""
+
+MIN_CORRELATION_DEVIATIONS = 4.0
+"""Halves of one micrograph correlate; by chance, a correlation this many deviations above 0 is a 1 in 30,000 event."""
+
+VALIDATION_ROWS = 0.25
+"""Share of the rows held out where there is one micrograph only."""
+
+
+@dataclass(frozen=True)
+class HalfPair:
+    """The odd and the even half of one micrograph, still on disk.
+
+    Attributes
+    ----------
+    name
+        Micrograph name without folder, ending and half mark.
+    file_shape
+        Rows and columns of the files.
+    file_rate
+        A/px of the files.
+    shape
+        Rows and columns at the working sampling rate, to which the halves are Fourier-cropped when loaded.
+    rows
+        First and last row (excluded), at the working sampling rate, that are used; None = all.
+    """
+
+    name: str
+    odd: str
+    even: str
+    file_shape: Tuple[int, int]
+    file_rate: float
+    shape: Tuple[int, int]
+    rows: Optional[Tuple[int, int]] = None
+
+    @property
+    def sampling_rate(self) -> float:
+        """Working sampling rate in A/px."""
+        return self.file_rate * self.file_shape[1] / self.shape[1]
+
+    @property
+    def used_shape(self) -> Tuple[int, int]:
+        """Rows and columns of the part that is used."""
+        first, last = self.rows or (0, self.shape[0])
+        return last - first, self.shape[1]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of both halves in memory, float32."""
+        return 2 * 4 * self.used_shape[0] * self.used_shape[1]
+
+    def load(self) -> np.ndarray:
+        """Return both halves standardised, float32 `(2, y, x)` in the order (odd, even).
+
+        Raises
+        ------
+        CryodenError
+            If a half cannot be read or used.
+        """
+        halves = []
+        for path in (self.odd, self.even):
+            image, _ = read_micrograph(path)
+            image = fourier_crop(image, self.shape)
+            try:
+                halves.append(measure_scale(image).standardize(image))
+            except PixelError as error:
+                raise PixelError(f"{path}: {error}") from error
+        first, last = self.rows or (0, self.shape[0])
+        return np.stack(halves)[:, first:last]
+
+
+def find_pairs(
+    odd: str, even: str, working_rate: Optional[float] = None
+) -> Tuple[List[HalfPair], Dict[str, str]]:
+    """Match the odd and even micrographs of two folders or STAR files by name, sorted, and check their headers.
+
+    Returns
+    -------
+    pairs
+        Halves that belong together.
+    failures
+        Micrograph name -> why it was left out.
+
+    Raises
+    ------
+    PairError
+        If no pair is left, or the sampling rates of the micrographs differ.
+    """
+    odd_files, even_files = list_halves(odd), list_halves(even)
+    failures = {}
+    for name in sorted(set(odd_files) ^ set(even_files)):
+        have, lack, where = ("odd", "even", even) if name in odd_files else ("even", "odd", odd)
+        failures[name] = f"'{name}' has an {have} half but no {lack} half in {where}. Split its movie again, or remove it."
+    pairs = []
+    for name in sorted(set(odd_files) & set(even_files)):
+        try:
+            pairs.append(_check_pair(name, odd_files[name], even_files[name], working_rate))
+        except CryodenError as error:
+            failures[name] = str(error)
+    if not pairs:
+        reason = next(iter(failures.values()), "both are empty.")
+        raise PairError(f"{odd} and {even} have no usable pair of halves; the first reason: {reason}")
+    _check_rates(pairs)
+    return pairs, failures
+
+
+def list_halves(source: str) -> Dict[str, str]:
+    """Return micrograph name -> file of a folder, or of a STAR file of micrographs.
+
+    Raises
+    ------
+    FileError
+        If the source does not exist.
+    PairError
+        If two files have one name.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS]
+    elif path.suffix == ".star":
+        files = read_table(path).paths
+    else:
+        raise FileError(f"{source} is neither a folder nor a STAR file; halves are given as one of these.")
+    named: Dict[str, str] = {}
+    for file in files:
+        name = HALF_SUFFIX.sub("", Path(file).stem)
+        if name in named:
+            raise PairError(f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique.")
+        named[name] = file
+    return named
+
+
+def hold_out(pairs: List[HalfPair], fraction: float, rng: np.random.Generator) -> Tuple[List[HalfPair], List[HalfPair]]:
+    """Split pairs into training and validation: whole micrographs, at least one; one alone is cut into regions.
+
+    Returns
+    -------
+    training, validation
+        Lists without a common pixel.
+    """
+    if len(pairs) == 1:
+        n_rows = pairs[0].shape[0]
+        cut = n_rows - max(1, round(n_rows * VALIDATION_ROWS))
+        return [replace(pairs[0], rows=(0, cut))], [replace(pairs[0], rows=(cut, n_rows))]
+    n_held_out = min(len(pairs) - 1, max(1, round(len(pairs) * fraction)))
+    held_out = set(rng.choice(len(pairs), n_held_out, replace=False).tolist())
+    return (
+        [pair for i, pair in enumerate(pairs) if i not in held_out],
+        [pair for i, pair in enumerate(pairs) if i in held_out],
+    )
+
+
+def check_correlation(name: str, halves: np.ndarray) -> None:
+    """Refuse halves `(2, y, x)` that cannot come from one movie, or are one file given twice.
+
+    Raises
+    ------
+    PairError
+        If they are identical or do not correlate.
+    """
+    odd, even = (half.astype(np.float64).ravel() - half.mean(dtype=np.float64) for half in halves)
+    correlation = float(odd @ even / np.sqrt((odd @ odd) * (even @ even)))
+    if correlation > 1 - 1e-6:
+        raise PairError(
+            f"Both halves of '{name}' are the same image; the noise of odd and even must differ. "
+            "Give the odd micrographs as odd and the even ones as even."
+        )
+    if correlation < MIN_CORRELATION_DEVIATIONS / np.sqrt(odd.size):
+        raise PairError(
+            f"The halves of '{name}' do not correlate ({correlation:.4f}); halves of one movie do. "
+            "Check that both come from the same movie."
+        )
+
+
+def _check_pair(name: str, odd: str, even: str, working_rate: Optional[float]) -> HalfPair:
+    stacks = (open_stack(odd), open_stack(even))
+    sizes = [f"{s.shape[1]} x {s.shape[0]} px" for s in stacks]
+    if stacks[0].shape != stacks[1].shape:
+        raise PairError(
+            f"Odd half of '{name}' is {sizes[0]} but its even half is {sizes[1]}; both must come from one movie. "
+            "Split this movie again."
+        )
+    rates = [stack.sampling_rate for stack in stacks]
+    if not rates[0] or not rates[1] or abs(rates[0] / rates[1] - 1) > 1e-3:
+        raise PairError(
+            f"The headers of the halves of '{name}' say {rates[0] or 0:g} and {rates[1] or 0:g} A/px; "
+            "both must hold the same pixel size above 0. Split this movie again, or mend the headers."
+        )
+    if Path(odd).resolve() == Path(even).resolve():
+        raise PairError(f"Both halves of '{name}' are the same file {odd}; give odd and even micrographs.")
+    shape = rescaled_shape(stacks[0].shape, rates[0], working_rate or rates[0])
+    return HalfPair(name, odd, even, stacks[0].shape, rates[0], shape)
+
+
+def _check_rates(pairs: List[HalfPair]) -> None:
+    lowest = min(pairs, key=lambda pair: pair.sampling_rate)
+    highest = max(pairs, key=lambda pair: pair.sampling_rate)
+    if highest.sampling_rate > (1 + SAME_RATE_TOLERANCE) * lowest.sampling_rate:
+        raise PairError(
+            f"'{lowest.name}' has {lowest.sampling_rate:g} A/px but '{highest.name}' has {highest.sampling_rate:g}; "
+            "one model needs one sampling rate. Train on them apart, or give --sampling-rate."
+        )

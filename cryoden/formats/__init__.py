@@ -1,0 +1,1 @@
+"""The only place that knows files: MRC, TIFF, STAR, model files."""

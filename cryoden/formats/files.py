@@ -1,0 +1,77 @@
+"""Files are whole or absent: they are written under a temporary name and renamed when finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Union
+
+from cryoden.errors import FileError
+
+PathLike = Union[str, Path]
+
+
+@contextmanager
+def whole_file(path: PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` on success, remove it on failure.
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(str(temporary), str(path))
+    except OSError as error:
+        raise FileError(f"{path} cannot be written ({error.strerror or error}); free or change the folder.") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def make_folder(path: PathLike) -> Path:
+    """Create a folder with its parents and prove that files can be written there.
+
+    Raises
+    ------
+    FileError
+        If it is a file, or nothing can be written there.
+    """
+    path = Path(path)
+    probe = path / f".cryoden-{os.getpid()}.part"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FileError(
+            f"Output folder {path} cannot be written ({error.strerror}); choose a folder that you may write to."
+        ) from error
+    return path
+
+
+def write_json(path: PathLike, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    FileError
+        If it is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise FileError(f"{path} is not a JSON file ({error}); write it again with --save-config.") from error

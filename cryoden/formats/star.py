@@ -1,0 +1,128 @@
+"""RELION 3.1 STAR files: movies and micrographs with their optics groups.
+
+Source: https://relion.readthedocs.io, "Conventions & File formats"; labels are verbatim.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+
+import pandas as pd
+import starfile
+
+from cryoden.errors import FileError
+from cryoden.formats.files import PathLike, whole_file
+
+NAME = "rlnMicrographName"
+MOVIE_NAME = "rlnMicrographMovieName"
+PIXEL_SIZE = "rlnMicrographPixelSize"
+ORIGINAL_PIXEL_SIZE = "rlnMicrographOriginalPixelSize"
+OPTICS_GROUP = "rlnOpticsGroup"
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """The content of a micrographs or movies STAR file.
+
+    Attributes
+    ----------
+    optics
+        One row for each optics group.
+    images
+        One row for each movie or micrograph, with `rlnOpticsGroup`.
+    name_label
+        `rlnMicrographName` or `rlnMicrographMovieName`.
+    """
+
+    optics: pd.DataFrame
+    images: pd.DataFrame
+    name_label: str
+
+    @property
+    def paths(self) -> List[str]:
+        """File names, as written."""
+        return [str(name) for name in self.images[self.name_label]]
+
+    def sampling_rate(self, row: int) -> Optional[float]:
+        """Return the pixel size in A/px of one image's optics group, None where the file does not say."""
+        group = self.optics[self.optics[OPTICS_GROUP] == self.images[OPTICS_GROUP].iloc[row]]
+        for label in (PIXEL_SIZE, ORIGINAL_PIXEL_SIZE):
+            if label in group and len(group):
+                return float(group[label].iloc[0])
+        return None
+
+    def with_images(self, rows: List[int], names: List[str], pixel_sizes: List[float]) -> ImageTable:
+        """Return micrographs made from the given rows: new names and pixel sizes, everything else kept."""
+        images = self.images.iloc[rows].drop(columns=[MOVIE_NAME, NAME], errors="ignore")
+        images = images.reset_index(drop=True)
+        images.insert(0, NAME, names)
+        optics = self.optics.copy()
+        size_of_group = dict(zip(images[OPTICS_GROUP], pixel_sizes))
+        old_sizes = optics[PIXEL_SIZE] if PIXEL_SIZE in optics else optics.get(ORIGINAL_PIXEL_SIZE)
+        new_sizes = optics[OPTICS_GROUP].map(size_of_group)
+        optics[PIXEL_SIZE] = new_sizes if old_sizes is None else new_sizes.fillna(old_sizes)
+        return ImageTable(optics, images, NAME)
+
+
+def new_table(
+    names: List[str], sampling_rate: float, voltage: float, spherical_aberration: float, amplitude_contrast: float
+) -> ImageTable:
+    """Make a table of micrographs with one optics group (kV, mm, A/px)."""
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroupName": ["opticsGroup1"],
+            OPTICS_GROUP: [1],
+            ORIGINAL_PIXEL_SIZE: [sampling_rate],
+            "rlnVoltage": [voltage],
+            "rlnSphericalAberration": [spherical_aberration],
+            "rlnAmplitudeContrast": [amplitude_contrast],
+            PIXEL_SIZE: [sampling_rate],
+        }
+    )
+    return ImageTable(optics, pd.DataFrame({NAME: names, OPTICS_GROUP: [1] * len(names)}), NAME)
+
+
+def write_table(path: PathLike, table: ImageTable) -> None:
+    """Write a STAR file with `data_optics` and `data_micrographs` (or `data_movies`)."""
+    block = "movies" if table.name_label == MOVIE_NAME else "micrographs"
+    with whole_file(path) as temporary:
+        starfile.write({"optics": table.optics, block: table.images}, str(temporary), overwrite=True)
+
+
+def read_table(path: PathLike) -> ImageTable:
+    """Read a STAR file of movies or micrographs; RELION 3.0 files without optics get one optics group.
+
+    Raises
+    ------
+    FileError
+        If the file is missing or lists neither movies nor micrographs.
+    """
+    if not Path(path).is_file():
+        raise FileError(f"{path} does not exist or is no file; check the path.")
+    try:
+        blocks = starfile.read(str(path), always_dict=True, parse_as_string=[NAME, MOVIE_NAME])
+    except Exception as error:  # the parser raises many kinds; all mean that this is no STAR file
+        raise FileError(f"{path} cannot be read as STAR ({error}); check what it is.") from error
+    tables = [block for block in blocks.values() if isinstance(block, pd.DataFrame)]
+    optics_block = blocks.get("optics")
+    for table in tables:
+        label = next((name for name in (NAME, MOVIE_NAME) if name in table), None)
+        if label is None:
+            continue
+        images = table.copy()
+        if OPTICS_GROUP not in images:
+            images[OPTICS_GROUP] = 1
+        if isinstance(optics_block, dict):
+            optics_block = pd.DataFrame([optics_block])
+        optics = pd.DataFrame({"rlnOpticsGroupName": ["opticsGroup1"], OPTICS_GROUP: [1]})
+        return ImageTable(optics if optics_block is None else optics_block, images, label)
+    raise FileError(f"{path} lists no micrographs: it has no column {NAME} or {MOVIE_NAME}. Give another STAR file.")
+
+
+def star_path(path: PathLike) -> str:
+    """Return how a file is named in a STAR file: relative to the working folder if below it, as RELION does."""
+    relative = os.path.relpath(str(path))
+    return os.path.abspath(str(path)) if relative.startswith(os.pardir) else relative

@@ -1,0 +1,319 @@
+"""Tiles in, micrograph out: the network applied to whole micrographs; reading, computing and writing overlap."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from cryoden.config import DenoiseConfig
+from cryoden.data.crops import TilePlan, reflected_indices
+from cryoden.data.halves import Outcome
+from cryoden.data.normalize import measure_scale
+from cryoden.data.pairs import list_halves
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, to_sampling_rate
+from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
+from cryoden.formats.files import make_folder, read_json, whole_file, write_json
+from cryoden.formats.images import ENDINGS, open_stack, read_micrograph
+from cryoden.formats.model_file import ModelCard, read_model
+from cryoden.formats.mrc import write_image
+from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
+from cryoden.model.devices import fast_arithmetic, pick_device
+from cryoden.model.networks import build_network
+
+log = logging.getLogger(__name__)
+
+CPU_TILE, GPU_TILE = 1024, 2048
+"""Default tile sides in pixels."""
+
+
+class Predictor:
+    """A network ready to be applied to standardised images of any size.
+
+    Parameters
+    ----------
+    network
+        Any module with `step` and `receptive_radius`.
+    device
+        Where it computes.
+    tile
+        Side of the tiles in pixels, halo included; halved when the GPU's memory does not suffice.
+    views
+        1, or 8 to average over the rotated and mirrored views.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, tile: Optional[int] = None, views: int = 1) -> None:
+        self.network = network.to(device).eval()
+        self.device, self.views = device, views
+        self.tile = tile or (GPU_TILE if device.type == "cuda" else CPU_TILE)
+        self.halo = -(-network.receptive_radius // network.step) * network.step
+
+    @torch.inference_mode()
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the prediction for one standardised image `(y, x)`, float32 on the device.
+
+        Raises
+        ------
+        torch.cuda.OutOfMemoryError
+            If even the smallest tile does not fit into the GPU.
+        """
+        image = image.to(self.device)
+        while True:
+            try:
+                return self._all_views(image)
+            except torch.cuda.OutOfMemoryError:
+                if self.tile // 2 <= 2 * self.halo:
+                    raise
+                self.tile //= 2
+                torch.cuda.empty_cache()
+                log.warning("GPU memory is short: going on with tiles of %d px.", self.tile)
+
+    def _all_views(self, image: torch.Tensor) -> torch.Tensor:
+        total = self._tiled(image)
+        for view in range(1, self.views):
+            turned = image.transpose(0, 1) if view >= 4 else image
+            result = torch.rot90(self._tiled(torch.rot90(turned, view % 4)), -(view % 4))
+            total += result.transpose(0, 1) if view >= 4 else result
+        return total / self.views
+
+    def _tiled(self, image: torch.Tensor) -> torch.Tensor:
+        shape = (int(image.shape[0]), int(image.shape[1]))
+        output = torch.empty(shape, dtype=torch.float32, device=self.device)
+        for tile in TilePlan(shape, self.tile, self.halo, self.network.step):
+            rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
+            columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
+            cut = image.index_select(0, rows).index_select(1, columns)
+            with fast_arithmetic(self.device):
+                predicted = self.network(cut[None, None])[0, 0]
+            keep, write = tile.keep, tile.write
+            output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
+        return output
+
+
+def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predictor]:
+    """Read a model file and put its network on the device that the options name.
+
+    Raises
+    ------
+    ModelError
+        If the weights do not fit the network that the file names.
+    DeviceError
+        If the device is not there.
+    """
+    card, weights = read_model(path)
+    network = build_network(card.network, card.channels)
+    load_weights(network, weights, path)
+    views = 8 if config.quality == "best" else 1
+    return card, Predictor(network, pick_device(config.device), config.tile, views)
+
+
+def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:
+    """Copy weights into a network.
+
+    Raises
+    ------
+    ModelError
+        If names or shapes differ, or a weight is not finite.
+    """
+    try:
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {path} do not fit its network ({error}).".replace("\n", " ")) from error
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        raise ModelError(f"The weights in {path} are not all finite; the training failed. Train again.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One micrograph to denoise: its file, its halves where they are given, and its name in the output folder."""
+
+    row: int
+    path: str
+    halves: Optional[Tuple[str, str]]
+    output: Path
+    sampling_rate: Optional[float]
+
+
+@dataclass
+class Work:
+    """What travels through the pipeline: images read, then predicted."""
+
+    job: Job
+    images: List[np.ndarray]
+    rate: float
+
+
+def denoise_micrographs(config: DenoiseConfig) -> Outcome:
+    """Denoise every micrograph and write `micrographs.star`; finished ones are skipped.
+
+    Raises
+    ------
+    CryodenError
+        If nothing can be done: no model, no device, no micrograph that can be denoised.
+    """
+    card, predictor = load_predictor(config.model, config)
+    table, jobs, failures = _list_jobs(config)
+    output = make_folder(config.output)
+    _guard_options(output, config, card)
+    rates: Dict[int, float] = {}
+    n_inputs = len(jobs) + len(failures)
+    todo = []
+    for job in jobs:
+        if job.output.is_file() and not config.overwrite:
+            rates[job.row] = open_stack(job.output).sampling_rate or card.sampling_rate
+        else:
+            todo.append(job)
+    if len(todo) < len(jobs):
+        log.info("%d of %d micrographs were finished before.", len(jobs) - len(todo), len(jobs))
+    for job, result in _pipeline(todo, predictor, card, config.dtype):
+        if isinstance(result, CryodenError):
+            failures[job.path] = str(result)
+            log.error("%s", result)
+        else:
+            rates[job.row] = result
+    if not rates:
+        reason = next(iter(failures.values()))
+        raise FileError(f"None of {n_inputs} micrographs could be denoised; the first reason: {reason}")
+    done = [job for job in jobs if job.row in rates]
+    names, pixel_sizes = [star_path(job.output) for job in done], [rates[job.row] for job in done]
+    if table is None:
+        table = new_table([job.path for job in jobs], pixel_sizes[0], 300.0, 2.7, 0.1)
+    write_table(output / "micrographs.star", table.with_images([job.row for job in done], names, pixel_sizes))
+    return Outcome(n_inputs, failures)
+
+
+def _pipeline(
+    jobs: Sequence[Job], predictor: Predictor, card: ModelCard, dtype: str
+) -> Iterator[Tuple[Job, object]]:
+    """Yield (job, sampling rate or error) in input order: one thread reads ahead, one writes behind."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        reading: List[Future] = [reader.submit(_read, job, card.sampling_rate) for job in jobs[:2]]
+        writing: List[Tuple[Job, Future]] = []
+        for position, job in enumerate(tqdm(jobs, unit="micrograph", desc="Denoising", disable=not jobs)):
+            try:
+                work = reading.pop(0).result()
+            except CryodenError as error:
+                work = error
+            if position + 2 < len(jobs):
+                reading.append(reader.submit(_read, jobs[position + 2], card.sampling_rate))
+            if isinstance(work, CryodenError):
+                result: Future = Future()
+                result.set_exception(work)
+            else:
+                result = writer.submit(_write, work, _predict(work, predictor), dtype)
+            writing.append((job, result))
+            if len(writing) > 2:
+                yield _collect(*writing.pop(0))
+        for job, result in writing:
+            yield _collect(job, result)
+
+
+def _collect(job: Job, result: Future) -> Tuple[Job, object]:
+    try:
+        return job, result.result()
+    except CryodenError as error:
+        return job, error
+
+
+def _read(job: Job, model_rate: float) -> Work:
+    images, rate = [], 0.0
+    for path in job.halves or (job.path,):
+        image, header_rate = read_micrograph(path)
+        from_rate = job.sampling_rate or header_rate
+        if not from_rate:
+            raise FileError(f"{path} does not say its pixel size; give it with --sampling-rate (A/px).")
+        if from_rate > model_rate * (1 + SAME_RATE_TOLERANCE):
+            raise ModelError(
+                f"{path} has {from_rate:.4g} A/px, coarser than the {model_rate:.4g} A/px of the model; "
+                "train a model at this or a coarser sampling rate."
+            )
+        image, rate = to_sampling_rate(image, from_rate, model_rate)
+        images.append(image)
+    if len({image.shape for image in images}) > 1:
+        raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
+    return Work(job, images, rate)
+
+
+def _predict(work: Work, predictor: Predictor) -> np.ndarray:
+    results = []
+    for image in work.images:
+        try:
+            scale = measure_scale(image)
+        except PixelError as error:
+            raise PixelError(f"{work.job.path}: {error}") from error
+        predicted = predictor(torch.from_numpy(scale.standardize(image))).cpu().numpy()
+        results.append(scale.restore(predicted))
+    return results[0] if len(results) == 1 else np.mean(results, axis=0, dtype=np.float32)
+
+
+def _write(work: Work, image: np.ndarray, dtype: str) -> float:
+    if dtype == "float16" and np.abs(image).max() > np.finfo(np.float16).max:
+        raise PixelError(f"{work.job.path} has values above 65504, too large for float16; write float32.")
+    with whole_file(work.job.output) as temporary:
+        write_image(temporary, image, work.rate, dtype)
+    return work.rate
+
+
+def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], Dict[str, str]]:
+    """Return the STAR table (if one was given), the jobs, and why some micrographs cannot become jobs."""
+    table = None
+    if len(config.micrographs) == 1 and config.micrographs[0].endswith(".star"):
+        table = read_table(config.micrographs[0])
+        paths = table.paths
+    else:
+        paths = [path for source in config.micrographs for path in _files_of(source)]
+    odd = list_halves(config.odd) if config.odd else {}
+    even = list_halves(config.even) if config.even else {}
+    jobs: List[Job] = []
+    failures: Dict[str, str] = {}
+    written: Dict[str, str] = {}
+    for row, path in enumerate(paths):
+        name = Path(path).with_suffix(".mrc").name
+        if name in written:
+            raise FileError(f"{written[name]} and {path} would both be written as {name}; rename one of them.")
+        written[name] = path
+        target = Path(config.output) / name
+        if target.resolve() == Path(path).resolve():
+            raise FileError(f"{path} would be overwritten by its denoised image; choose another --output folder.")
+        halves = None
+        if config.odd:
+            stem = Path(path).stem
+            if stem not in odd or stem not in even:
+                where = config.odd if stem not in odd else config.even
+                failures[path] = f"'{stem}' has no half in {where}; split its movie again, or leave out --odd and --even."
+                log.error("%s", failures[path])
+                continue
+            halves = (odd[stem], even[stem])
+        rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
+        jobs.append(Job(row, path, halves, target, rate))
+    return table, jobs, failures
+
+
+def _files_of(source: str) -> List[str]:
+    path = Path(source)
+    if not path.is_dir():
+        return [source]
+    files = [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS]
+    if not files:
+        raise FileError(f"Folder {source} holds no micrograph ({', '.join(ENDINGS)}); check the path.")
+    return files
+
+
+def _guard_options(output: Path, config: DenoiseConfig, card: ModelCard) -> None:
+    """Refuse to mix micrographs denoised in different ways in one folder."""
+    record = output / "denoise.json"
+    current = {key: getattr(config, key) for key in ("odd", "even", "quality", "dtype", "sampling_rate")}
+    current["model"] = {"network": card.network, "training": card.training}
+    if record.is_file() and not config.overwrite and read_json(record) != current:
+        raise FileError(
+            f"{output} holds micrographs denoised with another model or other options ({record}); "
+            "choose another --output folder, or give --overwrite."
+        )
+    write_json(record, current)

@@ -1,0 +1,106 @@
+"""The two networks: three convolutions, and a U-Net. Both map `(batch, 1, y, x)` to the same shape."""
+
+from __future__ import annotations
+
+from typing import List, Sequence
+
+import torch
+from torch import nn
+
+from cryoden.errors import ModelError
+
+
+FIRST_OUTPUT = 0.1
+"""Deviation of an untrained network's output, relative to its input's."""
+
+
+class CNN3(nn.Module):
+    """Three 3 x 3 convolutions 1-16-16-1 with ReLU between them: 2,625 parameters."""
+
+    step = 1
+    receptive_radius = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(16, 1, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the prediction."""
+        return self.layers(images)
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015, MICCAI): two 3 x 3 convolutions a level, maximum pooling, nearest upsampling.
+
+    Parameters
+    ----------
+    channels
+        Channels of each level, from full resolution downwards.
+
+    Attributes
+    ----------
+    step : int
+        Multiple that rows and columns of the input must have: the coarsest level's pixel.
+    receptive_radius : int
+        Pixels on each side that can influence an output pixel.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
+        super().__init__()
+        n_pools = len(channels) - 1
+        self.step = 2**n_pools
+        # Two convolutions reach 2 pixels of their level, on the way down and up (the coarsest level once); a pixel's
+        # place inside its coarsest pixel adds step - 1.
+        self.receptive_radius = 4 * (self.step - 1) + 2 * self.step + (self.step - 1)
+        inputs = [1, *channels[:-1]]
+        self.down = nn.ModuleList(_two_convolutions(i, o) for i, o in zip(inputs, channels))
+        self.up = nn.ModuleList(
+            _two_convolutions(channels[level] + channels[level + 1], channels[level]) for level in range(n_pools)
+        )
+        self.last = nn.Conv2d(channels[0], 1, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the prediction; rows and columns must be multiples of `step`."""
+        skipped: List[torch.Tensor] = []
+        features = images
+        for level, block in enumerate(self.down):
+            features = block(self.pool(features) if level else features)
+            skipped.append(features)
+        for level in reversed(range(len(self.up))):
+            features = self.up[level](torch.cat((skipped[level], self.upsample(features)), dim=1))
+        return self.last(features)
+
+
+def _two_convolutions(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(inplace=True),
+        nn.Conv2d(n_out, n_out, 3, padding=1), nn.ReLU(inplace=True),
+    )  # fmt: skip
+
+
+def build_network(name: str, channels: Sequence[int] = (), seed: int = 1) -> nn.Module:
+    """Make a network with weights drawn from its own generator (He et al. 2015, biases zero).
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown.
+    """
+    if name not in ("cnn3", "unet"):
+        raise ModelError(f"Network is {name!r}; it must be cnn3 or unet. Update cryoden if a newer one wrote the model.")
+    network: nn.Module = CNN3() if name == "cnn3" else UNet(channels)
+    generator = torch.Generator().manual_seed(seed)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    with torch.no_grad():
+        for convolution in convolutions:
+            fan_in = convolution.weight[0].numel()
+            convolution.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
+            convolution.bias.zero_()
+        # At this noise level the best first guess is the mean: start close to it, not at the deviation of the input.
+        convolutions[-1].weight.mul_(FIRST_OUTPUT)
+    return network
