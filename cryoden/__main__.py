@@ -20,6 +20,9 @@ from cryoden.formats.files import read_json, write_json
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
 
+FAILURES_NAME = "failures.json"
+"""Written into the output folder: inputs that were left out, and why."""
+
 FOOTER = (
     "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
     "options given beside it win). Exit status: 0 all done, 1 some inputs failed, 2 nothing could be done."
@@ -110,6 +113,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             write_json(save_to, config.to_dict())
             return ALL_DONE
         failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+        write_json(Path(config.output) / FAILURES_NAME, failures)
     except CryodenError as error:
         print(f"cryoden: {error}", file=sys.stderr)
         return NOTHING_DONE

@@ -27,7 +27,7 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) ->
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Base of all commands: checks its rules when made, travels as JSON."""
+    """Base of all commands: checks its rules when made, travels as JSON; every command has an output folder."""
 
     def __post_init__(self) -> None:
         problems = [*self._choice_problems(), *self._problems()]

@@ -10,7 +10,7 @@ real movies, without motion and dose damage.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import List, Tuple
 
 import mrcfile
 import numpy as np
@@ -24,8 +24,6 @@ DOSE_PER_A2 = 47.6
 VOLTAGE_KV, SPHERICAL_ABERRATION_MM, AMPLITUDE_CONTRAST = 300.0, 2.7, 0.1
 N_FRAMES = 16
 SEED = 10025
-
-VALIDATION_QUADRANT = "quadrant_4"
 
 
 def electron_counts(micrograph: Path) -> np.ndarray:
@@ -47,27 +45,24 @@ def thin(counts: np.ndarray, n_frames: int, rng: np.random.Generator) -> np.ndar
     return frames
 
 
-def quadrants(shape: Tuple[int, int]) -> Dict[str, Tuple[slice, slice]]:
-    """Return the four equal parts of an image, by name, from the first row on."""
+def quadrants(shape: Tuple[int, int]) -> List[Tuple[slice, slice]]:
+    """Return the four equal parts of an image, from the first row on."""
     rows, columns = shape[0] // 2, shape[1] // 2
-    places = [(y * rows, x * columns) for y in (0, 1) for x in (0, 1)]
-    return {
-        f"quadrant_{number}": (slice(y, y + rows), slice(x, x + columns)) for number, (y, x) in enumerate(places, 1)
-    }
+    return [(slice(y, y + rows), slice(x, x + columns)) for y in (0, rows) for x in (0, columns)]
 
 
 def write_movies(micrograph: Path, folder: Path) -> List[Path]:
     """Write one 16-frame MRC movie (mode 0) for each quadrant and return their paths; finished ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    counts, rng, paths = electron_counts(micrograph), np.random.default_rng(SEED), []
-    for name, place in quadrants(counts.shape).items():
-        path, temporary = folder / f"{name}.mrcs", folder / f"{name}.part.mrcs"
-        frames = thin(counts[place], N_FRAMES, rng)
-        if not path.exists():
-            with mrcfile.new(str(temporary), overwrite=True) as mrc:
-                mrc.set_data(frames.astype(np.int8))
-                mrc.set_image_stack()
-                mrc.voxel_size = SAMPLING_RATE
-            temporary.rename(path)
-        paths.append(path)
+    paths = [folder / f"quadrant_{number}.mrcs" for number in range(1, 5)]
+    if all(path.exists() for path in paths):
+        return paths
+    counts, rng = electron_counts(micrograph), np.random.default_rng(SEED)
+    for path, place in zip(paths, quadrants(counts.shape)):
+        temporary = path.with_suffix(".part.mrcs")
+        with mrcfile.new(str(temporary), overwrite=True) as mrc:
+            mrc.set_data(thin(counts[place], N_FRAMES, rng).astype(np.int8))
+            mrc.set_image_stack()
+            mrc.voxel_size = SAMPLING_RATE
+        temporary.rename(path)
     return paths

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cryoden.config import HalvesConfig
 from cryoden.data.movies import Calibration, Movie
 from cryoden.errors import CryodenError, FileError
-from cryoden.formats.files import make_folder, read_json, whole_file, write_json
+from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 
@@ -118,7 +118,7 @@ def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[str]]
 
 
 def _output_names(movies: List[str]) -> List[str]:
-    names = [Path(movie).with_suffix(".mrc").name for movie in movies]
+    names = [mrc_name(movie) for movie in movies]
     seen: Dict[str, str] = {}
     for movie, name in zip(movies, names):
         if name in seen:

@@ -13,7 +13,7 @@ from cryoden.data.normalize import measure_scale
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
 from cryoden.errors import CryodenError, FileError, PairError, PixelError
 from cryoden.formats.images import ENDINGS, open_stack, read_micrograph
-from cryoden.formats.star import read_table
+from cryoden.formats.star import HALF_NAME, read_table
 
 HALF_SUFFIX = re.compile(r"[_-](odd|evn|even)$", re.IGNORECASE)
 """How programs mark halves in file names: MotionCor's _ODD and _EVN, _odd and _even."""
@@ -133,15 +133,17 @@ def list_halves(source: str) -> Dict[str, str]:
         If two files have one name.
     """
     path = Path(source)
+    names: Optional[List[str]] = None
     if path.is_dir():
         files = [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS]
     elif path.suffix == ".star":
-        files = read_table(path).paths
+        table = read_table(path)
+        files = table.paths
+        names = [str(name) for name in table.images[HALF_NAME]] if HALF_NAME in table.images else None
     else:
         raise FileError(f"{source} is neither a folder nor a STAR file; halves are given as one of these.")
     named: Dict[str, str] = {}
-    for file in files:
-        name = HALF_SUFFIX.sub("", Path(file).stem)
+    for name, file in zip(names or [HALF_SUFFIX.sub("", Path(file).stem) for file in files], files):
         if name in named:
             raise PairError(f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique.")
         named[name] = file

@@ -34,6 +34,11 @@ def whole_file(path: PathLike) -> Iterator[Path]:
             temporary.unlink()
 
 
+def mrc_name(path: PathLike) -> str:
+    """Return the name under which the result for an input file is written: its own, ending in .mrc."""
+    return Path(path).with_suffix(".mrc").name
+
+
 def make_folder(path: PathLike) -> Path:
     """Create a folder with its parents and prove that files can be written there.
 

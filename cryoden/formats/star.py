@@ -21,6 +21,8 @@ MOVIE_NAME = "rlnMicrographMovieName"
 PIXEL_SIZE = "rlnMicrographPixelSize"
 ORIGINAL_PIXEL_SIZE = "rlnMicrographOriginalPixelSize"
 OPTICS_GROUP = "rlnOpticsGroup"
+HALF_NAME = "cryodenName"
+"""Optional column of ours: the name by which the two halves of a micrograph find each other, if not their file name."""
 
 
 @dataclass(frozen=True)

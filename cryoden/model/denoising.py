@@ -20,7 +20,7 @@ from cryoden.data.normalize import measure_scale
 from cryoden.data.pairs import list_halves
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, to_sampling_rate
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
-from cryoden.formats.files import make_folder, read_json, whole_file, write_json
+from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.images import ENDINGS, open_stack, read_micrograph
 from cryoden.formats.model_file import ModelCard, read_model
 from cryoden.formats.mrc import write_image
@@ -275,7 +275,7 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
     failures: Dict[str, str] = {}
     written: Dict[str, str] = {}
     for row, path in enumerate(paths):
-        name = Path(path).with_suffix(".mrc").name
+        name = mrc_name(path)
         if name in written:
             raise FileError(f"{written[name]} and {path} would both be written as {name}; rename one of them.")
         written[name] = path

@@ -12,6 +12,7 @@ import scipy.fft
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import FileError
 from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.images import read_micrograph
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,31 +65,53 @@ def plot_curves(figure: Figure, records: Sequence[Dict[str, Any]]) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def draw_comparison(raw: np.ndarray, denoised: np.ndarray, sampling_rate: float, path: PathLike, title: str = "") -> None:
-    """Write raw, denoised, difference and power spectra as PNG; see `plot_comparison`."""
-    _save(lambda figure: plot_comparison(figure, raw, denoised, sampling_rate, title), (15, 9.5), path)
+def draw_files(first: PathLike, second: PathLike, names: Tuple[str, str], path: PathLike, title: str = "") -> None:
+    """Write two micrograph files side by side, their difference and power spectra as PNG; see `plot_files`."""
+    _save(lambda figure: plot_files(figure, first, second, names, title), (15, 9.5), path)
+
+
+def plot_files(figure: Figure, first: PathLike, second: PathLike, names: Tuple[str, str], title: str = "") -> None:
+    """Draw two micrograph files as `plot_comparison` does, the first brought to the pixels of the second.
+
+    Raises
+    ------
+    CryodenError
+        If a file cannot be read.
+    """
+    (image, _), (reference, sampling_rate) = read_micrograph(first), read_micrograph(second)
+    shape = (reference.shape[0], reference.shape[1])
+    plot_comparison(figure, fourier_crop(image, shape), reference, sampling_rate or 1.0, title, names)
 
 
 def plot_comparison(
-    figure: Figure, raw: np.ndarray, denoised: np.ndarray, sampling_rate: float, title: str = ""
+    figure: Figure,
+    first: np.ndarray,
+    second: np.ndarray,
+    sampling_rate: float,
+    title: str = "",
+    names: Tuple[str, str] = ("raw", "denoised"),
 ) -> None:
-    """Draw raw | denoised | difference above both power spectra and their radial profiles.
+    """Draw first | second | difference above both power spectra and their radial profiles.
 
     Parameters
     ----------
     figure
         An empty matplotlib figure.
-    raw, denoised
+    first, second
         Images of one shape `(y, x)`, in one grey scale.
     sampling_rate
         A/px of both.
+    title
+        Of the whole figure.
+    names
+        What the images are.
     """
     axes = figure.subplots(2, 3)
-    extent = (0.0, raw.shape[1] * sampling_rate / 10, 0.0, raw.shape[0] * sampling_rate / 10)
-    for place, image, name in zip(axes[0], (raw, denoised, raw - denoised), ("raw", "denoised", "raw - denoised")):
+    extent = (0.0, first.shape[1] * sampling_rate / 10, 0.0, first.shape[0] * sampling_rate / 10)
+    for place, image, name in zip(axes[0], (first, second, first - second), (*names, " - ".join(names))):
         _show(place, image, name, extent)
     profiles = []
-    for place, image, name in zip(axes[1], (raw, denoised), ("raw", "denoised")):
+    for place, image, name in zip(axes[1], (first, second), names):
         spectrum, frequency, profile = power_spectrum(image, sampling_rate)
         nyquist = 0.5 / sampling_rate
         place.imshow(

@@ -1,0 +1,62 @@
+"""Scipion plugin of cryoden: asks, launches `python -m cryoden`, registers what came out. Torch is never loaded here."""
+
+import importlib.util
+import os
+import sys
+
+import pwem
+import pyworkflow.utils as pwutils
+
+from cryoden import __version__ as __version__
+from cryoden_scipion.constants import CRYODEN_ENV_ACTIVATION
+
+_logo = "cryoden_logo.png"
+_references = ["Lehtinen2018"]
+
+
+class Plugin(pwem.Plugin):
+    """Where the denoiser runs and how it is called."""
+
+    _homeVar = ""
+    _pathVars = []
+    _supportedVersions = []
+
+    @classmethod
+    def _defineVariables(cls):
+        cls._defineVar(
+            CRYODEN_ENV_ACTIVATION,
+            "",
+            description="Command that activates the environment in which cryoden is installed. Empty: Scipion's own.",
+        )
+
+    @classmethod
+    def getActivationCmd(cls):
+        """Return the command that activates the denoiser's environment; empty for Scipion's own."""
+        return (cls.getVar(CRYODEN_ENV_ACTIVATION) or "").strip()
+
+    @classmethod
+    def getProgram(cls):
+        """Return the start of every command line of the denoiser."""
+        activation = cls.getActivationCmd()
+        return f"{activation} && python -m cryoden" if activation else f"{sys.executable} -m cryoden"
+
+    @classmethod
+    def getEnviron(cls):
+        """Return the environment of the denoiser's processes; their output comes line by line."""
+        environ = pwutils.Environ(os.environ)
+        environ["PYTHONUNBUFFERED"] = "1"
+        return environ
+
+    @classmethod
+    def defineBinaries(cls, env):
+        """Define nothing: the denoiser is this package itself."""
+
+    @classmethod
+    def validateInstallation(cls):
+        """Return what is missing: torch, where the denoiser runs in Scipion's own environment."""
+        if cls.getActivationCmd() or importlib.util.find_spec("torch"):
+            return []
+        return [
+            "PyTorch is not installed in Scipion's environment. Install it (scipion3 pip install torch), or set "
+            f"{CRYODEN_ENV_ACTIVATION} to a command that activates an environment with cryoden."
+        ]

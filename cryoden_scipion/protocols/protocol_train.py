@@ -1,0 +1,296 @@
+"""Train a denoiser: odd and even SetOfMicrographs -> CryodenModel."""
+
+import os
+from enum import Enum
+
+from pyworkflow.constants import BETA
+from pyworkflow.protocol import params
+
+from cryoden.config import NETWORKS, TrainConfig
+from cryoden.errors import FileError
+from cryoden.formats.model_file import read_card
+from cryoden_scipion import convert
+from cryoden_scipion.objects import CryodenModel
+from cryoden_scipion.protocols.protocol_base import CryodenProtBase
+
+TWO_SETS, LINKED_SET = 0, 1
+EPOCHS, MINUTES = 0, 1
+AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
+NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
+
+MODEL_NAME = "model.safetensors"
+LOG_NAME = "log.jsonl"
+ODD_STAR, EVEN_STAR = "odd.star", "even.star"
+
+
+class TrainOutputs(Enum):
+    """The trained denoiser."""
+
+    outputModel = CryodenModel
+
+
+class CryodenProtTrain(CryodenProtBase):
+    """Train a denoiser on the odd and even halves of your own micrographs (Noise2Noise).
+
+    The network learns to predict one half from the other. The noise of the two is independent, so all it can learn is
+    what they have in common: your specimen. Some micrographs are held out, and the model that explains most of their
+    signal is kept.
+    """
+
+    _label = "train denoiser"
+    _devStatus = BETA
+    _possibleOutputs = TrainOutputs
+
+    # --------------------------- DEFINE param functions ----------------------
+    def _defineParams(self, form):
+        form.addSection(label="Input")
+        self._defineInputParams(form)
+        self._addGpuParams(form)
+        form.addSection(label="Training")
+        self._defineTrainingParams(form)
+        form.addSection(label="Network")
+        self._defineNetworkParams(form)
+        form.addSection(label="Memory")
+        self._defineMemoryParams(form)
+
+    @staticmethod
+    def _defineInputParams(form):
+        form.addParam(
+            "halvesFrom",
+            params.EnumParam,
+            choices=["two sets", "one set that links its halves"],
+            default=TWO_SETS,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="Halves come from",
+            help="*two sets*: odd and even micrographs, matched by micrograph name (never by order).\n"
+            "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr make them.",
+        )
+        form.addParam(
+            "inputMicrographsOdd",
+            params.PointerParam,
+            pointerClass="SetOfMicrographs",
+            condition=f"halvesFrom=={TWO_SETS}",
+            important=True,
+            allowsNull=True,
+            label="Odd micrographs",
+            help="Sums of the odd frames.",
+        )
+        form.addParam(
+            "inputMicrographsEven",
+            params.PointerParam,
+            pointerClass="SetOfMicrographs",
+            condition=f"halvesFrom=={TWO_SETS}",
+            important=True,
+            allowsNull=True,
+            label="Even micrographs",
+            help="Sums of the even frames of the same movies.",
+        )
+        form.addParam(
+            "inputMicrographs",
+            params.PointerParam,
+            pointerClass="SetOfMicrographs",
+            condition=f"halvesFrom=={LINKED_SET}",
+            important=True,
+            allowsNull=True,
+            label="Micrographs with halves",
+            help="Full micrographs that link their odd and even halves.",
+        )
+
+    def _defineTrainingParams(self, form):
+        self._addOption(form, TrainConfig, "sampling_rate", params.FloatParam, "Working pixel size (A/px)")
+        form.addParam(
+            "budget",
+            params.EnumParam,
+            choices=["epochs", "minutes"],
+            default=EPOCHS,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="Train for a number of",
+            help="Epochs make runs comparable; minutes end when you want the model.",
+        )
+        self._addOption(
+            form, TrainConfig, "epochs", params.IntParam, "Epochs", condition=f"budget=={EPOCHS}"
+        )
+        self._addOption(
+            form,
+            TrainConfig,
+            "minutes",
+            params.FloatParam,
+            "Minutes",
+            condition=f"budget=={MINUTES}",
+            help="Train for this many minutes; the learning rate falls to zero at their end.",
+        )
+        self._addOption(form, TrainConfig, "crop", params.IntParam, "Crop size (px)")
+        self._addOption(form, TrainConfig, "batch_size", params.IntParam, "Crops per step")
+        self._addOption(form, TrainConfig, "validation", params.FloatParam, "Fraction held out")
+        advanced = {"expertLevel": params.LEVEL_ADVANCED}
+        self._addOption(form, TrainConfig, "lr", params.FloatParam, "Learning rate", **advanced)
+        self._addOption(form, TrainConfig, "ema", params.FloatParam, "Weight averaging", **advanced)
+        self._addOption(form, TrainConfig, "patience", params.IntParam, "Stop early after (epochs)", **advanced)
+        self._addOption(form, TrainConfig, "max_batches", params.IntParam, "Batches per epoch at most", **advanced)
+        self._addOption(form, TrainConfig, "seed", params.IntParam, "Seed", **advanced)
+
+    def _defineNetworkParams(self, form):
+        self._addOption(
+            form,
+            TrainConfig,
+            "network",
+            params.EnumParam,
+            "Network",
+            choices=[NETWORK_LABELS[name] for name in NETWORKS],
+            default=NETWORKS.index(TrainConfig.default_of("network")),
+        )
+        self._addOption(
+            form,
+            TrainConfig,
+            "channels",
+            params.NumericListParam,
+            "Channels of the U-Net",
+            default=" ".join(str(n) for n in TrainConfig.default_of("channels")),
+            condition=f"network=={NETWORKS.index('unet')}",
+            expertLevel=params.LEVEL_ADVANCED,
+        )
+        form.addParam(
+            "startModel",
+            params.PointerParam,
+            pointerClass="CryodenModel",
+            allowsNull=True,
+            label="Start from model",
+            help="Go on from the weights of an earlier model of the same network (fine-tuning) instead of random ones.",
+        )
+
+    def _defineMemoryParams(self, form):
+        form.addParam(
+            "memoryMode",
+            params.EnumParam,
+            choices=["keep all if they fit", "stream unless small", "always stream"],
+            default=AUTO,
+            label="Micrographs in memory",
+            help="*keep all if they fit*: in the GPU's memory, else the computer's, else stream.\n"
+            "*stream unless small*: read during training through a window, unless all fit into the window.\n"
+            "*always stream*: even then.",
+        )
+        self._addOption(form, TrainConfig, "memory", params.FloatParam, "Memory to keep all in (GiB)")
+        self._addOption(form, TrainConfig, "window", params.FloatParam, "Streaming window (GiB)")
+
+    # --------------------------- INSERT steps functions -----------------------
+    def _insertAllSteps(self):
+        self._insertFunctionStep(self.convertInputStep, needsGPU=False)
+        self._insertFunctionStep(self.trainStep, needsGPU=True)
+        self._insertFunctionStep(self.createOutputStep, needsGPU=False)
+
+    # --------------------------- STEPS functions ------------------------------
+    def convertInputStep(self):
+        """List the halves by micrograph name."""
+        for half, star in enumerate((ODD_STAR, EVEN_STAR)):
+            micrographs, files = self._halves(half)
+            names = [convert.micNameKey(micrograph) for micrograph in micrographs]
+            convert.writeImagesStar(self._getExtraPath(star), micrographs, files=files, names=names)
+
+    def trainStep(self):
+        """Run `cryoden train`; after a stop it goes on from the last checkpoint."""
+        self._runCryoden("train", self._config())
+
+    def createOutputStep(self):
+        """Register the best model."""
+        model = CryodenModel(self._getExtraPath(MODEL_NAME))
+        model.setFromCard(read_card(model.getFileName()))
+        self._defineOutputs(**{TrainOutputs.outputModel.name: model})
+        for pointer in self._inputPointers():
+            self._defineSourceRelation(pointer, model)
+
+    # --------------------------- INFO functions -------------------------------
+    def _validate(self):
+        problems = self._problemsOf(self._config)
+        for pointer in self._inputPointers():
+            if pointer.get() is None:
+                problems.append("Input micrographs are missing; select the odd and even sets, or one set with halves.")
+                return problems
+        if self.halvesFrom.get() == TWO_SETS:
+            problems.extend(self._validateTwoSets())
+        else:
+            first = self.inputMicrographs.get().getFirstItem()
+            if convert.linkedHalves(first) is None:
+                problems.append(
+                    f"Micrograph '{first.getMicName()}' links no halves; split the movies into halves, or give two sets."
+                )
+        if self.startModel.get() is not None:
+            try:
+                read_card(self.startModel.get().getFileName())
+            except FileError as error:
+                problems.append(str(error))
+        return problems
+
+    def _validateTwoSets(self):
+        odd, even = self.inputMicrographsOdd.get(), self.inputMicrographsEven.get()
+        if odd.getObjId() == even.getObjId():
+            return ["Odd and even are the same set; give the odd one and the even one."]
+        problems = []
+        if abs(odd.getSamplingRate() / even.getSamplingRate() - 1) > 1e-3:
+            problems.append(
+                f"Odd micrographs have {odd.getSamplingRate():g} A/px, even ones {even.getSamplingRate():g}; "
+                "both must come from the same movies."
+            )
+        if odd.getDim()[:2] != even.getDim()[:2]:
+            problems.append(
+                f"Odd micrographs are {odd.getDim()[0]} x {odd.getDim()[1]} px, even ones {even.getDim()[0]} x "
+                f"{even.getDim()[1]}; both must come from the same movies."
+            )
+        return problems
+
+    def _summary(self):
+        if not self.hasAttribute(TrainOutputs.outputModel.name):
+            return ["No model yet. *Analyze results* shows the curves as soon as the first epoch has ended."]
+        model = self.outputModel
+        lines = [
+            f"*{model.getNetwork()}* at *{model.getSamplingRate():.2f} A/px*, trained on {model._nPairs} pairs of halves.",
+            f"It explains *{100 * model.getR2():.1f} %* of the signal variance of held-out micrographs "
+            "(R2, 300-8 A; 0 % is a constant image, 100 % the unknown clean one).",
+        ]
+        return lines + self._failureLines()
+
+    # --------------------------- UTILS functions ------------------------------
+    def _config(self):
+        memory = self.memoryMode.get()
+        start = self.startModel.get()
+        return TrainConfig(
+            odd=self._getExtraPath(ODD_STAR),
+            even=self._getExtraPath(EVEN_STAR),
+            output=self._getExtraPath(),
+            network=NETWORKS[self.network.get()],
+            channels=tuple(int(n) for n in self.channels.get().split()),
+            sampling_rate=self.sampling_rate.get(),
+            epochs=self.epochs.get(),
+            minutes=self.minutes.get() if self.budget.get() == MINUTES else None,
+            crop=self.crop.get(),
+            batch_size=self.batch_size.get(),
+            lr=self.lr.get(),
+            ema=self.ema.get(),
+            validation=self.validation.get(),
+            patience=self.patience.get(),
+            stream=memory != AUTO,
+            force=memory == ALWAYS_STREAMING,
+            memory=self.memory.get(),
+            window=self.window.get(),
+            max_batches=self.max_batches.get(),
+            seed=self.seed.get(),
+            device=self._device(),
+            resume=True,
+            from_model=start.getFileName() if start is not None else None,
+        )
+
+    def _inputPointers(self):
+        if self.halvesFrom.get() == LINKED_SET:
+            return [self.inputMicrographs]
+        return [self.inputMicrographsOdd, self.inputMicrographsEven]
+
+    def _halves(self, half):
+        """Return the micrographs and files of one half (0 odd, 1 even)."""
+        if self.halvesFrom.get() == LINKED_SET:
+            micrographs = convert.clonedItems(self.inputMicrographs.get())
+            return micrographs, [convert.linkedHalves(micrograph)[half] for micrograph in micrographs]
+        micrographs = convert.clonedItems(self._inputPointers()[half].get())
+        return micrographs, [os.path.normpath(micrograph.getFileName()) for micrograph in micrographs]
+
+    def getLogFile(self):
+        """Return the path of the training log, one JSON line for each epoch."""
+        return self._getExtraPath(LOG_NAME)

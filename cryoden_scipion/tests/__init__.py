@@ -1,0 +1,1 @@
+"""Protocol tests, found by Scipion's test runner."""
