@@ -8,8 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "cryoden" / "__init__.py").read_text()).group(1)
 
-# docs/dependencies.md says what each is for. Upper limits keep NumPy at what Scipion pins (pyworkflow: 1.26.1): pandas 3
-# and newer imagecodecs need NumPy 2.
+# docs/dependencies.md says what each is for. Upper limits keep NumPy at what Scipion pins (pyworkflow: 1.26.1):
+# pandas 3 and newer imagecodecs need NumPy 2.
 REQUIREMENTS = [
     "numpy>=1.19,<2",
     "scipy>=1.6",
@@ -30,7 +30,7 @@ REQUIREMENTS = [
 setup(
     name="scipion-em-cryoden",
     version=VERSION,
-    description="Denoise cryo-EM micrographs with a network trained on the user's own data: Scipion plugin and command line",
+    description="Denoise cryo-EM micrographs with a network trained on the user's own data (Scipion plugin)",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -6,12 +6,12 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Type, Union, get_args, get_type_hints
-
-from typing_extensions import Annotated
+from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Type, Union, cast, get_args, get_type_hints
 
 import tyro
-from cryoden import __doc__ as ABOUT
+from typing_extensions import Annotated
+
+from cryoden import __doc__ as about
 from cryoden import __version__
 from cryoden.config import Config, DenoiseConfig, HalvesConfig, TrainConfig
 from cryoden.errors import CryodenError, OptionError
@@ -82,7 +82,7 @@ def parse(argv: List[str]) -> Config:
     default = COMMANDS[name][0].from_dict(read_json(file)) if file and name in COMMANDS else None
     variants = tuple(
         Annotated[
-            kind,  # type: ignore[valid-type]
+            kind,
             tyro.conf.subcommand(
                 command, default=default if default and command == name else tyro.MISSING, prefix_name=False
             ),
@@ -90,9 +90,9 @@ def parse(argv: List[str]) -> Config:
         for command, (kind, _) in COMMANDS.items()
     )
     return tyro.cli(
-        Union[variants],  # type: ignore[arg-type]
+        cast(Any, Union[variants]),
         prog="cryoden",
-        description=f"{ABOUT}\n\n{FOOTER}",
+        description=f"{about}\n\n{FOOTER}",
         args=argv or ["--help"],
         registry=_registry(),
         config=(tyro.conf.FlagCreatePairsOff,),
@@ -149,13 +149,11 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
                 name = field.metadata.get("name")
                 kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
             if field.metadata.get("positional"):
-                kind = tyro.conf.Positional[kind]
+                kind = Annotated[kind, tyro.conf.Positional]
             default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
             if isinstance(info.default, Config):
                 default = getattr(info.default, field.name)
-            fields.append(
-                tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=field.metadata["help"])
-            )
+            fields.append(tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=field.metadata["help"]))
         return tyro.constructors.StructConstructorSpec(info.type, tuple(fields))
 
     return registry

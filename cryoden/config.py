@@ -27,7 +27,9 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) ->
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Base of all commands: checks its rules when made, travels as JSON; every command has an output folder."""
+    """Base of all commands: checks its rules when made, travels as JSON."""
+
+    output: str = option(help="Folder for everything that is written.")
 
     def __post_init__(self) -> None:
         problems = [*self._choice_problems(), *self._problems()]
@@ -64,7 +66,8 @@ class Config:
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
         if missing:
             raise OptionError([f"Option {', '.join(missing)} is missing and has no default; give it."])
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        arguments: Dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**arguments)
 
     @classmethod
     def help_of(cls, name: str) -> str:
@@ -163,16 +166,19 @@ class TrainConfig(Config):
     batch_size: int = option(4, help="Crops per optimisation step.")
     lr: float = option(1e-3, help="Highest learning rate; warmed up to, then lowered to zero along a cosine.")
     ema: float = option(
-        0.99, help="Decay per step of the moving average of the weights, which is what is validated and saved."
+        0.99,
+        help="Decay per step of the moving average of the weights, which is what is validated and saved.",
     )
     validation: float = option(
-        0.1, help="Fraction of the micrographs held out for validation (at least one); one micrograph is cut in two."
+        0.1,
+        help="Fraction of the micrographs held out for validation (at least one); one micrograph is cut in two.",
     )
     patience: int = option(0, help="Stop early when the held-out R2 has not risen for so many epochs; 0 = never.")
     stream: bool = option(False, help="Read micrographs during training instead of keeping all of them in memory.")
     force: bool = option(False, help="With --stream: stream even where everything fits into the streaming window.")
     memory: Optional[float] = option(
-        None, help="Memory in GiB that micrographs may take when all are kept (default: half of what is free)."
+        None,
+        help="Memory in GiB that micrographs may take when all are kept (default: half of what is free).",
     )
     window: float = option(1.0, help="Memory in GiB of the streaming window.")
     max_batches: Optional[int] = option(None, help="Batches per epoch at most, for a quick try.")
@@ -213,10 +219,13 @@ class DenoiseConfig(Config):
     )
     even: Optional[str] = option(None, help="Folder or STAR file of the even halves.")
     sampling_rate: Optional[float] = option(
-        None, help="Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly."
+        None,
+        help="Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly.",
     )
     quality: str = option(
-        "fast", choices=("fast", "best"), help="best averages the 8 rotated and mirrored views (8 times slower)."
+        "fast",
+        choices=("fast", "best"),
+        help="best averages the 8 rotated and mirrored views (8 times slower).",
     )
     dtype: str = option("float32", choices=("float32", "float16"), help="Pixel type of the written MRC files.")
     tile: Optional[int] = option(None, help="Side of the tiles in pixels; default: as large as the memory allows.")

@@ -1,4 +1,4 @@
-"""Scipion plugin of cryoden: asks, launches `python -m cryoden`, registers what came out. Torch is never loaded here."""
+"""Scipion plugin of cryoden: asks, launches `python -m cryoden`, registers what came out. It never loads torch."""
 
 import importlib.util
 import os
@@ -28,6 +28,10 @@ class Plugin(pwem.Plugin):
             "",
             description="Command that activates the environment in which cryoden is installed. Empty: Scipion's own.",
         )
+
+    def getName(self):
+        """Return how the protocols are introduced in Scipion's window."""
+        return "cryoden"
 
     @classmethod
     def getActivationCmd(cls):

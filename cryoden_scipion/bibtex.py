@@ -2,7 +2,8 @@
 
 BIBTEX = """
 @inproceedings{Lehtinen2018,
-    author = {Lehtinen, Jaakko and Munkberg, Jacob and Hasselgren, Jon and Laine, Samuli and Karras, Tero and Aittala, Miika and Aila, Timo},
+    author = {Lehtinen, Jaakko and Munkberg, Jacob and Hasselgren, Jon and Laine, Samuli and Karras, Tero and
+        Aittala, Miika and Aila, Timo},
     title = {{Noise2Noise}: Learning Image Restoration without Clean Data},
     booktitle = {Proceedings of the 35th International Conference on Machine Learning},
     pages = {2965--2974},

@@ -39,8 +39,6 @@ class CryodenModel(EMObject):
         return self._r2.get()
 
     def __str__(self):
-        return "CryodenModel (%s, %0.2f A/px, R2 = %0.3f)" % (
-            self.getNetwork(),
-            self.getSamplingRate() or 0,
-            self.getR2() or 0,
+        return (
+            f"CryodenModel ({self.getNetwork()}, {self.getSamplingRate() or 0:.2f} A/px, R2 = {self.getR2() or 0:.3f})"
         )

@@ -2,9 +2,9 @@
 
 The micrograph is `fei-extended.mrc` of mrcfile's source distribution (BSD-3; contributed by Kevin Savage, Diamond Light
 Source, with permission for public distribution, as its README says): Krios, 300 kV, counting K2, 3838 x 3710 px, 0.8538
-A/px, 47.6 e/A2. Its values are electron counts times 103.7. Dealing every counted electron to one of 16 frames at random
-(multinomial thinning) gives frames whose Poisson noise is exactly independent: thinned frames of one real exposure, no
-real movies, without motion and dose damage.
+A/px, 47.6 e/A2. Its values are electron counts times 103.7. Dealing every counted electron to one of 16 frames at
+random (multinomial thinning) gives frames whose Poisson noise is exactly independent: thinned frames of one real
+exposure, no real movies, without motion and dose damage.
 """
 
 from __future__ import annotations

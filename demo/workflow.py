@@ -9,12 +9,13 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Optional
 
+import thinned_frames
 from pwem.protocols import ProtImportMovies
 from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
-import thinned_frames
 from cryoden.config import SCORE_BAND_A, DenoiseConfig
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.model.denoising import Predictor, load_predictor
@@ -53,7 +54,8 @@ class Workflow:
                     return old
                 self.project.deleteProtocol(old)
         started = time.monotonic()
-        protocol = self.project.newProtocol(kind, objLabel=label, **options)
+        protocol = self.project.newProtocol(kind, **options)
+        protocol.setObjLabel(label)
         self.project.launchProtocol(protocol, wait=True)
         if not protocol.isFinished():
             raise SystemExit(f"{label} failed: {protocol.getErrorMessage()}; its log is {protocol.getStderrLog()}")
@@ -82,7 +84,7 @@ def main() -> None:
     denoise = workflow.run(
         CryodenProtDenoise, "denoise", inputMicrographs=split.outputMicrographs, inputModel=train.outputModel
     )
-    held_out = list(read_log(train.getLogFile())[-1]["r2_per_micrograph"])[0]
+    held_out = next(iter(read_log(train.getLogFile())[-1]["r2_per_micrograph"]))
     table = score_table(split, train, held_out)
     table["seconds"] = round(time.monotonic() - started, 1)
     (DEMO / "summary.json").write_text(json.dumps(table, indent=2) + "\n")
@@ -112,7 +114,7 @@ def score_table(split: Protocol, train: Protocol, held_out: str) -> dict:
     return {name: round(score(row.in_band()).r2_corr, 4) for name, row in rows.items()}
 
 
-def compare(pair: HalfPair, predictor: Predictor = None) -> RingCovariance:
+def compare(pair: HalfPair, predictor: Optional[Predictor]) -> RingCovariance:
     """Measure the covariances of a pair and its predictions (without a predictor: of the pair alone)."""
     import torch
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Crop:
 
 
 def fitting_crop(shapes: Sequence[Shape], crop: int, step: int) -> int:
-    """Return the largest crop side, at most `crop`, that fits into every shape and is a multiple of `step` (0: none)."""
+    """Return the largest crop side, at most `crop`, that fits into every shape and is a multiple of `step`, or 0."""
     smallest = min(min(shape) for shape in shapes)
     return min(crop, smallest) // step * step
 
@@ -85,14 +85,13 @@ class EpochPlan:
         limits = np.array(shapes)[pairs] - crop + 1
         ys, xs = rng.integers(0, limits.T)
         views, swaps = rng.integers(0, 8, len(pairs)), rng.integers(0, 2, len(pairs))
-        crops = [
-            Crop(int(p), int(y), int(x), int(v), bool(s)) for p, y, x, v, s in zip(pairs, ys, xs, views, swaps)
-        ]
+        crops = [Crop(int(p), int(y), int(x), int(v), bool(s)) for p, y, x, v, s in zip(pairs, ys, xs, views, swaps)]
         self.batches: List[List[Crop]] = [crops[i : i + batch_size] for i in range(0, len(crops), batch_size)]
 
     def spans(self) -> List[Tuple[int, int, int]]:
         """Return (pair, first batch, last batch) of every pair that is used, in the order of first use."""
-        first, last = {}, {}
+        first: Dict[int, int] = {}
+        last: Dict[int, int] = {}
         for number, batch in enumerate(self.batches):
             for crop in batch:
                 first.setdefault(crop.pair, number)

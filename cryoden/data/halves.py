@@ -63,7 +63,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
             log.error("%s", error)
 
     with ThreadPoolExecutor(config.jobs) as pool:
-        list(tqdm(pool.map(split, range(len(movies))), total=len(movies), unit="movie", desc="Splitting"))
+        list(tqdm(pool.map(split, range(len(movies))), total=len(movies), unit="movie", desc="Splitting", disable=None))
     if not pixel_sizes:
         raise FileError(f"None of {len(movies)} movies could be split; the first reason: {failures[movies[0]]}")
     done = sorted(pixel_sizes)
@@ -82,9 +82,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     return Outcome(len(movies), failures)
 
 
-def write_halves(
-    path: str, name: str, config: HalvesConfig, output: Path, sampling_rate: Optional[float]
-) -> float:
+def write_halves(path: str, name: str, config: HalvesConfig, output: Path, sampling_rate: Optional[float]) -> float:
     """Write the three sums of one movie as `output/{full,odd,even}/name` and return their sampling rate in A/px.
 
     Raises

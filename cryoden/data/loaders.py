@@ -152,7 +152,11 @@ class _Window(threading.Thread):
     """The background reader of one epoch: loads pairs in the order of their first use, drops them after the last."""
 
     def __init__(
-        self, pairs: List[HalfPair], spans: List[Tuple[int, int, int]], budget_bytes: int, failures: Dict[str, str]
+        self,
+        pairs: List[HalfPair],
+        spans: List[Tuple[int, int, int]],
+        budget_bytes: int,
+        failures: Dict[str, str],
     ) -> None:
         super().__init__(name="cryoden-window", daemon=True)
         self._pairs, self._spans, self._budget, self._failures = pairs, spans, budget_bytes, failures

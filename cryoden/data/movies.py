@@ -123,9 +123,7 @@ def _sum_type(dtype: np.dtype, n_frames: int) -> np.dtype:
     return np.dtype(next(c for c in candidates if np.iinfo(c).max >= largest))
 
 
-def _calibrate(
-    total: np.ndarray, n_frames: int, gain: Optional[np.ndarray], dark: Optional[np.ndarray]
-) -> np.ndarray:
+def _calibrate(total: np.ndarray, n_frames: int, gain: Optional[np.ndarray], dark: Optional[np.ndarray]) -> np.ndarray:
     result = total.astype(np.float32)
     if dark is not None:
         result -= n_frames * dark

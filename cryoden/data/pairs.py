@@ -87,9 +87,7 @@ class HalfPair:
         return np.stack(halves)[:, first:last]
 
 
-def find_pairs(
-    odd: str, even: str, working_rate: Optional[float] = None
-) -> Tuple[List[HalfPair], Dict[str, str]]:
+def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tuple[List[HalfPair], Dict[str, str]]:
     """Match the odd and even micrographs of two folders or STAR files by name, sorted, and check their headers.
 
     Returns
@@ -108,7 +106,9 @@ def find_pairs(
     failures = {}
     for name in sorted(set(odd_files) ^ set(even_files)):
         have, lack, where = ("odd", "even", even) if name in odd_files else ("even", "odd", odd)
-        failures[name] = f"'{name}' has an {have} half but no {lack} half in {where}. Split its movie again, or remove it."
+        failures[name] = (
+            f"'{name}' has an {have} half but no {lack} half in {where}. Split its movie again, or remove it."
+        )
     pairs = []
     for name in sorted(set(odd_files) & set(even_files)):
         try:

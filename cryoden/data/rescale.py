@@ -63,9 +63,7 @@ def fourier_crop(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
     return (result * (rows * columns / image.size)).astype(np.float32)
 
 
-def to_sampling_rate(
-    image: np.ndarray, from_rate: float, to_rate: Optional[float]
-) -> Tuple[np.ndarray, float]:
+def to_sampling_rate(image: np.ndarray, from_rate: float, to_rate: Optional[float]) -> Tuple[np.ndarray, float]:
     """Return the image at a coarser sampling rate and the rate that this gives exactly (A/px along x)."""
     shape = rescaled_shape((image.shape[0], image.shape[1]), from_rate, to_rate or from_rate)
     if shape == image.shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import Callable, Dict, Optional, Tuple, Union
 
 import numpy as np
 
@@ -14,7 +14,13 @@ from cryoden.formats.tiff import TiffStack
 
 Stack = Union[MrcStack, TiffStack]
 
-_READERS = {".mrc": MrcStack, ".mrcs": MrcStack, ".map": MrcStack, ".tif": TiffStack, ".tiff": TiffStack}
+_READERS: Dict[str, Callable[[PathLike], Stack]] = {
+    ".mrc": MrcStack,
+    ".mrcs": MrcStack,
+    ".map": MrcStack,
+    ".tif": TiffStack,
+    ".tiff": TiffStack,
+}
 ENDINGS = tuple(_READERS)
 
 
@@ -44,12 +50,16 @@ def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
     """
     stack = open_stack(path)
     if stack.n_frames != 1:
-        raise FileError(f"{path} holds {stack.n_frames} images; a micrograph is one. Split movies with `cryoden halves`.")
+        raise FileError(
+            f"{path} holds {stack.n_frames} images; a micrograph is one. Split movies with `cryoden halves`."
+        )
     image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32)
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(low) or not np.isfinite(high):
         n_bad = int(image.size - np.count_nonzero(np.isfinite(image)))
-        raise PixelError(f"{path} has {n_bad} pixels that are NaN or infinite; every pixel must be a number. Remake it.")
+        raise PixelError(
+            f"{path} has {n_bad} pixels that are NaN or infinite; every pixel must be a number. Remake it."
+        )
     if low == high:
         raise PixelError(f"{path} is constant: every pixel is {low:g}. It holds no image; leave it out.")
     return image, stack.sampling_rate

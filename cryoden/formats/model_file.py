@@ -84,7 +84,7 @@ def _read(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
                     "give a model.safetensors that `cryoden train` wrote."
                 )
             card = json.loads(metadata["card"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         card["channels"] = tuple(card["channels"])
         return ModelCard(**card), weights
     except OSError as error:

@@ -93,7 +93,12 @@ class MrcWriter:
     def __init__(
         self, path: PathLike, shape: Tuple[int, int], sampling_rate: Optional[float], dtype: str = "float32"
     ) -> None:
-        self.path, self.shape, self.sampling_rate, self.dtype = Path(path), shape, sampling_rate, np.dtype(dtype)
+        self.path, self.shape, self.sampling_rate, self.dtype = (
+            Path(path),
+            shape,
+            sampling_rate,
+            np.dtype(dtype),
+        )
         self._n = 0
         self._sum = self._sum_of_squares = 0.0
         self._min, self._max = np.inf, -np.inf
@@ -162,8 +167,10 @@ def _read_header(path: Path) -> np.recarray:
     except (OSError, ValueError) as error:
         raise FileError(f"{path} cannot be read as MRC ({error}); check what it is.") from error
     sides = (int(header.nx), int(header.ny), int(header.nz))
-    if header is None or bytes(header.map) not in (b"MAP ", b"MAP\0", b"\0\0\0\0") or not all(
-        0 < side < 1 << 20 for side in sides
+    if (
+        header is None
+        or bytes(header.map) not in (b"MAP ", b"MAP\0", b"\0\0\0\0")
+        or not all(0 < side < 1 << 20 for side in sides)
     ):
         raise FileError(f"{path} is no MRC file: its header does not make sense. Check what it is.")
     return header

@@ -70,7 +70,11 @@ class ImageTable:
 
 
 def new_table(
-    names: List[str], sampling_rate: float, voltage: float, spherical_aberration: float, amplitude_contrast: float
+    names: List[str],
+    sampling_rate: float,
+    voltage: float,
+    spherical_aberration: float,
+    amplitude_contrast: float,
 ) -> ImageTable:
     """Make a table of micrographs with one optics group (kV, mm, A/px)."""
     optics = pd.DataFrame(

@@ -57,7 +57,9 @@ class TiffStack:
             try:
                 self._image = self._tiff.pages[frame].asarray()
             except Exception as error:  # decoders raise many kinds; all mean a damaged page
-                raise FileError(f"{self.path}: frame {frame + 1} cannot be decoded ({error}). Copy it again.") from error
+                raise FileError(
+                    f"{self.path}: frame {frame + 1} cannot be decoded ({error}). Copy it again."
+                ) from error
             if self._image.shape != self.shape:
                 raise FileError(
                     f"{self.path}: frame {frame + 1} has {self._image.shape} pixels, the first has {self.shape}."

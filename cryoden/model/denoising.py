@@ -6,7 +6,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from cryoden.formats.model_file import ModelCard, read_model
 from cryoden.formats.mrc import write_image
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.model.devices import fast_arithmetic, pick_device
-from cryoden.model.networks import build_network
+from cryoden.model.networks import Network, build_network
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Predictor:
     Parameters
     ----------
     network
-        Any module with `step` and `receptive_radius`.
+        The trained network.
     device
         Where it computes.
     tile
@@ -49,8 +49,9 @@ class Predictor:
         1, or 8 to average over the rotated and mirrored views.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, tile: Optional[int] = None, views: int = 1) -> None:
-        self.network = network.to(device).eval()
+    def __init__(self, network: Network, device: torch.device, tile: Optional[int] = None, views: int = 1) -> None:
+        self.network = network.to(device)
+        self.network.eval()
         self.device, self.views = device, views
         self.tile = tile or (GPU_TILE if device.type == "cuda" else CPU_TILE)
         self.halo = -(-network.receptive_radius // network.step) * network.step
@@ -191,12 +192,12 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
 
 def _pipeline(
     jobs: Sequence[Job], predictor: Predictor, card: ModelCard, dtype: str
-) -> Iterator[Tuple[Job, object]]:
+) -> Iterator[Tuple[Job, Union[float, CryodenError]]]:
     """Yield (job, sampling rate or error) in input order: one thread reads ahead, one writes behind."""
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading: List[Future] = [reader.submit(_read, job, card.sampling_rate) for job in jobs[:2]]
         writing: List[Tuple[Job, Future]] = []
-        for position, job in enumerate(tqdm(jobs, unit="micrograph", desc="Denoising", disable=not jobs)):
+        for position, job in enumerate(tqdm(jobs, unit="micrograph", desc="Denoising", disable=None)):
             try:
                 work = reading.pop(0).result()
             except CryodenError as error:
@@ -215,7 +216,7 @@ def _pipeline(
             yield _collect(job, result)
 
 
-def _collect(job: Job, result: Future) -> Tuple[Job, object]:
+def _collect(job: Job, result: Future) -> Tuple[Job, Union[float, CryodenError]]:
     try:
         return job, result.result()
     except CryodenError as error:
@@ -287,7 +288,9 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
             stem = Path(path).stem
             if stem not in odd or stem not in even:
                 where = config.odd if stem not in odd else config.even
-                failures[path] = f"'{stem}' has no half in {where}; split its movie again, or leave out --odd and --even."
+                failures[path] = (
+                    f"'{stem}' has no half in {where}; split its movie again, or leave out --odd and --even."
+                )
                 log.error("%s", failures[path])
                 continue
             halves = (odd[stem], even[stem])

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence
+from typing import List, Sequence, cast
 
 import torch
 from torch import nn
 
 from cryoden.errors import ModelError
 
-
 FIRST_OUTPUT = 0.1
 """Deviation of an untrained network's output, relative to its input's."""
 
 
-class CNN3(nn.Module):
+class Network(nn.Module):
+    """Base of the denoising networks.
+
+    Attributes
+    ----------
+    step : int
+        Multiple that rows and columns of the input must have.
+    receptive_radius : int
+        Pixels on each side that can influence an output pixel.
+    """
+
+    step: int
+    receptive_radius: int
+
+
+class CNN3(Network):
     """Three 3 x 3 convolutions 1-16-16-1 with ReLU between them: 2,625 parameters."""
 
     step = 1
@@ -32,20 +46,13 @@ class CNN3(nn.Module):
         return self.layers(images)
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """U-Net (Ronneberger et al. 2015, MICCAI): two 3 x 3 convolutions a level, maximum pooling, nearest upsampling.
 
     Parameters
     ----------
     channels
         Channels of each level, from full resolution downwards.
-
-    Attributes
-    ----------
-    step : int
-        Multiple that rows and columns of the input must have: the coarsest level's pixel.
-    receptive_radius : int
-        Pixels on each side that can influence an output pixel.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
@@ -65,7 +72,7 @@ class UNet(nn.Module):
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the prediction; rows and columns must be multiples of `step`."""
+        """Return the prediction; rows and columns must be multiples of `step`, the pixel of the coarsest level."""
         skipped: List[torch.Tensor] = []
         features = images
         for level, block in enumerate(self.down):
@@ -83,7 +90,7 @@ def _two_convolutions(n_in: int, n_out: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def build_network(name: str, channels: Sequence[int] = (), seed: int = 1) -> nn.Module:
+def build_network(name: str, channels: Sequence[int] = (), seed: int = 1) -> Network:
     """Make a network with weights drawn from its own generator (He et al. 2015, biases zero).
 
     Raises
@@ -92,15 +99,17 @@ def build_network(name: str, channels: Sequence[int] = (), seed: int = 1) -> nn.
         If the name is unknown.
     """
     if name not in ("cnn3", "unet"):
-        raise ModelError(f"Network is {name!r}; it must be cnn3 or unet. Update cryoden if a newer one wrote the model.")
-    network: nn.Module = CNN3() if name == "cnn3" else UNet(channels)
+        raise ModelError(
+            f"Network is {name!r}; it must be cnn3 or unet. Update cryoden if a newer one wrote the model."
+        )
+    network: Network = CNN3() if name == "cnn3" else UNet(channels)
     generator = torch.Generator().manual_seed(seed)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     with torch.no_grad():
         for convolution in convolutions:
             fan_in = convolution.weight[0].numel()
             convolution.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
-            convolution.bias.zero_()
+            nn.init.zeros_(cast(torch.Tensor, convolution.bias))
         # At this noise level the best first guess is the mean: start close to it, not at the deviation of the input.
         convolutions[-1].weight.mul_(FIRST_OUTPUT)
     return network

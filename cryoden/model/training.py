@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, cast
 
 import numpy as np
 import psutil
@@ -21,12 +21,12 @@ from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan, fitting_crop
 from cryoden.data.loaders import Loader, ManagedLoader, StreamingLoader
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
-from cryoden.errors import CryodenError, ModelError, TrainingError
-from cryoden.formats.files import make_folder, whole_file, write_json
+from cryoden.errors import ModelError, TrainingError
+from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.model_file import ModelCard, read_model, write_model
 from cryoden.model.denoising import Predictor, load_weights
 from cryoden.model.devices import fast_arithmetic, pick_device
-from cryoden.model.networks import build_network
+from cryoden.model.networks import Network, build_network
 from cryoden.quality.metrics import RingCovariance, Score, pool, ring_covariance, score
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,12 @@ MAX_FAILED_SHARE = 0.5
 
 GIB = 1 << 30
 
-MODEL_NAME, LOG_NAME, CHECKPOINT_NAME, CURVES_NAME = "model.safetensors", "log.jsonl", "checkpoint.pt", "curves.png"
+MODEL_NAME, LOG_NAME, CHECKPOINT_NAME, CURVES_NAME = (
+    "model.safetensors",
+    "log.jsonl",
+    "checkpoint.pt",
+    "curves.png",
+)
 
 
 @dataclass
@@ -93,7 +98,9 @@ def train(config: TrainConfig) -> Training:
     device = pick_device(config.device)
     output = make_folder(config.output)
     if (output / CHECKPOINT_NAME).exists() and not config.resume:
-        raise TrainingError(f"{output} holds a training already; go on with --resume, or choose another --output folder.")
+        raise TrainingError(
+            f"{output} holds a training already; go on with --resume, or choose another --output folder."
+        )
     pairs, failures = find_pairs(config.odd, config.even, config.sampling_rate)
     for reason in failures.values():
         log.error("Left out: %s", reason)
@@ -131,8 +138,8 @@ class Trainer:
     ) -> None:
         self.config, self.device, self.output = config, device, output
         self.failures, self.n_pairs = failures, len(pairs)
-        network = build_network(config.network, config.channels, config.seed)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = build_network(config.network, config.channels, config.seed).to(device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.sampling_rate = pairs[0].sampling_rate
         if config.from_model:
             self._start_from(config.from_model)
@@ -177,7 +184,11 @@ class Trainer:
     def result(self) -> Training:
         """Return the summary of a finished training."""
         return Training(
-            self.output / MODEL_NAME, self.progress.best_r2, self.progress.best_epoch, self.n_pairs, self.failures
+            self.output / MODEL_NAME,
+            self.progress.best_r2,
+            self.progress.best_epoch,
+            self.n_pairs,
+            self.failures,
         )
 
     def restore(self) -> None:
@@ -210,16 +221,16 @@ class Trainer:
         card, weights = read_model(path)
         if card.network != self.config.network or (card.channels and card.channels != self.config.channels):
             raise ModelError(
-                f"{path} is a {card.network} with channels {card.channels}, not the {self.config.network} that is asked "
-                "for; choose the same network and channels."
+                f"{path} is a {card.network} with channels {card.channels}, not the {self.config.network} asked for; "
+                "choose the same network and channels."
             )
         load_weights(self.network, weights, path)
 
     def _is_over(self) -> bool:
-        if self.config.patience and self.progress.epoch - self.progress.best_epoch >= self.config.patience:
-            if self.progress.epoch:
-                log.info("Stopped: the held-out R2 has not risen for %d epochs.", self.config.patience)
-                return True
+        patience = self.config.patience
+        if patience and self.progress.epoch - self.progress.best_epoch >= patience:
+            log.info("Stopped: the held-out R2 has not risen for %d epochs.", patience)
+            return True
         return self._share_done(self.progress.seconds, 0, 1) >= 1
 
     def _share_done(self, seconds: float, batch: int, n_batches: int) -> float:
@@ -229,14 +240,12 @@ class Trainer:
 
     def _train_epoch(self, started: float) -> Tuple[float, int]:
         config = self.config
-        plan = EpochPlan(
-            self.shapes, self.crop, config.batch_size, config.seed, self.progress.epoch, self.window
-        )
+        plan = EpochPlan(self.shapes, self.crop, config.batch_size, config.seed, self.progress.epoch, self.window)
         plan.batches = plan.batches[: config.max_batches]
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         n_batches = n_crops = 0
         self.network.train()
-        bar = tqdm(self.loader.batches(plan), total=len(plan.batches), unit="batch", leave=False)
+        bar = tqdm(self.loader.batches(plan), total=len(plan.batches), unit="batch", leave=False, disable=None)
         bar.set_description(f"Epoch {self.progress.epoch + 1}")
         for inputs, targets in bar:
             seconds = self.progress.seconds + time.monotonic() - started
@@ -269,13 +278,13 @@ class Trainer:
         self.progress.step += 1
         return loss.detach().double()
 
-    def _average(self, averaged: List[torch.Tensor], current: List[torch.Tensor], _: Any) -> None:
+    def _average(self, averaged: Any, current: Any, _: Any) -> None:
         # The decay grows with the steps, so that the random first weights do not linger in a short training.
         decay = min(self.config.ema, (1 + self.progress.step) / (10 + self.progress.step))
         get_ema_multi_avg_fn(decay)(averaged, current, _)
 
     def _validate(self) -> Dict[str, Any]:
-        predictor = Predictor(self.averaged.module, self.device)
+        predictor = Predictor(cast(Network, self.averaged.module), self.device)
         covariances, per_micrograph, losses = [], {}, []
         for pair, halves in self.loader.held_out():
             covariance, loss = _compare(pair, halves, predictor, self.sampling_rate)
@@ -296,7 +305,8 @@ class Trainer:
         if len(self.failures) > MAX_FAILED_SHARE * n_all:
             reason = next(iter(self.failures.values()))
             raise TrainingError(
-                f"{len(self.failures)} of {n_all} micrographs cannot be used, too many to go on; the first reason: {reason}"
+                f"{len(self.failures)} of {n_all} micrographs cannot be used, too many to go on; the first reason: "
+                f"{reason}"
             )
 
     def _keep(self, record: Dict[str, Any]) -> None:
@@ -324,14 +334,20 @@ class Trainer:
 
     def _write_model(self, record: Dict[str, Any]) -> None:
         config = self.config
-        weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in self.averaged.module.state_dict().items()}
+        weights = {
+            name: tensor.detach().float().cpu().numpy() for name, tensor in self.averaged.module.state_dict().items()
+        }
         summary = {key: record[key] for key in ("r2", "r2_corr", "epoch", "step", "loss", "validation_loss")}
         summary.update(
             score_band_A=list(SCORE_BAND_A), n_pairs=self.n_pairs, n_left_out=len(self.failures), crop=self.crop,
             batch_size=config.batch_size, lr=config.lr, seed=config.seed, from_model=config.from_model,
         )  # fmt: skip
         channels = config.channels if config.network == "unet" else ()
-        write_model(self.output / MODEL_NAME, weights, ModelCard(config.network, channels, self.sampling_rate, summary))
+        write_model(
+            self.output / MODEL_NAME,
+            weights,
+            ModelCard(config.network, channels, self.sampling_rate, summary),
+        )
 
 
 def make_loader(
@@ -345,14 +361,21 @@ def make_loader(
         log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
         return StreamingLoader(training, held_out, crop, device, window)
     if config.stream:
-        log.info("Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).", needed / GIB)
+        log.info(
+            "Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).",
+            needed / GIB,
+        )
     resident = torch.device("cpu")
     if device.type == "cuda" and needed <= _budget(config, torch.cuda.mem_get_info(device)[0]):
         resident = device
     if resident.type == "cpu" and needed > _budget(config, psutil.virtual_memory().available):
         log.info("Streaming: %.2f GiB of halves are more than memory may hold.", needed / GIB)
         return StreamingLoader(training, held_out, crop, device, window)
-    log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, "GPU" if resident.type == "cuda" else "host")
+    log.info(
+        "Keeping all %.2f GiB of halves in %s memory.",
+        needed / GIB,
+        "GPU" if resident.type == "cuda" else "host",
+    )
     return ManagedLoader(training, held_out, crop, device, resident)
 
 
@@ -366,7 +389,8 @@ def _compare(
     predictions = torch.stack([predictor(half) for half in halves]).cpu()
     halves = halves.cpu()
     loss = float(nn.functional.mse_loss(predictions, halves.flip(0)))
-    return ring_covariance(*halves.numpy(), *predictions.numpy(), sampling_rate=sampling_rate), loss
+    images = [image.numpy() for image in (*halves, *predictions)]
+    return ring_covariance(images[0], images[1], images[2], images[3], sampling_rate), loss
 
 
 def _check_score(result: Score) -> None:

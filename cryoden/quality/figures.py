@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import scipy.fft
@@ -15,7 +15,6 @@ from cryoden.formats.files import PathLike, whole_file
 from cryoden.formats.images import read_micrograph
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 GREY_PERCENTILES = (0.5, 99.5)
@@ -47,7 +46,7 @@ def draw_curves(records: Sequence[Dict[str, Any]], path: PathLike) -> None:
 def plot_curves(figure: Figure, records: Sequence[Dict[str, Any]]) -> None:
     """Draw the losses on the left and the held-out R2 on the right, the best epoch marked."""
     epochs = [record["epoch"] for record in records]
-    losses, quality = figure.subplots(1, 2)
+    losses, quality = cast(Any, figure.subplots(1, 2))
     losses.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
     losses.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
     losses.set(xlabel="epoch", ylabel="mean squared error (half against half)", title="Loss: mostly noise")
@@ -55,7 +54,14 @@ def plot_curves(figure: Figure, records: Sequence[Dict[str, Any]]) -> None:
     r2 = [record["r2"] for record in records]
     best = int(np.argmax(r2))
     quality.plot(epochs, r2, "o-", ms=3, color="tab:green")
-    quality.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=f"best: {r2[best]:.3f}, epoch {epochs[best]}")
+    quality.plot(
+        epochs[best],
+        r2[best],
+        "*",
+        ms=14,
+        color="tab:red",
+        label=f"best: {r2[best]:.3f}, epoch {epochs[best]}",
+    )
     low = min(r2)
     quality.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 A")
     quality.set_ylim(max(low, min(0.0, r2[best]) - 1.0) - 0.02, max(r2[best] * 1.15, 0.02))
@@ -106,7 +112,7 @@ def plot_comparison(
     names
         What the images are.
     """
-    axes = figure.subplots(2, 3)
+    axes: Any = figure.subplots(2, 3)
     extent = (0.0, first.shape[1] * sampling_rate / 10, 0.0, first.shape[0] * sampling_rate / 10)
     for place, image, name in zip(axes[0], (first, second, first - second), (*names, " - ".join(names))):
         _show(place, image, name, extent)
@@ -127,7 +133,6 @@ def plot_comparison(
     axes[1, 2].legend()
     if title:
         figure.suptitle(title)
-
 
 
 def power_spectrum(image: np.ndarray, sampling_rate: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -162,7 +167,7 @@ def _starts(length: int, side: int) -> List[int]:
     return list(range(0, length - side + 1, max(side // 2, 1)))
 
 
-def _show(axes: Axes, image: np.ndarray, title: str, extent: Tuple[float, float, float, float]) -> None:
+def _show(axes: Any, image: np.ndarray, title: str, extent: Tuple[float, float, float, float]) -> None:
     longest = max(image.shape)
     if longest > DISPLAY_SIDE:
         rows, columns = (2 * max(1, round(side * DISPLAY_SIDE / longest / 2)) for side in image.shape)

@@ -4,8 +4,8 @@ Everything is derived from one thing: for each ring of the Fourier transform, th
 (a, b, f(a), f(b)), where a and b are the halves and f is the denoiser. Summed over the rings of a band it is the
 covariance matrix of the band-passed images (Parseval), and every quantity below is a combination of its entries.
 
-Source: Noise2Noise (Lehtinen et al. 2018, ICML) for E|f(a) - b|^2 = E|f(a) - s|^2 + sigma^2; the other identities follow
-from a = s + n1, b = s + n2 with independent zero-mean noise.
+Source: Noise2Noise (Lehtinen et al. 2018, ICML) for E|f(a) - b|^2 = E|f(a) - s|^2 + sigma^2; the other identities
+follow from a = s + n1, b = s + n2 with independent zero-mean noise.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ class Score:
 
 
 def ring_covariance(
-    odd: np.ndarray, even: np.ndarray, denoised_odd: np.ndarray, denoised_even: np.ndarray, sampling_rate: float
+    odd: np.ndarray,
+    even: np.ndarray,
+    denoised_odd: np.ndarray,
+    denoised_even: np.ndarray,
+    sampling_rate: float,
 ) -> RingCovariance:
     """Measure the ring-wise covariances of one micrograph.
 
@@ -95,7 +99,7 @@ def ring_covariance(
     sampling_rate
         A/px.
     """
-    shape = odd.shape
+    shape = (odd.shape[0], odd.shape[1])
     spectra = [
         scipy.fft.rfft2(image - np.float32(image.mean(dtype=np.float64)), workers=-1)
         for image in (odd, even, denoised_odd, denoised_even)

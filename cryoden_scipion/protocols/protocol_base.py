@@ -29,7 +29,11 @@ class CryodenProtBase(EMProtocol):
             help="With Yes a GPU is used where there is one, else the CPU, many times slower; the log says which.",
         )
         form.addHidden(
-            params.GPU_LIST, params.StringParam, default="0", label="GPU id", help="Number of the GPU, counted from 0."
+            params.GPU_LIST,
+            params.StringParam,
+            default="0",
+            label="GPU id",
+            help="Number of the GPU, counted from 0.",
         )
 
     @staticmethod
@@ -61,7 +65,9 @@ class CryodenProtBase(EMProtocol):
             self.runJob(Plugin.getProgram(), f"{command} --config {options}", env=environ, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
             if error.returncode != SOME_FAILED:
-                raise Exception(self._lastError() or f"cryoden {command} ended with status {error.returncode}") from error
+                raise Exception(
+                    self._lastError() or f"cryoden {command} ended with status {error.returncode}"
+                ) from error
 
     def _lastError(self):
         """Return the last line that the denoiser wrote about an error, from the run's own log."""

@@ -127,7 +127,9 @@ class CryodenProtDenoise(CryodenProtBase):
     def _warnings(self):
         first = self.inputMicrographs.get().getFirstItem()
         if os.path.exists(os.path.join(os.path.dirname(first.getFileName()), RECORD_NAME)):
-            return ["The input is a denoised set already; denoising twice removes signal. Give the original micrographs."]
+            return [
+                "The input is a denoised set already; denoising twice removes signal. Give the original micrographs."
+            ]
         return []
 
     def _summary(self):

@@ -30,7 +30,7 @@ class CryodenProtSplitHalves(CryodenProtBase):
 
     _label = "split movies into halves"
     _devStatus = BETA
-    _possibleOutputs = {name: SetOfMicrographs for name in OUTPUT_FOLDERS}  # an Enum would merge equal classes
+    _possibleOutputs = dict.fromkeys(OUTPUT_FOLDERS, SetOfMicrographs)  # an Enum would merge equal classes
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form):
@@ -44,7 +44,8 @@ class CryodenProtSplitHalves(CryodenProtBase):
             help="Movies (MRC or TIFF stacks). A gain reference that was imported with them is multiplied.",
         )
         line = form.addLine(
-            "Frames to use", help="First and last frame, counted from 1 and both included; 0 as last means all."
+            "Frames to use",
+            help="First and last frame, counted from 1 and both included; 0 as last means all.",
         )
         line.addParam("firstFrame", params.IntParam, default=1, label="from")
         line.addParam("lastFrame", params.IntParam, default=0, label="to")
@@ -59,7 +60,12 @@ class CryodenProtSplitHalves(CryodenProtBase):
             form, HalvesConfig, "dark", params.FileParam, "Dark reference", expertLevel=params.LEVEL_ADVANCED
         )
         self._addOption(
-            form, HalvesConfig, "jobs", params.IntParam, "Movies side by side", expertLevel=params.LEVEL_ADVANCED
+            form,
+            HalvesConfig,
+            "jobs",
+            params.IntParam,
+            "Movies side by side",
+            expertLevel=params.LEVEL_ADVANCED,
         )
 
     # --------------------------- INSERT steps functions -----------------------

@@ -63,7 +63,8 @@ class CryodenProtTrain(CryodenProtBase):
             display=params.EnumParam.DISPLAY_HLIST,
             label="Halves come from",
             help="*two sets*: odd and even micrographs, matched by micrograph name (never by order).\n"
-            "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr make them.",
+            "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr\n"
+            "make them.",
         )
         form.addParam(
             "inputMicrographsOdd",
@@ -107,9 +108,7 @@ class CryodenProtTrain(CryodenProtBase):
             label="Train for a number of",
             help="Epochs make runs comparable; minutes end when you want the model.",
         )
-        self._addOption(
-            form, TrainConfig, "epochs", params.IntParam, "Epochs", condition=f"budget=={EPOCHS}"
-        )
+        self._addOption(form, TrainConfig, "epochs", params.IntParam, "Epochs", condition=f"budget=={EPOCHS}")
         self._addOption(
             form,
             TrainConfig,
@@ -211,7 +210,7 @@ class CryodenProtTrain(CryodenProtBase):
             first = self.inputMicrographs.get().getFirstItem()
             if convert.linkedHalves(first) is None:
                 problems.append(
-                    f"Micrograph '{first.getMicName()}' links no halves; split the movies into halves, or give two sets."
+                    f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."
                 )
         if self.startModel.get() is not None:
             try:
@@ -242,7 +241,7 @@ class CryodenProtTrain(CryodenProtBase):
             return ["No model yet. *Analyze results* shows the curves as soon as the first epoch has ended."]
         model = self.outputModel
         lines = [
-            f"*{model.getNetwork()}* at *{model.getSamplingRate():.2f} A/px*, trained on {model._nPairs} pairs of halves.",
+            f"*{model.getNetwork()}* at *{model.getSamplingRate():.2f} A/px*, trained on {model._nPairs} pairs.",
             f"It explains *{100 * model.getR2():.1f} %* of the signal variance of held-out micrographs "
             "(R2, 300-8 A; 0 % is a constant image, 100 % the unknown clean one).",
         ]

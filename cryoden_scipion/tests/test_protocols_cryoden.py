@@ -1,0 +1,269 @@
+"""The three protocols on movies that the test makes: outputs, what a denoised set must keep, options, failures."""
+
+import json
+import os
+
+import mrcfile
+import numpy as np
+from pwem.protocols import ProtImportMovies
+from pyworkflow.tests import BaseTest, setupTestProject
+
+from cryoden.formats.star import PIXEL_SIZE, read_table
+from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves, CryodenProtTrain
+from cryoden_scipion.protocols.protocol_train import (
+    ALWAYS_STREAMING,
+    LINKED_SET,
+    NETWORKS,
+)
+
+N_MOVIES, N_FRAMES, SHAPE, SAMPLING_RATE = 4, 7, (160, 192), 2.0
+VOLTAGE, SPHERICAL_ABERRATION, AMPLITUDE_CONTRAST = 200.0, 2.1, 0.07
+
+
+def makeMovies(folder, rng):
+    """Write movies of dark discs in Poisson noise and a gain reference; returns the counts and the gain."""
+    os.makedirs(folder, exist_ok=True)
+    gain = rng.uniform(0.8, 1.2, SHAPE).astype(np.float32)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    counts = {}
+    for number in range(1, N_MOVIES + 1):
+        clean = np.full(SHAPE, 5.0)
+        for centerY, centerX in rng.uniform(0, SHAPE, (12, 2)):
+            clean -= 2.0 * np.exp(-((y - centerY) ** 2 + (x - centerX) ** 2) / 50)
+        frames = rng.poisson(np.maximum(clean, 0.2) / gain, (N_FRAMES, *SHAPE)).astype(np.uint16)
+        name = f"movie_{number:02d}"
+        writeMrc(os.path.join(folder, f"{name}.mrcs"), frames)
+        counts[name] = frames
+    writeMrc(os.path.join(folder, "gain.mrc"), gain)
+    return counts, gain
+
+
+def writeMrc(path, data):
+    """Write an array as MRC with the pixel size of the test."""
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(data)
+        if data.ndim == 3:
+            mrc.set_image_stack()
+        mrc.voxel_size = SAMPLING_RATE
+
+
+class CryodenTest(BaseTest):
+    """Base: a project with imported movies that are split into halves once."""
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+        folder = cls.proj.getTmpPath("movies")
+        cls.counts, cls.gain = makeMovies(folder, np.random.default_rng(7))
+        cls.importMovies = cls.launch(
+            ProtImportMovies,
+            filesPath=os.path.abspath(folder),
+            filesPattern="movie_*.mrcs",
+            gainFile=os.path.abspath(os.path.join(folder, "gain.mrc")),
+            samplingRate=SAMPLING_RATE,
+            voltage=VOLTAGE,
+            sphericalAberration=SPHERICAL_ABERRATION,
+            amplitudeContrast=AMPLITUDE_CONTRAST,
+            dosePerFrame=1.5,
+        )
+        cls.movies = cls.importMovies.outputMovies
+        cls.split = cls.launch(CryodenProtSplitHalves, inputMovies=cls.movies)
+
+    @classmethod
+    def launch(cls, kind, **options):
+        """Run a protocol and return it, finished."""
+        return cls.launchProtocol(cls.newProtocol(kind, **options))
+
+    @classmethod
+    def launchTraining(cls, **options):
+        """Run a tiny training on the halves."""
+        defaults = {
+            "inputMicrographsOdd": cls.split.outputMicrographsOdd,
+            "inputMicrographsEven": cls.split.outputMicrographsEven,
+            "network": NETWORKS.index("cnn3"),
+            "epochs": 2,
+            "crop": 64,
+            "useGpu": False,
+        }
+        return cls.launch(CryodenProtTrain, **{**defaults, **options})
+
+    def checkMicrographs(self, micrographs, size, samplingRate, dims):
+        """Compare a set with what it must be, on disk too."""
+        self.assertIsNotNone(micrographs)
+        self.assertSetSize(micrographs, size)
+        self.assertAlmostEqual(micrographs.getSamplingRate(), samplingRate, 4)
+        self.assertEqual(tuple(micrographs.getDim()[:2]), dims)
+        self.assertAlmostEqual(micrographs.getAcquisition().getVoltage(), VOLTAGE)
+        self.assertAlmostEqual(micrographs.getAcquisition().getSphericalAberration(), SPHERICAL_ABERRATION)
+        names = {movie.getMicName(): movie.getObjId() for movie in self.movies}
+        files = set()
+        for micrograph in micrographs:
+            self.assertEqual(names[micrograph.getMicName()], micrograph.getObjId())
+            self.assertAlmostEqual(micrograph.getSamplingRate(), samplingRate, 4)
+            files.add(micrograph.getFileName())
+            with mrcfile.open(micrograph.getFileName()) as mrc:
+                self.assertEqual(mrc.data.dtype, np.float32)
+                self.assertEqual(mrc.data.shape, dims[::-1])
+                self.assertAlmostEqual(float(mrc.voxel_size.x), samplingRate, 4)
+        self.assertEqual(len(files), size)
+
+
+class TestCryodenSplitHalves(CryodenTest):
+    """Movies in, three sets out."""
+
+    def testSumsAreThoseOfNumpy(self):
+        """Full, odd and even are the gain-corrected sums of all, odd and even frames."""
+        starts = {"outputMicrographs": (0, 1), "outputMicrographsOdd": (0, 2), "outputMicrographsEven": (1, 2)}
+        for output, (start, step) in starts.items():
+            micrographs = getattr(self.split, output)
+            self.checkMicrographs(micrographs, N_MOVIES, SAMPLING_RATE, SHAPE[::-1])
+            for micrograph in micrographs:
+                name = os.path.splitext(os.path.basename(micrograph.getFileName()))[0]
+                expected = self.counts[name][start::step].sum(axis=0) * self.gain
+                np.testing.assert_allclose(mrcfile.read(micrograph.getFileName()), expected, rtol=1e-5)
+
+    def testOptionsChangeTheSums(self):
+        """Without gain, and with a frame range, other sums come out."""
+        plain = self.launch(CryodenProtSplitHalves, inputMovies=self.movies, useGain=False)
+        part = self.launch(CryodenProtSplitHalves, inputMovies=self.movies, useGain=False, firstFrame=2, lastFrame=5)
+        for protocol, frames in ((plain, slice(None)), (part, slice(1, 5))):
+            file = protocol.outputMicrographs.getFirstItem().getFileName()
+            name = os.path.splitext(os.path.basename(file))[0]
+            np.testing.assert_array_equal(mrcfile.read(file), self.counts[name][frames].sum(axis=0))
+
+    def testOneBadMovieIsNamedAndLeftOut(self):
+        """A truncated movie does not stop the others."""
+        folder = self.proj.getTmpPath("damaged")
+        makeMovies(folder, np.random.default_rng(8))
+        movies = self.launch(
+            ProtImportMovies,
+            filesPath=os.path.abspath(folder),
+            filesPattern="movie_*.mrcs",
+            samplingRate=SAMPLING_RATE,
+        ).outputMovies
+        with open(os.path.join(folder, "movie_03.mrcs"), "r+b") as file:
+            file.truncate(5000)
+        split = self.launch(CryodenProtSplitHalves, inputMovies=movies)
+        self.assertSetSize(split.outputMicrographs, N_MOVIES - 1)
+        self.assertTrue(any("movie_03.mrcs is truncated" in line for line in split.summary()))
+
+    def testBadRangeIsRefusedBeforeTheRun(self):
+        """The form refuses what the command line refuses, in the same words."""
+        protocol = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.movies, firstFrame=5, lastFrame=2)
+        self.assertIn("Frame range is '5-2'", "".join(protocol.validate()))
+
+
+class TestCryodenTrain(CryodenTest):
+    """Halves in, a model out."""
+
+    def testTwoSetsAndTheUNet(self):
+        """The U-Net at a working pixel size."""
+        training = self.launchTraining(
+            network=NETWORKS.index("unet"), channels="4 8", sampling_rate=4.0, epochs=2, crop=32
+        )
+        model = training.outputModel
+        self.assertEqual(model.getNetwork(), "unet")
+        self.assertAlmostEqual(model.getSamplingRate(), 4.0, 1)
+        self.assertTrue(os.path.exists(model.getFileName()))
+        with open(training.getLogFile()) as log:
+            records = [json.loads(line) for line in log]
+        self.assertEqual([record["epoch"] for record in records], [1, 2])
+        self.assertAlmostEqual(model.getR2(), max(record["r2"] for record in records), 5)
+
+    def testLinkedSetAndMemoryModesAgree(self):
+        """One set that links its halves, streamed or kept in memory, trains the same model as two sets."""
+        kept = self.launchTraining()
+        streamed = self.launchTraining(
+            halvesFrom=LINKED_SET, inputMicrographs=self.split.outputMicrographs, memoryMode=ALWAYS_STREAMING
+        )
+        losses = []
+        for training in (kept, streamed):
+            with open(training.getLogFile()) as log:
+                losses.append([json.loads(line)["loss"] for line in log])
+        self.assertEqual(losses[0], losses[1])
+
+    def testWrongInputsAreRefusedBeforeTheRun(self):
+        """The same set twice, and a set without links."""
+        odd = self.split.outputMicrographsOdd
+        twice = self.newProtocol(CryodenProtTrain, inputMicrographsOdd=odd, inputMicrographsEven=odd)
+        self.assertIn("Odd and even are the same set", "".join(twice.validate()))
+        unlinked = self.newProtocol(CryodenProtTrain, halvesFrom=LINKED_SET, inputMicrographs=odd)
+        self.assertIn("links no halves", "".join(unlinked.validate()))
+        wrong = self.newProtocol(
+            CryodenProtTrain,
+            inputMicrographsOdd=odd,
+            inputMicrographsEven=self.split.outputMicrographsEven,
+            validation=2.0,
+            lr=-1.0,
+        )
+        self.assertEqual(len(wrong.validate()), 2)
+
+
+class TestCryodenDenoise(CryodenTest):
+    """Micrographs and a model in, denoised micrographs and a STAR file out."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model = cls.launchTraining(sampling_rate=4.0, crop=32, epochs=4).outputModel
+
+    def denoise(self, **options):
+        """Run the protocol on the full set."""
+        return self.launch(
+            CryodenProtDenoise,
+            inputMicrographs=self.split.outputMicrographs,
+            inputModel=self.model,
+            useGpu=False,
+            **options,
+        )
+
+    def testDenoisedSetKeepsWhatItMust(self):
+        """Names, ids, acquisition, mean; the pixel size is the model's; the deviation is lower."""
+        protocol = self.denoise()
+        micrographs = protocol.outputMicrographs
+        self.checkMicrographs(micrographs, N_MOVIES, self.model.getSamplingRate(), (96, 80))
+        raw = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in self.split.outputMicrographs}
+        for micrograph in micrographs:
+            image, before = mrcfile.read(micrograph.getFileName()), raw[micrograph.getMicName()]
+            self.assertAlmostEqual(image.mean() / before.mean(), 1.0, 1)
+            self.assertLess(image.std(), before.std())
+        table = read_table(protocol._getExtraPath("micrographs.star"))
+        self.assertEqual([os.path.exists(path) for path in table.paths], [True] * N_MOVIES)
+        self.assertAlmostEqual(table.optics[PIXEL_SIZE].iloc[0], self.model.getSamplingRate(), 4)
+        self.assertEqual(table.optics["rlnVoltage"].iloc[0], VOLTAGE)
+
+    def testDenoisedSetIsLinkedWithTheOriginals(self):
+        """Scipion offers the CTFs of the originals through the transform relation."""
+        protocol = self.denoise()
+        relations = self.proj.mapper.getRelationsByName("relation_transform")
+        parents = [row["object_child_id"] for row in relations]
+        self.assertIn(protocol.outputMicrographs.getObjId(), parents)
+
+    def testOptionsChangeTheImages(self):
+        """Quality, pixel type and tile size reach the denoiser."""
+        fast, best = self.denoise(), self.denoise(quality=1)
+        images = [mrcfile.read(p.outputMicrographs.getFirstItem().getFileName()) for p in (fast, best)]
+        self.assertGreater(np.abs(images[0] - images[1]).max(), 0)
+        half = self.denoise(dtype=1, tile=64)
+        image = mrcfile.read(half.outputMicrographs.getFirstItem().getFileName())
+        self.assertEqual(image.dtype, np.float16)
+        np.testing.assert_allclose(image, images[0], rtol=2e-3)
+
+    def testDenoisedInputIsWarnedOf(self):
+        """Denoising twice is one click away."""
+        again = self.newProtocol(
+            CryodenProtDenoise, inputMicrographs=self.denoise().outputMicrographs, inputModel=self.model
+        )
+        self.assertIn("denoised set already", "".join(again._warnings()))
+
+    def testOwnWordsOfTheDenoiserReachTheUser(self):
+        """A micrograph that vanished: the run fails only if nothing can be done, with the denoiser's line."""
+        lonely = self.launch(CryodenProtSplitHalves, inputMovies=self.movies)
+        for micrograph in lonely.outputMicrographs:
+            os.remove(micrograph.getFileName())
+        protocol = self.newProtocol(
+            CryodenProtDenoise, inputMicrographs=lonely.outputMicrographs, inputModel=self.model, useGpu=False
+        )
+        with self.assertRaises(Exception):
+            self.launchProtocol(protocol)
+        self.assertIn("None of 4 micrographs could be denoised", protocol.getErrorMessage())

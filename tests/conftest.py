@@ -1,0 +1,62 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from cryoden.__main__ import main
+from cryoden.formats.model_file import ModelCard, write_model
+from cryoden.model.networks import build_network
+from tests.helpers import RATE, Result
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test works in its own folder, so that relative paths in STAR files end there."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cryoden(capsys: pytest.CaptureFixture) -> Callable[..., Result]:
+    """Run the command line in this process."""
+
+    def run(*words: object) -> Result:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write an untrained model."""
+
+    def make(
+        name: str = "model.safetensors",
+        network: str = "cnn3",
+        channels: tuple = (),
+        rate: float = RATE,
+        seed: int = 1,
+    ) -> Path:
+        weights = {
+            key: np.array(value) for key, value in build_network(network, channels, seed).state_dict().items()
+        }
+        write_model(tmp_path / name, weights, ModelCard(network, channels, rate, {"seed": seed}))
+        return tmp_path / name
+
+    return make

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from typing import List, Tuple
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryoden.data.crops import EpochPlan, TilePlan, fitting_crop, n_grid_crops, reflected_indices
+
+SIDES = st.integers(1, 140)
+tilings = st.builds(
+    lambda shape, tile, radius, step: (shape, tile, -(-radius // step) * step, step),
+    st.tuples(SIDES, SIDES),
+    st.integers(1, 200),
+    st.integers(0, 40),
+    st.sampled_from([1, 2, 4, 8]),
+)
+plans = st.tuples(
+    st.lists(st.tuples(st.integers(32, 90), st.integers(32, 90)), min_size=1, max_size=9),
+    st.integers(8, 32),
+    st.integers(1, 9),
+    st.integers(0, 10**6),
+    st.integers(0, 50),
+)
+QUICK = settings(deadline=None, max_examples=80)
+
+
+@QUICK
+@given(tilings)
+def test_tiles_write_every_pixel_exactly_once(tiling: tuple) -> None:
+    plan = TilePlan(*tiling)
+    times = np.zeros(tiling[0], dtype=int)
+    for tile in plan:
+        y_first, y_last, x_first, x_last = tile.write
+        assert 0 <= y_first < y_last <= tiling[0][0]
+        assert 0 <= x_first < x_last <= tiling[0][1]
+        times[y_first:y_last, x_first:x_last] += 1
+    assert np.all(times == 1)
+
+
+@QUICK
+@given(tilings)
+def test_all_tiles_have_one_shape_that_the_network_takes(tiling: tuple) -> None:
+    plan, step = TilePlan(*tiling), tiling[3]
+    sizes = {(t.read[1] - t.read[0], t.read[3] - t.read[2]) for t in plan}
+    assert sizes == {plan.tile_shape}
+    assert plan.tile_shape[0] % step == plan.tile_shape[1] % step == 0
+
+
+@QUICK
+@given(tilings)
+def test_kept_pixels_come_from_the_place_where_they_go(tiling: tuple) -> None:
+    for tile in TilePlan(*tiling):
+        assert tuple(k + r for k, r in zip(tile.keep, np.repeat(tile.read[::2], 2))) == tile.write
+
+
+@QUICK
+@given(tilings)
+def test_kept_pixels_have_the_halo_around_them(tiling: tuple) -> None:
+    plan = TilePlan(*tiling)
+    for tile in plan:
+        assert min(tile.keep[0], tile.keep[2]) >= plan.halo
+        assert tile.keep[1] <= plan.tile_shape[0] - plan.halo
+        assert tile.keep[3] <= plan.tile_shape[1] - plan.halo
+
+
+@QUICK
+@given(tilings)
+def test_tiles_start_at_multiples_of_the_step(tiling: tuple) -> None:
+    assert all(tile.read[0] % tiling[3] == tile.read[2] % tiling[3] == 0 for tile in TilePlan(*tiling))
+
+
+@QUICK
+@given(tilings)
+def test_tiles_are_not_larger_than_asked_where_the_halo_allows(tiling: tuple) -> None:
+    shape, side, halo, step = tiling
+    assert max(TilePlan(*tiling).tile_shape) <= max(side, 2 * halo + step)
+
+
+@QUICK
+@given(tilings)
+def test_reads_are_inside_the_reflected_image(tiling: tuple) -> None:
+    shape = tiling[0]
+    for tile in TilePlan(*tiling):
+        for first, last, side in ((*tile.read[:2], shape[0]), (*tile.read[2:], shape[1])):
+            indices = reflected_indices(first, last, side)
+            assert len(indices) == last - first
+            assert 0 <= indices.min() <= indices.max() < side
+
+
+@QUICK
+@given(st.integers(2, 60), st.integers(0, 59))
+def test_reflection_is_that_of_numpy(side: int, margin: int) -> None:
+    margin = min(margin, side - 1)
+    expected = np.pad(np.arange(side), margin, mode="reflect")
+    np.testing.assert_array_equal(reflected_indices(-margin, side + margin, side), expected)
+
+
+@QUICK
+@given(plans)
+def test_crops_lie_inside_and_batches_are_full(plan: tuple) -> None:
+    shapes, crop, batch_size, seed, epoch = plan
+    batches = EpochPlan(shapes, crop, batch_size, seed, epoch).batches
+    assert {len(batch) for batch in batches} == {batch_size}
+    for cut in (cut for batch in batches for cut in batch):
+        assert 0 <= cut.y <= shapes[cut.pair][0] - crop
+        assert 0 <= cut.x <= shapes[cut.pair][1] - crop
+        assert 0 <= cut.view < 8
+
+
+@QUICK
+@given(plans)
+def test_every_pair_gets_as_many_crops_as_a_grid_has(plan: tuple) -> None:
+    shapes, crop, batch_size, seed, epoch = plan
+    cuts = [cut.pair for batch in EpochPlan(shapes, crop, batch_size, seed, epoch).batches for cut in batch]
+    wanted = [n_grid_crops(shape, crop) for shape in shapes]
+    assert all(cuts.count(number) >= count for number, count in enumerate(wanted))
+    assert len(cuts) - sum(wanted) < batch_size
+
+
+@QUICK
+@given(plans)
+def test_same_seed_and_epoch_give_the_same_plan(plan: tuple) -> None:
+    shapes, crop, batch_size, seed, epoch = plan
+    first, second = (EpochPlan(shapes, crop, batch_size, seed, epoch) for _ in range(2))
+    assert first.batches == second.batches
+
+
+def test_another_seed_or_epoch_gives_another_plan() -> None:
+    made = [EpochPlan([(90, 90)] * 4, 32, 4, seed, epoch).batches for seed in range(4) for epoch in range(4)]
+    assert all(made[i] != made[j] for i in range(len(made)) for j in range(i))
+
+
+@QUICK
+@given(plans, st.integers(1, 6))
+def test_window_bounds_how_many_pairs_are_open_at_once(plan: tuple, window: int) -> None:
+    shapes, crop, batch_size, seed, epoch = plan
+    made = EpochPlan(shapes, crop, batch_size, seed, epoch, window)
+    spans = made.spans()
+    for number, batch in enumerate(made.batches):
+        n_open = sum(first <= number <= last for _, first, last in spans)
+        # pairs mixed over the window, and those that begin or end within the batch
+        assert n_open <= window + 1 + len({cut.pair for cut in batch})
+
+
+@QUICK
+@given(plans)
+def test_spans_tell_first_and_last_use(plan: tuple) -> None:
+    shapes, crop, batch_size, seed, epoch = plan
+    made = EpochPlan(shapes, crop, batch_size, seed, epoch)
+    uses: List[Tuple[int, int]] = [
+        (cut.pair, number) for number, batch in enumerate(made.batches) for cut in batch
+    ]
+    for pair, first, last in made.spans():
+        numbers = [number for used, number in uses if used == pair]
+        assert (first, last) == (min(numbers), max(numbers))
+    assert {pair for pair, _, _ in made.spans()} == {pair for pair, _ in uses}
+
+
+def test_all_views_and_both_directions_are_drawn() -> None:
+    cuts = [cut for batch in EpochPlan([(256, 256)], 16, 4, 1, 0).batches for cut in batch]
+    assert {(cut.view, cut.swap) for cut in cuts} == {(v, s) for v in range(8) for s in (True, False)}
+
+
+@QUICK
+@given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=5), SIDES, st.sampled_from([1, 2, 4, 8]))
+def test_fitting_crop_is_the_largest_that_fits(shapes: list, crop: int, step: int) -> None:
+    found = fitting_crop(shapes, crop, step)
+    smallest = min(map(min, shapes))
+    assert found % step == 0
+    assert found <= min(crop, smallest) < found + step

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Tuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryoden.data.rescale import fourier_crop, rescaled_shape, to_sampling_rate
+from cryoden.errors import OptionError
+
+
+def sinusoid(shape: Tuple[int, int], cycles: Tuple[int, int]) -> np.ndarray:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return 2 + np.cos(2 * np.pi * (cycles[0] * y / shape[0] + cycles[1] * x / shape[1]) + 0.3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(st.integers(8, 70), st.integers(8, 70)), st.floats(1.05, 3.0))
+def test_mean_is_kept(shape: Tuple[int, int], factor: float) -> None:
+    image = np.random.default_rng(1).normal(5, 1, shape).astype(np.float32)
+    small = fourier_crop(image, rescaled_shape(shape, 1.0, factor))
+    assert small.mean(dtype=np.float64) == pytest.approx(image.mean(dtype=np.float64), rel=1e-5)
+
+
+@pytest.mark.parametrize("cycles", [(0, 3), (3, 0), (5, 7), (-5, 7), (13, -13)])
+@pytest.mark.parametrize("shape", [(64, 80), (65, 81)])
+def test_band_limited_sinusoid_is_kept(shape: Tuple[int, int], cycles: Tuple[int, int]) -> None:
+    small = fourier_crop(sinusoid(shape, cycles), (28, 30))
+    np.testing.assert_allclose(small, sinusoid((28, 30), cycles), atol=2e-6)
+
+
+def test_sinusoid_beyond_the_new_nyquist_vanishes() -> None:
+    np.testing.assert_allclose(fourier_crop(sinusoid((64, 64), (0, 20)), (32, 32)), 2, atol=2e-6)
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.tuples(st.integers(2, 9000), st.integers(2, 9000)), st.floats(0.2, 5), st.floats(1.02, 8))
+def test_rescaled_sides_are_even_and_not_larger(shape: Tuple[int, int], rate: float, factor: float) -> None:
+    new = rescaled_shape(shape, rate, rate * factor)
+    assert all(n % 2 == 0 and 2 <= n <= max(2, old) for n, old in zip(new, shape))
+
+
+@pytest.mark.parametrize("wanted", [0.995, 1.0, 1.005])
+def test_nearly_equal_rate_leaves_the_image_alone(wanted: float) -> None:
+    image = np.random.default_rng(1).normal(size=(31, 33)).astype(np.float32)
+    same, rate = to_sampling_rate(image, 1.0, wanted)
+    np.testing.assert_array_equal(same, image)
+    assert rate == 1.0
+
+
+def test_new_rate_is_that_of_the_pixels() -> None:
+    image, rate = to_sampling_rate(np.random.default_rng(1).normal(size=(64, 101)), 1.0, 2.0)
+    assert rate == pytest.approx(101 / image.shape[1])
+    assert image.shape == (32, 50)
+
+
+def test_finer_pixels_cannot_be_asked_for() -> None:
+    with pytest.raises(OptionError) as caught:
+        rescaled_shape((64, 64), 2.0, 1.0)
+    assert str(caught.value) == (
+        "The wanted sampling rate 1 A/px is finer than the micrograph's 2 A/px; it must be equal or coarser."
+    )

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cryoden.errors import FileError, ModelError
+from cryoden.formats.model_file import FORMAT, ModelCard, read_card, read_model, write_model
+
+CARD = {"network": "cnn3", "channels": [], "sampling_rate": 3.5, "training": {}, "version": "1"}
+
+
+def write_metadata(path: Path, card: Any) -> Path:
+    text = card if isinstance(card, str) else json.dumps(card)
+    save_file({"w": np.ones(3, np.float32)}, str(path), {"format": FORMAT, "card": text})
+    return path
+
+
+def test_model_survives(tmp_path: Path) -> None:
+    weights = {"a.weight": np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32), "b": np.ones(1)}
+    card = ModelCard("unet", (4, 8), 3.25, {"r2": 0.5, "epoch": 3})
+    write_model(tmp_path / "m.safetensors", weights, card)
+    found_card, found = read_model(tmp_path / "m.safetensors")
+    assert found_card == card
+    assert found_card.r2 == 0.5
+    assert set(found) == set(weights)
+    for name in weights:
+        np.testing.assert_array_equal(found[name], weights[name])
+        assert found[name].dtype == weights[name].dtype
+
+
+def test_transposed_weights_survive(tmp_path: Path) -> None:
+    """Safetensors writes memory as it lies, so that a view would be scrambled without a copy."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    write_model(tmp_path / "m.safetensors", {"w": array}, ModelCard("cnn3", (), 1.0))
+    np.testing.assert_array_equal(read_model(tmp_path / "m.safetensors")[1]["w"], array)
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(FileError) as caught:
+        read_card(tmp_path / "m.safetensors")
+    assert str(caught.value) == (
+        f"Model {tmp_path / 'm.safetensors'} cannot be read (No such file or directory); check the path."
+    )
+
+
+def test_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot be read"):
+        read_card(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04\x95" * 100])
+def test_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        read_card(path)
+    assert str(caught.value).startswith(f"{path} is no model: it is not a safetensors file (")
+    assert str(caught.value).endswith("). Give a model.safetensors of `cryoden train`.")
+
+
+def test_truncated_model(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write_model(path, {"w": np.ones(1000, np.float32)}, ModelCard("cnn3", (), 1.0))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ModelError, match="is no model"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(("metadata", "named"), [(None, "no format named"), ({"format": "pt"}, "pt")])
+def test_safetensors_for_another_purpose(tmp_path: Path, metadata: Any, named: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"w": np.ones(3)}, str(path), metadata)
+    with pytest.raises(ModelError) as caught:
+        read_card(path)
+    assert str(caught.value) == (
+        f"{path} is a safetensors file for another purpose ({named}); "
+        "give a model.safetensors that `cryoden train` wrote."
+    )
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "{broken",
+        "[]",
+        "5",
+        {"network": "cnn3"},
+        {**CARD, "new": 1},
+        {**CARD, "channels": 5},
+        {**CARD, "channels": ["a", "b"]},
+        {**CARD, "network": "unet", "channels": []},
+        {**CARD, "network": "unet", "channels": [4, -8]},
+        {**CARD, "sampling_rate": "three"},
+        {**CARD, "sampling_rate": None},
+        {**CARD, "sampling_rate": 0},
+        {**CARD, "training": "long"},
+    ],
+    ids=str,
+)
+def test_damaged_metadata(tmp_path: Path, card: Any) -> None:
+    path = write_metadata(tmp_path / "m.safetensors", card)
+    with pytest.raises(ModelError, match="has damaged metadata"):
+        read_card(path)
