@@ -40,7 +40,8 @@ def run_halves(config: HalvesConfig) -> Dict[str, str]:
 
 def run_train(config: TrainConfig) -> Dict[str, str]:
     """Train, draw the curves and say how good the model is; returns the failures."""
-    from cryoden.model.training import CURVES_NAME, LOG_NAME, train
+    from cryoden.model.checkpoints import CURVES_NAME, LOG_NAME
+    from cryoden.model.training import train
     from cryoden.quality.figures import draw_curves, read_log
 
     training = train(config)
@@ -124,6 +125,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]]:
     """Remove `option VALUE` from the words and return what is left and the value."""
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(option + "=") else [word])]
     if option not in argv:
         return argv, None
     place = argv.index(option)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
-from typing import Any, Dict, Iterator, Optional, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterator, Optional, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
 
 from cryoden.errors import OptionError
 
@@ -59,6 +60,8 @@ class Config:
         OptionError
             If an option is unknown, missing, or breaks a rule.
         """
+        if not isinstance(values, dict):
+            raise OptionError([f"Options are {values!r}; they must be a JSON object as --save-config writes it."])
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
@@ -67,6 +70,14 @@ class Config:
         if missing:
             raise OptionError([f"Option {', '.join(missing)} is missing and has no default; give it."])
         arguments: Dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        hints = get_type_hints(cls)
+        wrong = [
+            f"Option {_words(name)} is {value!r}; it must be {_describe(hints[name])}."
+            for name, value in arguments.items()
+            if not _is_of(value, hints[name])
+        ]
+        if wrong:
+            raise OptionError(wrong)
         return cls(**arguments)
 
     @classmethod
@@ -80,6 +91,28 @@ class Config:
         return next(f.default for f in dataclasses.fields(cls) if f.name == name)
 
 
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Return whether a JSON value has the type of a field: text, number, flag, a tuple of one of them, or nothing."""
+    inner = get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, inner[0]) for item in value)
+    if inner:
+        return any(_is_of(value, kind) for kind in inner)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _describe(hint: Any) -> str:
+    inner = get_args(hint)
+    if get_origin(hint) is tuple:
+        return f"a list, each {_KINDS[inner[0]]}"
+    return " or ".join(_KINDS[kind] for kind in inner or (hint,) if kind in _KINDS)
+
+
 def _words(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -90,8 +123,8 @@ def _at_least(name: str, value: Optional[float], least: float) -> Iterator[str]:
 
 
 def _above_zero(name: str, value: Optional[float]) -> Iterator[str]:
-    if value is not None and not value > 0:
-        yield f"Option {_words(name)} is {value}; it must be above 0."
+    if value is not None and not 0 < value < math.inf:
+        yield f"Option {_words(name)} is {value}; it must be above 0 and finite."
 
 
 def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
@@ -133,8 +166,11 @@ class HalvesConfig(Config):
     jobs: int = option(1, help="Movies processed side by side.")
 
     def _problems(self) -> Iterator[str]:
-        if not self.movies:
-            yield "No movies are given; name at least one movie or STAR file."
+        if not self.movies or not all(self.movies):
+            yield "No movies are given, or one has an empty name; name at least one movie or STAR file."
+        if not 0 <= self.amplitude_contrast <= 1:
+            yield f"Option --amplitude-contrast is {self.amplitude_contrast}; it must be between 0 and 1."
+        yield from _at_least("spherical_aberration", self.spherical_aberration, 0)
         yield from _above_zero("sampling_rate", self.sampling_rate)
         yield from _above_zero("voltage", self.voltage)
         yield from _at_least("jobs", self.jobs, 1)
@@ -162,6 +198,9 @@ class TrainConfig(Config):
     )
     epochs: int = option(20, help="Epochs; in each, about as many crops are drawn as a half-overlapping grid has.")
     minutes: Optional[float] = option(None, help="Train for this many minutes instead of a number of epochs.")
+    crops: str = option(
+        "random", choices=("random", "grid"), help="Crops anywhere, or on the half-overlapping grid of patch files."
+    )
     crop: int = option(512, help="Side of the square training crops in pixels (smaller where micrographs are).")
     batch_size: int = option(4, help="Crops per optimisation step.")
     lr: float = option(1e-3, help="Highest learning rate; warmed up to, then lowered to zero along a cosine.")
@@ -174,6 +213,23 @@ class TrainConfig(Config):
         help="Fraction of the micrographs held out for validation (at least one); one micrograph is cut in two.",
     )
     patience: int = option(0, help="Stop early when the held-out R2 has not risen for so many epochs; 0 = never.")
+    normalization: str = option(
+        "standard",
+        choices=("standard", "p95"),
+        help="standard: by each micrograph's mean and deviation. p95: by the 95th percentile of its positive values, "
+        "clipped to [0, 1], as in the specification; only for counts.",
+    )
+    precision: str = option(
+        "auto", choices=("auto", "bfloat16", "float32"), help="Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
+    )
+    compile: str = option(
+        "auto",
+        choices=("auto", "yes", "no"),
+        help="Whether torch.compile makes the network faster; auto does so on a GPU when training is to last long "
+        "enough to win back the time that compiling takes.",
+    )
+    keep: str = option("best", choices=("best", "all"), help="Keep the best model only, or that of every epoch too.")
+    checkpoint_minutes: float = option(5.0, help="Minutes between checkpoints inside long epochs.")
     stream: bool = option(False, help="Read micrographs during training instead of keeping all of them in memory.")
     force: bool = option(False, help="With --stream: stream even where everything fits into the streaming window.")
     memory: Optional[float] = option(
@@ -188,11 +244,12 @@ class TrainConfig(Config):
     from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
 
     def _problems(self) -> Iterator[str]:
-        for name in ("sampling_rate", "minutes", "lr", "memory", "window"):
+        for name in ("sampling_rate", "minutes", "lr", "memory", "window", "checkpoint_minutes"):
             yield from _above_zero(name, getattr(self, name))
         for name in ("epochs", "batch_size", "max_batches"):
             yield from _at_least(name, getattr(self, name), 1)
-        yield from _at_least("patience", self.patience, 0)
+        for name in ("patience", "seed"):
+            yield from _at_least(name, getattr(self, name), 0)
         yield from _at_least("crop", self.crop, 32)
         if not self.channels or min(self.channels) < 1:
             yield f"Option --channels is {self.channels}; it must be one or more positive numbers such as 32 64 128."
@@ -228,13 +285,16 @@ class DenoiseConfig(Config):
         help="best averages the 8 rotated and mirrored views (8 times slower).",
     )
     dtype: str = option("float32", choices=("float32", "float16"), help="Pixel type of the written MRC files.")
+    precision: str = option(
+        "auto", choices=("auto", "bfloat16", "float32"), help="Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
+    )
     tile: Optional[int] = option(None, help="Side of the tiles in pixels; default: as large as the memory allows.")
     overwrite: bool = option(False, help="Denoise again what an earlier run left in the output folder.")
     device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
 
     def _problems(self) -> Iterator[str]:
-        if not self.micrographs:
-            yield "No micrographs are given; name at least one micrograph, folder or STAR file."
+        if not self.micrographs or not all(self.micrographs):
+            yield "No micrographs are given, or one has an empty name; name a micrograph, folder or STAR file."
         if (self.odd is None) != (self.even is None):
             yield "Only one of --odd and --even is given; give both halves or none."
         yield from _above_zero("sampling_rate", self.sampling_rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable
+from typing import Callable, List
 
 import numpy as np
 import pytest
@@ -13,6 +13,12 @@ from cryoden.__main__ import main
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.model.networks import build_network
 from tests.helpers import RATE, Result
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """Let matplotlib call pyparsing by its old names: neither is ours."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings(r"ignore:'\w+'.* deprecated.* use:DeprecationWarning"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -44,11 +44,10 @@ def fitting_crop(shapes: Sequence[Shape], crop: int, step: int) -> int:
     return min(crop, smallest) // step * step
 
 
-def n_grid_crops(shape: Shape, crop: int) -> int:
-    """Return how many crops a grid with a stride of half a crop has on an image."""
-    stride = max(1, crop // 2)
-    rows, columns = ((side - crop) // stride + 1 for side in shape)
-    return rows * columns
+def _grid(shape: Shape, crop: int) -> np.ndarray:
+    """Return the first rows and columns `(n, 2)` of crops on a grid with a stride of half a crop."""
+    rows, columns = (np.arange(0, side - crop + 1, max(1, crop // 2)) for side in shape)
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 class EpochPlan:
@@ -69,24 +68,41 @@ class EpochPlan:
         What the plan depends on.
     window
         Number of micrographs over which crops are mixed.
+    on_grid
+        Crops lie on the half-overlapping grid, each place once, instead of anywhere.
     """
 
     def __init__(
-        self, shapes: Sequence[Shape], crop: int, batch_size: int, seed: int, epoch: int, window: int = 4
+        self,
+        shapes: Sequence[Shape],
+        crop: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        window: int = 4,
+        on_grid: bool = False,
     ) -> None:
         rng = np.random.default_rng([seed, epoch])
-        counts = np.array([n_grid_crops(shape, crop) for shape in shapes])
+        grids = [_grid(shape, crop) for shape in shapes]
         order = rng.permutation(len(shapes))
-        missing = -int(counts.sum()) % batch_size
-        np.add.at(counts, rng.integers(0, len(shapes), missing), 1)
-        pairs = np.repeat(order, counts[order])
-        times = np.repeat(np.arange(len(shapes)), counts[order]) + window * rng.random(len(pairs))
-        pairs = pairs[np.argsort(times, kind="stable")]
-        limits = np.array(shapes)[pairs] - crop + 1
-        ys, xs = rng.integers(0, limits.T)
-        views, swaps = rng.integers(0, 8, len(pairs)), rng.integers(0, 2, len(pairs))
-        crops = [Crop(int(p), int(y), int(x), int(v), bool(s)) for p, y, x, v, s in zip(pairs, ys, xs, views, swaps)]
-        self.batches: List[List[Crop]] = [crops[i : i + batch_size] for i in range(0, len(crops), batch_size)]
+        counts = np.array([len(grid) for grid in grids])
+        extra = rng.integers(0, len(shapes), -int(counts.sum()) % batch_size)
+        np.add.at(counts, extra, 1)
+        crops: List[Tuple[float, Crop]] = []
+        for rank, pair in enumerate(order.tolist()):
+            n = int(counts[pair])
+            if on_grid:
+                more = rng.integers(0, len(grids[pair]), n - len(grids[pair]))
+                places = np.concatenate((grids[pair], grids[pair][more]))
+            else:
+                places = rng.integers(0, np.array(shapes[pair]) - crop + 1, (n, 2))
+            times, views, swaps = rank + window * rng.random(n), rng.integers(0, 8, n), rng.integers(0, 2, n)
+            crops.extend(
+                (float(time), Crop(pair, int(y), int(x), int(view), bool(swap)))
+                for time, (y, x), view, swap in zip(times, places, views, swaps)
+            )
+        ordered = [crop for _, crop in sorted(crops, key=lambda entry: entry[0])]
+        self.batches: List[List[Crop]] = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
     def spans(self) -> List[Tuple[int, int, int]]:
         """Return (pair, first batch, last batch) of every pair that is used, in the order of first use."""

@@ -24,6 +24,10 @@ KINDS = ("full", "odd", "even")
 """Sub-folders of the output; odd + even = full."""
 
 
+RECORD_NAME = "halves.json"
+"""Says, in the output folder, how its sums were made."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command did: how many inputs there were, and why some failed (name -> reason)."""
@@ -50,14 +54,16 @@ def split_movies(config: HalvesConfig) -> Outcome:
     names = _output_names(movies)
     for kind in KINDS:
         make_folder(output / kind)
-    _guard_options(output, config)
+    record = {key: getattr(config, key) for key in ("gain", "dark", "frames", "sampling_rate")}
+    is_continued = _guard_options(output, record)
     pixel_sizes: Dict[int, float] = {}
     failures: Dict[str, str] = {}
 
     def split(row: int) -> None:
         rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
         try:
-            pixel_sizes[row] = write_halves(movies[row], names[row], config, output, rate)
+            pixel_sizes[row] = write_halves(movies[row], names[row], config, output, rate, is_continued)
+            write_json(output / RECORD_NAME, record)
         except CryodenError as error:
             failures[movies[row]] = str(error)
             log.error("%s", error)
@@ -65,7 +71,8 @@ def split_movies(config: HalvesConfig) -> Outcome:
     with ThreadPoolExecutor(config.jobs) as pool:
         list(tqdm(pool.map(split, range(len(movies))), total=len(movies), unit="movie", desc="Splitting", disable=None))
     if not pixel_sizes:
-        raise FileError(f"None of {len(movies)} movies could be split; the first reason: {failures[movies[0]]}")
+        reason = next(iter(failures.values()), "the list is empty.")
+        raise FileError(f"None of {len(movies)} movies could be split; the first reason: {reason}")
     done = sorted(pixel_sizes)
     rates = [pixel_sizes[row] for row in done]
     for kind in KINDS:
@@ -82,8 +89,12 @@ def split_movies(config: HalvesConfig) -> Outcome:
     return Outcome(len(movies), failures)
 
 
-def write_halves(path: str, name: str, config: HalvesConfig, output: Path, sampling_rate: Optional[float]) -> float:
+def write_halves(
+    path: str, name: str, config: HalvesConfig, output: Path, sampling_rate: Optional[float], is_continued: bool
+) -> float:
     """Write the three sums of one movie as `output/{full,odd,even}/name` and return their sampling rate in A/px.
+
+    Where an earlier run is continued, sums that it finished are kept.
 
     Raises
     ------
@@ -95,8 +106,10 @@ def write_halves(path: str, name: str, config: HalvesConfig, output: Path, sampl
     if not rate:
         raise FileError(f"Movie {path} does not say its pixel size; give it with --sampling-rate (A/px).")
     targets = [output / kind / name for kind in KINDS]
-    if all(target.is_file() for target in targets):
+    if is_continued and all(target.is_file() for target in targets):
         return rate
+    if Path(path).resolve() in [target.resolve() for target in targets]:
+        raise FileError(f"Movie {path} would be overwritten by its own sum; choose another --output folder.")
     with ExitStack() as stack:
         temporaries = [stack.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
@@ -125,10 +138,11 @@ def _output_names(movies: List[str]) -> List[str]:
     return names
 
 
-def _guard_options(output: Path, config: HalvesConfig) -> None:
-    """Refuse to mix sums made with different calibration in one folder."""
-    record = output / "halves.json"
-    current = {key: getattr(config, key) for key in ("gain", "dark", "frames", "sampling_rate")}
-    if record.is_file() and read_json(record) != current:
-        raise FileError(f"{output} holds halves made with other options ({record}); choose another --output folder.")
-    write_json(record, current)
+def _guard_options(output: Path, record: Dict[str, object]) -> bool:
+    """Refuse to mix sums made with different calibration in one folder; return whether a run is continued."""
+    path = output / RECORD_NAME
+    if not path.is_file():
+        return False
+    if read_json(path) != record:
+        raise FileError(f"{output} holds halves made with other options ({path}); choose another --output folder.")
+    return True

@@ -1,55 +1,53 @@
-"""Two ways to feed one plan: everything in memory, or a window that a background thread keeps filled."""
+"""Two ways to feed one plan: everything in memory, or a window that background threads keep filled."""
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 
 from cryoden.data.crops import Crop, EpochPlan
-from cryoden.data.pairs import HalfPair, check_correlation
-from cryoden.errors import CryodenError, TrainingError
+from cryoden.data.normalize import STANDARD, Normalization
+from cryoden.data.pairs import HalfPair
+from cryoden.errors import CryodenError
 
 log = logging.getLogger(__name__)
+
+N_READERS = 4
+"""Threads that read micrographs side by side; more do not help a disk."""
+
+N_AHEAD = 2
+"""Batches cut ahead of the GPU."""
 
 Batch = Tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, each float32 `(crops, 1, side, side)`."""
 
 
-def load_checked(pair: HalfPair) -> torch.Tensor:
-    """Return both halves `(2, y, x)` after checking that they belong together.
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out pair: its halves, standardised `(2, y, x)`, and their data range."""
 
-    Raises
-    ------
-    CryodenError
-        If a half is unusable or the two do not come from one movie.
-    """
-    halves = pair.load()
-    check_correlation(pair.name, halves)
-    return torch.from_numpy(halves)
+    pair: HalfPair
+    halves: torch.Tensor
+    data_range: float
 
 
-def cut_batch(halves: Mapping[int, torch.Tensor], crops: Sequence[Crop], side: int) -> Optional[Batch]:
-    """Cut crops out of the loaded pairs; crops of pairs that failed to load are left out (None: nothing is left)."""
-    cuts = []
-    for crop in crops:
-        if crop.pair not in halves:
-            continue
-        cut = halves[crop.pair][:, crop.y : crop.y + side, crop.x : crop.x + side]
-        if crop.view >= 4:
-            cut = cut.transpose(-2, -1)
-        cut = torch.rot90(cut, crop.view % 4, (-2, -1))
-        cuts.append(cut.flip(0) if crop.swap else cut)
-    if not cuts:
-        return None
-    batch = torch.stack(cuts, dim=1).unsqueeze(2)
-    return batch[0], batch[1]
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch and of the held-out pairs one of several processes takes."""
+
+    rank: int = 0
+    n_ranks: int = 1
 
 
-class ManagedLoader:
-    """Keeps every pair on the device (or in host memory) from the start.
+class Loader:
+    """Base of both loaders.
 
     Parameters
     ----------
@@ -58,9 +56,16 @@ class ManagedLoader:
     crop
         Side of the crops in pixels.
     device
-        Where batches are wanted; the pairs are kept there too if `resident` says so.
-    resident
-        Device on which the pairs are kept.
+        Where batches are wanted.
+    share
+        Part of each batch that is cut here.
+    normalization
+        How micrographs are standardised.
+
+    Attributes
+    ----------
+    failures : dict
+        Micrographs that could not be used, and why. Their crops are replaced by others of the same batch.
     """
 
     def __init__(
@@ -69,41 +74,103 @@ class ManagedLoader:
         held_out: Sequence[HalfPair],
         crop: int,
         device: torch.device,
-        resident: torch.device,
+        share: Share = Share(),
+        normalization: Normalization = STANDARD,
     ) -> None:
-        self.crop, self.device = crop, device
+        self._pairs, self._held_out_pairs = list(training), list(held_out)[share.rank :: share.n_ranks]
+        self.crop, self.device, self.share, self.normalization = crop, device, share, normalization
         self.failures: Dict[str, str] = {}
-        self._training = self._load_all(training, resident)
-        self._held_out = [(held_out[i], halves) for i, halves in self._load_all(held_out, resident).items()]
-
-    def _load_all(self, pairs: Sequence[HalfPair], resident: torch.device) -> Dict[int, torch.Tensor]:
-        loaded = {}
-        for number, pair in enumerate(pairs):
-            try:
-                loaded[number] = load_checked(pair).to(resident)
-            except CryodenError as error:
-                _record(self.failures, pair, error)
-        return loaded
 
     def batches(self, plan: EpochPlan) -> Iterator[Batch]:
-        """Yield the plan's batches on the device."""
-        for crops in plan.batches:
-            batch = cut_batch(self._training, crops, self.crop)
-            if batch is not None:
-                yield batch[0].to(self.device), batch[1].to(self.device)
+        """Yield this process's share of the plan's batches, on the device; cutting and copying run ahead of a GPU."""
+        cut = self._cut(plan)
+        for crops, halves in cut if self.device.type == "cpu" else _ahead(cut):
+            yield orient(halves.to(self.device, non_blocking=True), crops)
 
-    def held_out(self) -> Iterator[Tuple[HalfPair, torch.Tensor]]:
-        """Yield every held-out pair with its halves `(2, y, x)`."""
+    def held_out(self) -> Iterator[HeldOut]:
+        """Yield this process's share of the held-out pairs."""
+        raise NotImplementedError
+
+    def _cut(self, plan: EpochPlan) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+        """Yield crops and their pixels of every batch."""
+        raise NotImplementedError
+
+    def _cut_batch(
+        self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]
+    ) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+        usable = [crop for crop in batch if crop.pair in loaded]
+        if not usable:
+            return
+        crops = [crop if crop.pair in loaded else usable[i % len(usable)] for i, crop in enumerate(batch)]
+        crops = crops[self.share.rank :: self.share.n_ranks]
+        side = self.crop
+        cuts = [loaded[crop.pair][:, crop.y : crop.y + side, crop.x : crop.x + side] for crop in crops]
+        resident = cuts[0].device
+        pin = resident.type == "cpu" and self.device.type == "cuda"
+        pixels = torch.empty((len(cuts), 2, side, side), dtype=torch.float16, device=resident, pin_memory=pin)
+        yield crops, torch.stack(cuts, out=pixels)
+
+    def _load(self, pair: HalfPair) -> Optional[HeldOut]:
+        """Return a pair's halves in host memory, or None after noting why it cannot be used."""
+        if pair.name in self.failures:
+            return None
+        try:
+            loaded = pair.load(self.normalization)
+        except CryodenError as error:
+            self.failures[pair.name] = str(error)
+            log.error("Left out: %s", error)
+            return None
+        return HeldOut(pair, torch.from_numpy(loaded.halves), loaded.data_range)
+
+
+def orient(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
+    """Turn, mirror and swap the halves `(crops, 2, side, side)` as the plan says; return inputs and targets."""
+    turned = []
+    for halves, crop in zip(pixels, crops):
+        halves = torch.rot90(halves.transpose(-2, -1) if crop.view >= 4 else halves, crop.view % 4, (-2, -1))
+        turned.append(halves.flip(0) if crop.swap else halves)
+    batch = torch.stack(turned, dim=1).unsqueeze(2).float()
+    return batch[0], batch[1]
+
+
+class ManagedLoader(Loader):
+    """Keeps every pair in memory from the start: on the GPU or in the host, as `keep` says."""
+
+    def __init__(
+        self,
+        training: Sequence[HalfPair],
+        held_out: Sequence[HalfPair],
+        crop: int,
+        device: torch.device,
+        share: Share = Share(),
+        normalization: Normalization = STANDARD,
+        keep: torch.device = torch.device("cpu"),
+    ) -> None:
+        super().__init__(training, held_out, crop, device, share, normalization)
+        with ThreadPoolExecutor(N_READERS) as pool:
+            kept = pool.map(lambda pair: self._keep(pair, keep), [*self._pairs, *self._held_out_pairs])
+        loaded = list(kept)
+        self._loaded = {i: item.halves for i, item in enumerate(loaded[: len(self._pairs)]) if item is not None}
+        self._held_out = [item for item in loaded[len(self._pairs) :] if item is not None]
+
+    def _keep(self, pair: HalfPair, keep: torch.device) -> Optional[HeldOut]:
+        item = self._load(pair)
+        return item and HeldOut(item.pair, item.halves.to(keep), item.data_range)
+
+    def _cut(self, plan: EpochPlan) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+        for batch in plan.batches:
+            yield from self._cut_batch(self._loaded, batch)
+
+    def held_out(self) -> Iterator[HeldOut]:
+        """Yield this process's share of the held-out pairs."""
         return iter(self._held_out)
 
 
-class StreamingLoader:
+class StreamingLoader(Loader):
     """Reads pairs in the order of the plan, ahead of their use and inside a memory budget.
 
     Parameters
     ----------
-    training, held_out, crop, device
-        As in `ManagedLoader`.
     budget_bytes
         Host memory for loaded pairs. A batch that needs more at once gets it.
     """
@@ -114,109 +181,75 @@ class StreamingLoader:
         held_out: Sequence[HalfPair],
         crop: int,
         device: torch.device,
-        budget_bytes: int,
+        share: Share = Share(),
+        normalization: Normalization = STANDARD,
+        budget_bytes: int = 1 << 30,
     ) -> None:
-        self.crop, self.device, self.budget_bytes = crop, device, budget_bytes
-        self.failures: Dict[str, str] = {}
-        self._pairs, self._held_out = list(training), list(held_out)
+        super().__init__(training, held_out, crop, device, share, normalization)
+        self.budget_bytes = budget_bytes
 
-    def batches(self, plan: EpochPlan) -> Iterator[Batch]:
-        """Yield the plan's batches on the device; the reading thread ends with the iteration."""
-        window = _Window(self._pairs, plan.spans(), self.budget_bytes, self.failures)
-        window.start()
-        try:
-            for number, crops in enumerate(plan.batches):
-                batch = cut_batch(window.wait_for(number, {crop.pair for crop in crops}), crops, self.crop)
-                if batch is not None:
-                    yield batch[0].to(self.device), batch[1].to(self.device)
-        finally:
-            window.stop()
+    def _cut(self, plan: EpochPlan) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+        spans = plan.spans()
+        last_batch = {pair: last for pair, _, last in spans}
+        coming: Deque[int] = deque(pair for pair, _, _ in spans)
+        window: Dict[int, Future] = {}
+        with ThreadPoolExecutor(N_READERS) as pool:
+            for number, batch in enumerate(plan.batches):
+                wanted = {crop.pair for crop in batch}
+                for pair in [pair for pair in window if last_batch[pair] < number]:
+                    del window[pair]
+                while coming and (self._has_room(window, coming[0]) or not wanted <= set(window)):
+                    pair = coming.popleft()
+                    window[pair] = pool.submit(self._load, self._pairs[pair])
+                ready = {pair: window[pair].result() for pair in wanted}
+                yield from self._cut_batch({pair: item.halves for pair, item in ready.items() if item}, batch)
 
-    def held_out(self) -> Iterator[Tuple[HalfPair, torch.Tensor]]:
-        """Yield every held-out pair with its halves `(2, y, x)`, read anew."""
-        for pair in self._held_out:
-            if pair.name in self.failures:
-                continue
+    def _has_room(self, window: Iterable[int], pair: int) -> bool:
+        return sum(self._pairs[p].n_bytes for p in window) + self._pairs[pair].n_bytes <= self.budget_bytes
+
+    def held_out(self) -> Iterator[HeldOut]:
+        """Yield this process's share of the held-out pairs, read anew."""
+        for pair in self._held_out_pairs:
+            item = self._load(pair)
+            if item is not None:
+                yield item
+
+
+AnyLoader = Union[ManagedLoader, StreamingLoader]
+
+
+def _ahead(items: Iterator[Tuple[List[Crop], torch.Tensor]]) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+    """Yield what an iterator yields, computed a few steps ahead by a thread that ends with this iteration."""
+    ready: queue.Queue = queue.Queue(N_AHEAD)
+    stopped = threading.Event()
+
+    def put(entry: object) -> None:
+        while not stopped.is_set():
             try:
-                halves = load_checked(pair)
-            except CryodenError as error:
-                _record(self.failures, pair, error)
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
                 continue
-            yield pair, halves
 
-
-Loader = Union[ManagedLoader, StreamingLoader]
-
-
-class _Window(threading.Thread):
-    """The background reader of one epoch: loads pairs in the order of their first use, drops them after the last."""
-
-    def __init__(
-        self,
-        pairs: List[HalfPair],
-        spans: List[Tuple[int, int, int]],
-        budget_bytes: int,
-        failures: Dict[str, str],
-    ) -> None:
-        super().__init__(name="cryoden-window", daemon=True)
-        self._pairs, self._spans, self._budget, self._failures = pairs, spans, budget_bytes, failures
-        self._last_batch = {pair: last for pair, _, last in spans}
-        self._loaded: Dict[int, torch.Tensor] = {}
-        self._read: set = set()
-        self._wanted: set = set()
-        self._stopped = False
-        self._error: Optional[BaseException] = None
-        self._changed = threading.Condition()
-
-    def run(self) -> None:
-        """Load pair after pair, waiting while the window is full and nobody waits for more."""
+    def work() -> None:
         try:
-            for number, _, _ in self._spans:
-                pair = self._pairs[number]
-                with self._changed:
-                    self._changed.wait_for(lambda n=number: self._stopped or self._has_room(n))  # type: ignore[misc]
-                    if self._stopped:
-                        return
-                halves = None
-                if pair.name not in self._failures:
-                    try:
-                        halves = load_checked(pair)
-                    except CryodenError as error:
-                        _record(self._failures, pair, error)
-                with self._changed:
-                    if halves is not None:
-                        self._loaded[number] = halves
-                    self._read.add(number)
-                    self._changed.notify_all()
-        except BaseException as error:  # handed to the training thread, which raises it
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # raised again by the thread that iterates
+            put(error)
 
-    def _has_room(self, number: int) -> bool:
-        used = sum(self._pairs[n].n_bytes for n in self._loaded)
-        return used + self._pairs[number].n_bytes <= self._budget or not self._wanted <= self._read
-
-    def wait_for(self, batch: int, wanted: set) -> Mapping[int, torch.Tensor]:
-        """Return the loaded pairs once all wanted ones were read; pairs whose last batch has passed are dropped."""
-        with self._changed:
-            for number in [n for n in self._loaded if self._last_batch[n] < batch]:
-                del self._loaded[number]
-            self._wanted = wanted
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._error is not None or wanted <= self._read)
-            if self._error is not None:
-                raise TrainingError(f"Reading micrographs failed: {self._error}") from self._error
-            return {number: self._loaded[number] for number in wanted if number in self._loaded}
-
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-        self.join()
-
-
-def _record(failures: Dict[str, str], pair: HalfPair, error: CryodenError) -> None:
-    failures[pair.name] = str(error)
-    log.error("Left out: %s", error)
+    thread = threading.Thread(target=work, name="cryoden-batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            entry = ready.get()
+            if entry is None:
+                return
+            if isinstance(entry, BaseException):
+                raise entry
+            yield entry
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,59 +1,130 @@
 """The grey scale of a micrograph: to what the network sees, and back.
 
-Every micrograph is standardised with its own mean and deviation, as a whole, never by tile. Unlike a percentile of the
+Every micrograph is standardised as a whole, never by tile, with its own mean and deviation. Unlike a percentile of the
 positive values this also holds for background-subtracted (zero-mean) and for dose-doubled images: the full sum, whose
 counts are twice those of a half, comes to the network with the same mean and noise deviation as the halves it was
-trained on.
+trained on. The specification's scale, the 95th percentile of the positive values with clipping to [0, 1], is there too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Tuple
 
 import numpy as np
 
 from cryoden.errors import PixelError
 
 SAMPLE_PIXELS = 1 << 22
-"""Pixels from which mean and deviation are estimated: their relative error is below 1e-3."""
+"""Pixels from which a grey scale is estimated: the relative error of mean and deviation is below 1e-3."""
 
 OUTLIER_DEVIATIONS = 20.0
 """Pixels further out (X-ray hits, hot pixels) are clamped before the network sees them."""
 
+PERCENTILE = 95.0
+ZERO_MEAN_SHARE = 0.75
+"""A micrograph of counts is positive nearly everywhere; where fewer pixels are, a scale of positive values is wrong."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How micrographs are standardised; stored with a model.
+
+    Attributes
+    ----------
+    kind
+        `standard`: by the micrograph's own mean and deviation. `p95`: divided by the 95th percentile of the positive
+        values, clipped to [0, 1], then standardised with the fixed `mean` and `deviation` below.
+    mean, deviation
+        Of the clipped values of the training micrographs; used by `p95` only.
+    """
+
+    kind: str = "standard"
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+STANDARD = Normalization()
+
 
 @dataclass(frozen=True)
 class GreyScale:
-    """Mean and deviation of the bulk of a micrograph's pixels, outliers left out."""
+    """Where a micrograph's values lie: `mean` goes to 0, `mean + deviation` to 1, beyond `limits` they are clamped.
+
+    Attributes
+    ----------
+    mean, deviation
+        In the micrograph's own units.
+    limits
+        Lowest and highest value that the network may see, in the same units.
+    percentile
+        95th percentile of the positive values: the data range of PSNR and SSIM (METRICS: scaled by it, range 1).
+    """
 
     mean: float
     deviation: float
+    limits: Tuple[float, float]
+    percentile: float
 
     def standardize(self, image: np.ndarray) -> np.ndarray:
-        """Return float32 with mean 0 and deviation 1, outliers clamped."""
-        scaled = (image - np.float32(self.mean)) * np.float32(1.0 / self.deviation)
-        return np.clip(scaled, -OUTLIER_DEVIATIONS, OUTLIER_DEVIATIONS, out=scaled)
+        """Return float32 with the grey scale taken out."""
+        clipped = np.clip(image, np.float32(self.limits[0]), np.float32(self.limits[1]))
+        clipped -= np.float32(self.mean)
+        clipped *= np.float32(1.0 / self.deviation)
+        return clipped
 
     def restore(self, image: np.ndarray) -> np.ndarray:
         """Return a prediction in the micrograph's own grey scale."""
         return image * np.float32(self.deviation) + np.float32(self.mean)
 
+    @property
+    def data_range(self) -> float:
+        """Data range of PSNR and SSIM in standardised units."""
+        return self.percentile / self.deviation
 
-def measure_scale(image: np.ndarray) -> GreyScale:
-    """Measure the grey scale of a whole micrograph `(y, x)` on a regular sample of its pixels.
+
+def sample_rows(shape: Tuple[int, int]) -> range:
+    """Return the rows, spread evenly, from which a grey scale is measured."""
+    return range(0, shape[0], max(1, shape[0] * shape[1] // SAMPLE_PIXELS))
+
+
+def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) -> GreyScale:
+    """Measure the grey scale of a whole micrograph `(y, x)`, or of its `sample_rows`.
 
     Two rounds leave out what lies more than 6 deviations from the mean, so that one hot pixel cannot stretch it.
 
     Raises
     ------
     PixelError
-        If nearly all pixels are equal.
+        If nearly all pixels are equal, not finite, or (for `p95`) not counts.
     """
-    stride = max(1, int(np.sqrt(image.size / SAMPLE_PIXELS)))
-    sample = image[::stride, ::stride].astype(np.float64).ravel()
+    rows = sample_rows((image.shape[0], image.shape[1]))
+    sample = image[:: rows.step].astype(np.float64).ravel()
+    if not np.isfinite(sample).all():
+        raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
     for _ in range(2):
         mean, deviation = sample.mean(), sample.std()
         sample = sample[np.abs(sample - mean) <= 6 * deviation]
     mean, deviation = float(sample.mean()), float(sample.std())
     if not deviation > 1e-6 * abs(mean):
-        raise PixelError(f"nearly all pixels are {mean:g}; there is no image to denoise.")
-    return GreyScale(mean, deviation)
+        raise PixelError(f"nearly all pixels are {mean:g}; it holds no image. Leave it out.")
+    positive = sample[sample > 0]
+    percentile = float(np.percentile(positive, PERCENTILE)) if positive.size else 0.0
+    if normalization.kind == "standard":
+        reach = OUTLIER_DEVIATIONS * deviation
+        return GreyScale(mean, deviation, (mean - reach, mean + reach), percentile)
+    if positive.size < ZERO_MEAN_SHARE * sample.size:
+        raise PixelError(
+            f"only {100 * positive.size / sample.size:.0f} % of its pixels are positive: its background was "
+            "subtracted, and the p95 normalisation needs counts. Use the standard normalisation."
+        )
+    return GreyScale(
+        normalization.mean * percentile, normalization.deviation * percentile, (0.0, percentile), percentile
+    )
+
+
+def p95_normalization(image: np.ndarray) -> Normalization:
+    """Return the fixed standardiser of `p95`, measured on one training micrograph."""
+    scale = measure_scale(image, Normalization("p95"))
+    clipped = scale.standardize(image.astype(np.float32))
+    return Normalization("p95", float(clipped.mean(dtype=np.float64)), float(clipped.std(dtype=np.float64)))

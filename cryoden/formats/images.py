@@ -38,6 +38,22 @@ def open_stack(path: PathLike) -> Stack:
     return _READERS[ending](path)
 
 
+def open_micrograph(path: PathLike) -> Stack:
+    """Open a file that holds one image.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read or holds more than one image.
+    """
+    stack = open_stack(path)
+    if stack.n_frames != 1:
+        raise FileError(
+            f"{path} holds {stack.n_frames} images; a micrograph is one. Split movies with `cryoden halves`."
+        )
+    return stack
+
+
 def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
     """Return a micrograph as float32 `(y, x)` and its sampling rate in A/px (None where the file does not say).
 
@@ -48,11 +64,7 @@ def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
     PixelError
         If pixels are not finite, or all are equal.
     """
-    stack = open_stack(path)
-    if stack.n_frames != 1:
-        raise FileError(
-            f"{path} holds {stack.n_frames} images; a micrograph is one. Split movies with `cryoden halves`."
-        )
+    stack = open_micrograph(path)
     image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32)
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(low) or not np.isfinite(high):

@@ -29,6 +29,8 @@ class ModelCard:
         Channels of each level of the U-Net; empty for cnn3.
     sampling_rate
         A/px at which it was trained and must be applied.
+    normalization
+        Fields of `cryoden.data.normalize.Normalization`.
     training
         Summary of the training: best R2, epoch, numbers of pairs, seconds, options.
     version
@@ -38,6 +40,7 @@ class ModelCard:
     network: str
     channels: Tuple[int, ...]
     sampling_rate: float
+    normalization: Dict[str, Any] = field(default_factory=dict)
     training: Dict[str, Any] = field(default_factory=dict)
     version: str = __version__
 
@@ -86,6 +89,7 @@ def _read(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
             card = json.loads(metadata["card"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         card["channels"] = tuple(card["channels"])
+        _check(ModelCard(**card))
         return ModelCard(**card), weights
     except OSError as error:
         raise FileError(f"Model {path} cannot be read ({error.strerror or error}); check the path.") from error
@@ -93,5 +97,16 @@ def _read(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
         raise ModelError(
             f"{path} is no model: it is not a safetensors file ({error}). Give a model.safetensors of `cryoden train`."
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} has damaged metadata ({error}); train again, or update cryoden.") from error
+
+
+def _check(card: ModelCard) -> None:
+    if not (isinstance(card.sampling_rate, (int, float)) and card.sampling_rate > 0):
+        raise ValueError(f"sampling rate {card.sampling_rate!r}")
+    if not all(isinstance(number, int) and number > 0 for number in card.channels):
+        raise ValueError(f"channels {card.channels!r}")
+    if card.network == "unet" and not card.channels:
+        raise ValueError("a U-Net without channels")
+    if not (isinstance(card.training, dict) and isinstance(card.normalization, dict)):
+        raise ValueError(f"training {card.training!r}")

@@ -5,12 +5,9 @@ Source: MRC2014, Cheng et al. (2015) J. Struct. Biol. 192, 146-150; modes 0, 1, 
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from typing import Optional, Tuple
 
-import mrcfile
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
@@ -46,7 +43,7 @@ class MrcStack:
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
-        header = _read_header(self.path)
+        header, byte_order = _read_header(self.path)
         mode = int(header.mode)
         if mode not in _MODES:
             raise FileError(
@@ -54,8 +51,8 @@ class MrcStack:
             )
         self.n_frames = int(header.nz)
         self.shape: Tuple[int, int] = (int(header.ny), int(header.nx))
-        is_unsigned_byte = mode == 0 and _has_unsigned_bytes(header)
-        self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(header.mode.dtype.byteorder)
+        is_unsigned_byte = mode == 0 and _has_unsigned_bytes(header, byte_order)
+        self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(byte_order)
         self._offset = HEADER_BYTES + int(header.nsymbt)
         needed = self._offset + self.n_frames * self.shape[0] * self.shape[1] * self.dtype.itemsize
         actual = self.path.stat().st_size
@@ -64,7 +61,7 @@ class MrcStack:
                 f"{self.path} is truncated: its header promises {needed} bytes but it has {actual}. Copy it again."
             )
         cell, intervals = float(header.cella.x), int(header.mx)
-        self.sampling_rate: Optional[float] = cell / intervals if cell > 0 and intervals > 0 else None
+        self.sampling_rate: Optional[float] = cell / intervals if 0 < cell < np.inf and intervals > 0 else None
         self.band_rows = max(1, (4 << 20) // (self.shape[1] * self.dtype.itemsize))
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
@@ -154,28 +151,30 @@ def write_image(path: PathLike, image: np.ndarray, sampling_rate: Optional[float
         writer.write_rows(image)
 
 
-def _read_header(path: Path) -> np.recarray:
+def _read_header(path: Path) -> Tuple[np.recarray, str]:
     if not path.is_file():
         raise FileError(f"{path} does not exist or is no file; check the path.")
-    if os.path.getsize(str(path)) < HEADER_BYTES:
-        raise FileError(f"{path} is no MRC file: it has {os.path.getsize(str(path))} bytes, a header alone has 1024.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            with mrcfile.open(str(path), permissive=True, header_only=True) as mrc:
-                header = mrc.header
-    except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as MRC ({error}); check what it is.") from error
+    with open(str(path), "rb") as file:
+        start = file.read(HEADER_BYTES)
+    if len(start) < HEADER_BYTES:
+        raise FileError(f"{path} is no MRC file: it has {len(start)} bytes, a header alone has {HEADER_BYTES}.")
+    for byte_order in "<>":
+        header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(byte_order)).view(np.recarray)[0]
+        if _makes_sense(header):
+            return header, byte_order
+    raise FileError(f"{path} is no MRC file: its header does not make sense. Check what it is.")
+
+
+def _makes_sense(header: np.recarray) -> bool:
     sides = (int(header.nx), int(header.ny), int(header.nz))
-    if (
-        header is None
-        or bytes(header.map) not in (b"MAP ", b"MAP\0", b"\0\0\0\0")
-        or not all(0 < side < 1 << 20 for side in sides)
-    ):
-        raise FileError(f"{path} is no MRC file: its header does not make sense. Check what it is.")
-    return header
+    return (
+        all(0 < side < 1 << 20 for side in sides)
+        and 0 <= int(header.mode) < 1 << 10
+        and 0 <= int(header.nsymbt) < 1 << 30
+        and bytes(header.map).rstrip(b"\0 ") in (b"MAP", b"")
+    )
 
 
-def _has_unsigned_bytes(header: np.recarray) -> bool:
-    stamp, flags = np.frombuffer(header.tobytes()[152:160], dtype=header.mode.dtype)
+def _has_unsigned_bytes(header: np.recarray, byte_order: str) -> bool:
+    stamp, flags = np.frombuffer(header.tobytes()[152:160], dtype=f"{byte_order}i4")
     return bool(stamp == IMOD_STAMP and not flags & 1)

@@ -5,10 +5,11 @@ Source: https://relion.readthedocs.io, "Conventions & File formats"; labels are 
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional, Union
 
 import pandas as pd
 import starfile
@@ -50,22 +51,29 @@ class ImageTable:
 
     def sampling_rate(self, row: int) -> Optional[float]:
         """Return the pixel size in A/px of one image's optics group, None where the file does not say."""
-        group = self.optics[self.optics[OPTICS_GROUP] == self.images[OPTICS_GROUP].iloc[row]]
+        group = self.optics[self.optics[OPTICS_GROUP].astype(str) == str(self.images[OPTICS_GROUP].iloc[row])]
         for label in (PIXEL_SIZE, ORIGINAL_PIXEL_SIZE):
             if label in group and len(group):
                 return float(group[label].iloc[0])
         return None
 
     def with_images(self, rows: List[int], names: List[str], pixel_sizes: List[float]) -> ImageTable:
-        """Return micrographs made from the given rows: new names and pixel sizes, everything else kept."""
+        """Return micrographs made from the given rows: new names and pixel sizes, everything else kept.
+
+        An optics group whose images come to have different pixel sizes is split into one group for each size.
+        """
         images = self.images.iloc[rows].drop(columns=[MOVIE_NAME, NAME], errors="ignore")
         images = images.reset_index(drop=True)
         images.insert(0, NAME, names)
-        optics = self.optics.copy()
-        size_of_group = dict(zip(images[OPTICS_GROUP], pixel_sizes))
-        old_sizes = optics[PIXEL_SIZE] if PIXEL_SIZE in optics else optics.get(ORIGINAL_PIXEL_SIZE)
-        new_sizes = optics[OPTICS_GROUP].map(size_of_group)
-        optics[PIXEL_SIZE] = new_sizes if old_sizes is None else new_sizes.fillna(old_sizes)
+        kinds = [(str(group), round(size, 5)) for group, size in zip(images[OPTICS_GROUP], pixel_sizes)]
+        numbers = {kind: number for number, kind in enumerate(dict.fromkeys(kinds), 1)}
+        images[OPTICS_GROUP] = [numbers[kind] for kind in kinds]
+        known = {str(group): row for group, row in zip(self.optics[OPTICS_GROUP], self.optics.index)}
+        optics = self.optics.loc[[known[group] for group, _ in numbers]].reset_index(drop=True)
+        optics[OPTICS_GROUP] = list(numbers.values())
+        optics[PIXEL_SIZE] = [size for _, size in numbers]
+        if "rlnOpticsGroupName" in optics and optics["rlnOpticsGroupName"].duplicated().any():
+            optics["rlnOpticsGroupName"] = [f"opticsGroup{number}" for number in numbers.values()]
         return ImageTable(optics, images, NAME)
 
 
@@ -109,26 +117,47 @@ def read_table(path: PathLike) -> ImageTable:
     if not Path(path).is_file():
         raise FileError(f"{path} does not exist or is no file; check the path.")
     try:
-        blocks = starfile.read(str(path), always_dict=True, parse_as_string=[NAME, MOVIE_NAME])
+        blocks = _read_as_text(str(path))
     except Exception as error:  # the parser raises many kinds; all mean that this is no STAR file
         raise FileError(f"{path} cannot be read as STAR ({error}); check what it is.") from error
-    tables = [block for block in blocks.values() if isinstance(block, pd.DataFrame)]
-    optics_block = blocks.get("optics")
-    for table in tables:
-        label = next((name for name in (NAME, MOVIE_NAME) if name in table), None)
+    optics = blocks.pop("optics", pd.DataFrame({"rlnOpticsGroupName": ["opticsGroup1"], OPTICS_GROUP: ["1"]}))
+    for images in blocks.values():
+        label = next((name for name in (NAME, MOVIE_NAME) if name in images), None)
         if label is None:
             continue
-        images = table.copy()
+        if not len(images):
+            raise FileError(f"{path} lists no micrographs: its table is empty. Give another STAR file.")
         if OPTICS_GROUP not in images:
-            images[OPTICS_GROUP] = 1
-        if isinstance(optics_block, dict):
-            optics_block = pd.DataFrame([optics_block])
-        optics = pd.DataFrame({"rlnOpticsGroupName": ["opticsGroup1"], OPTICS_GROUP: [1]})
-        return ImageTable(optics if optics_block is None else optics_block, images, label)
+            images[OPTICS_GROUP] = "1"
+        if OPTICS_GROUP not in optics:
+            raise FileError(
+                f"{path} has optics groups without {OPTICS_GROUP}; write it again with RELION 3.1 or newer."
+            )
+        lonely = sorted(set(images[OPTICS_GROUP]) - set(optics[OPTICS_GROUP]))
+        if lonely:
+            raise FileError(f"{path} has images of optics group {lonely[0]}, which its optics table does not list.")
+        return ImageTable(optics, images, label)
     raise FileError(f"{path} lists no micrographs: it has no column {NAME} or {MOVIE_NAME}. Give another STAR file.")
+
+
+def _read_as_text(path: str) -> Dict[str, pd.DataFrame]:
+    """Return every block as a table of text, so that what is written again is what was read."""
+    if "parse_as_string" not in inspect.signature(starfile.read).parameters:  # the newest starfile for Python 3.8
+        return {name: _as_text(block) for name, block in starfile.read(path, always_dict=True).items()}
+    labels = {
+        label
+        for block in starfile.read(path, always_dict=True).values()
+        for label in (block if isinstance(block, (dict, pd.DataFrame)) else ())
+    }
+    blocks = starfile.read(path, always_dict=True, parse_as_string=sorted(labels))
+    return {name: _as_text(block) for name, block in blocks.items()}
+
+
+def _as_text(block: Union[Dict[str, str], pd.DataFrame]) -> pd.DataFrame:
+    return (pd.DataFrame([block]) if isinstance(block, dict) else block).astype(str)
 
 
 def star_path(path: PathLike) -> str:
     """Return how a file is named in a STAR file: relative to the working folder if below it, as RELION does."""
     relative = os.path.relpath(str(path))
-    return os.path.abspath(str(path)) if relative.startswith(os.pardir) else relative
+    return os.path.abspath(str(path)) if relative.split(os.sep)[0] == os.pardir else relative

@@ -35,15 +35,26 @@ class TiffStack:
             weakref.finalize(self, self._tiff.close)
             page = self._tiff.pages[0]
             self.n_frames = len(self._tiff.pages)
+            is_whole = self._has_last_page()
         except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
             raise FileError(f"{self.path} cannot be read as TIFF ({error}); check what it is.") from error
         if len(page.shape) != 2:
             raise FileError(f"{self.path} has pages of shape {page.shape}; a movie has one grey value per pixel.")
+        if page.dtype is None or page.dtype.kind not in "uif" or (page.dtype.kind != "f" and page.dtype.itemsize > 4):
+            raise FileError(f"{self.path} has pixels of type {page.dtype}; it must be real, integers of up to 32 bits.")
+        if not is_whole:
+            raise FileError(f"{self.path} is truncated: it ends before the last frame that it names. Copy it again.")
         self.shape: Tuple[int, int] = page.shape
         self.dtype = np.dtype(page.dtype)
         self.band_rows = self.shape[0]
         self._decoded: Optional[int] = None
         self._image = np.empty(0)
+
+    def _has_last_page(self) -> bool:
+        """Return whether the chain of pages ends where it should: at a page that names no next one."""
+        file, size = self._tiff.filehandle, self._tiff.tiff.offsetsize
+        file.seek(self._tiff.pages.next_page_offset)
+        return file.read(size) == bytes(size)
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
         """Return rows `first` to `last` (excluded) of one image; a page is decoded once and kept until the next.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from cryoden.config import DenoiseConfig
 from cryoden.data.crops import TilePlan, reflected_indices
 from cryoden.data.halves import Outcome
-from cryoden.data.normalize import measure_scale
+from cryoden.data.normalize import Normalization, measure_scale
 from cryoden.data.pairs import list_halves
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, to_sampling_rate
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
@@ -29,6 +30,9 @@ from cryoden.model.devices import fast_arithmetic, pick_device
 from cryoden.model.networks import Network, build_network
 
 log = logging.getLogger(__name__)
+
+RECORD_NAME = "denoise.json"
+"""Says, in the output folder, how its micrographs were denoised."""
 
 CPU_TILE, GPU_TILE = 1024, 2048
 """Default tile sides in pixels."""
@@ -47,12 +51,22 @@ class Predictor:
         Side of the tiles in pixels, halo included; halved when the GPU's memory does not suffice.
     views
         1, or 8 to average over the rotated and mirrored views.
+    precision
+        `auto`, `bfloat16` or `float32`.
     """
 
-    def __init__(self, network: Network, device: torch.device, tile: Optional[int] = None, views: int = 1) -> None:
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        tile: Optional[int] = None,
+        views: int = 1,
+        precision: str = "auto",
+    ) -> None:
         self.network = network.to(device)
         self.network.eval()
-        self.device, self.views = device, views
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device, self.precision, self.views = device, precision, views
         self.tile = tile or (GPU_TILE if device.type == "cuda" else CPU_TILE)
         self.halo = -(-network.receptive_radius // network.step) * network.step
 
@@ -91,7 +105,7 @@ class Predictor:
             rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
             columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
             cut = image.index_select(0, rows).index_select(1, columns)
-            with fast_arithmetic(self.device):
+            with fast_arithmetic(self.device, self.precision):
                 predicted = self.network(cut[None, None])[0, 0]
             keep, write = tile.keep, tile.write
             output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
@@ -112,7 +126,7 @@ def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predict
     network = build_network(card.network, card.channels)
     load_weights(network, weights, path)
     views = 8 if config.quality == "best" else 1
-    return card, Predictor(network, pick_device(config.device), config.tile, views)
+    return card, Predictor(network, pick_device(config.device), config.tile, views, config.precision)
 
 
 def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:
@@ -162,12 +176,13 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     card, predictor = load_predictor(config.model, config)
     table, jobs, failures = _list_jobs(config)
     output = make_folder(config.output)
-    _guard_options(output, config, card)
+    record = _record(config, card)
+    is_continued = _guard_options(output, config, record)
     rates: Dict[int, float] = {}
     n_inputs = len(jobs) + len(failures)
     todo = []
     for job in jobs:
-        if job.output.is_file() and not config.overwrite:
+        if is_continued and job.output.is_file():
             rates[job.row] = open_stack(job.output).sampling_rate or card.sampling_rate
         else:
             todo.append(job)
@@ -178,9 +193,11 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
             failures[job.path] = str(result)
             log.error("%s", result)
         else:
+            if not rates:
+                write_json(output / RECORD_NAME, record)
             rates[job.row] = result
     if not rates:
-        reason = next(iter(failures.values()))
+        reason = next(iter(failures.values()), "the list is empty.")
         raise FileError(f"None of {n_inputs} micrographs could be denoised; the first reason: {reason}")
     done = [job for job in jobs if job.row in rates]
     names, pixel_sizes = [star_path(job.output) for job in done], [rates[job.row] for job in done]
@@ -194,26 +211,32 @@ def _pipeline(
     jobs: Sequence[Job], predictor: Predictor, card: ModelCard, dtype: str
 ) -> Iterator[Tuple[Job, Union[float, CryodenError]]]:
     """Yield (job, sampling rate or error) in input order: one thread reads ahead, one writes behind."""
+    normalization = _normalization(card)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading: List[Future] = [reader.submit(_read, job, card.sampling_rate) for job in jobs[:2]]
         writing: List[Tuple[Job, Future]] = []
         for position, job in enumerate(tqdm(jobs, unit="micrograph", desc="Denoising", disable=None)):
-            try:
-                work = reading.pop(0).result()
-            except CryodenError as error:
-                work = error
+            read = reading.pop(0)
             if position + 2 < len(jobs):
                 reading.append(reader.submit(_read, jobs[position + 2], card.sampling_rate))
-            if isinstance(work, CryodenError):
-                result: Future = Future()
-                result.set_exception(work)
-            else:
-                result = writer.submit(_write, work, _predict(work, predictor), dtype)
-            writing.append((job, result))
+            try:
+                work = read.result()
+                written = writer.submit(_write, work, _predict(work, predictor, normalization), dtype)
+            except CryodenError as error:
+                written = Future()
+                written.set_exception(error)
+            writing.append((job, written))
             if len(writing) > 2:
                 yield _collect(*writing.pop(0))
-        for job, result in writing:
-            yield _collect(job, result)
+        for job, written in writing:
+            yield _collect(job, written)
+
+
+def _normalization(card: ModelCard) -> Normalization:
+    try:
+        return Normalization(**card.normalization)
+    except TypeError as error:
+        raise ModelError(f"The model's normalisation {card.normalization} is unknown here; update cryoden.") from error
 
 
 def _collect(job: Job, result: Future) -> Tuple[Job, Union[float, CryodenError]]:
@@ -242,13 +265,13 @@ def _read(job: Job, model_rate: float) -> Work:
     return Work(job, images, rate)
 
 
-def _predict(work: Work, predictor: Predictor) -> np.ndarray:
+def _predict(work: Work, predictor: Predictor, normalization: Normalization) -> np.ndarray:
     results = []
     for image in work.images:
         try:
-            scale = measure_scale(image)
+            scale = measure_scale(image, normalization)
         except PixelError as error:
-            raise PixelError(f"{work.job.path}: {error}") from error
+            raise PixelError(f"{work.job.path} cannot be used: {error}") from error
         predicted = predictor(torch.from_numpy(scale.standardize(image))).cpu().numpy()
         results.append(scale.restore(predicted))
     return results[0] if len(results) == 1 else np.mean(results, axis=0, dtype=np.float32)
@@ -281,8 +304,6 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
             raise FileError(f"{written[name]} and {path} would both be written as {name}; rename one of them.")
         written[name] = path
         target = Path(config.output) / name
-        if target.resolve() == Path(path).resolve():
-            raise FileError(f"{path} would be overwritten by its denoised image; choose another --output folder.")
         halves = None
         if config.odd:
             stem = Path(path).stem
@@ -294,6 +315,9 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
                 log.error("%s", failures[path])
                 continue
             halves = (odd[stem], even[stem])
+        for source in (path, *(halves or ())):
+            if target.resolve() == Path(source).resolve():
+                raise FileError(f"{source} would be overwritten by its denoised image; choose another --output folder.")
         rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
         jobs.append(Job(row, path, halves, target, rate))
     return table, jobs, failures
@@ -309,14 +333,23 @@ def _files_of(source: str) -> List[str]:
     return files
 
 
-def _guard_options(output: Path, config: DenoiseConfig, card: ModelCard) -> None:
-    """Refuse to mix micrographs denoised in different ways in one folder."""
-    record = output / "denoise.json"
-    current = {key: getattr(config, key) for key in ("odd", "even", "quality", "dtype", "sampling_rate")}
-    current["model"] = {"network": card.network, "training": card.training}
-    if record.is_file() and not config.overwrite and read_json(record) != current:
+def _record(config: DenoiseConfig, card: ModelCard) -> Dict[str, object]:
+    """Return what the denoised micrographs of one folder have in common."""
+    record: Dict[str, object] = {
+        key: getattr(config, key) for key in ("odd", "even", "quality", "dtype", "sampling_rate")
+    }
+    record["model"] = {"network": card.network, "training": card.training}
+    return record
+
+
+def _guard_options(output: Path, config: DenoiseConfig, record: Dict[str, object]) -> bool:
+    """Refuse to mix micrographs denoised in different ways in one folder; return whether a run is continued."""
+    path = output / RECORD_NAME
+    if config.overwrite or not path.is_file():
+        return False
+    if read_json(path) != json.loads(json.dumps(record)):
         raise FileError(
-            f"{output} holds micrographs denoised with another model or other options ({record}); "
+            f"{output} holds micrographs denoised with another model or other options ({path}); "
             "choose another --output folder, or give --overwrite."
         )
-    write_json(record, current)
+    return True

@@ -6,6 +6,7 @@ from typing import List, Sequence, cast
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cryoden.errors import ModelError
 
@@ -64,12 +65,9 @@ class UNet(Network):
         self.receptive_radius = 4 * (self.step - 1) + 2 * self.step + (self.step - 1)
         inputs = [1, *channels[:-1]]
         self.down = nn.ModuleList(_two_convolutions(i, o) for i, o in zip(inputs, channels))
-        self.up = nn.ModuleList(
-            _two_convolutions(channels[level] + channels[level + 1], channels[level]) for level in range(n_pools)
-        )
+        self.up = nn.ModuleList(_UpLevel(below, level) for level, below in zip(channels, channels[1:]))
         self.last = nn.Conv2d(channels[0], 1, 1)
         self.pool = nn.MaxPool2d(2)
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the prediction; rows and columns must be multiples of `step`, the pixel of the coarsest level."""
@@ -79,8 +77,39 @@ class UNet(Network):
             features = block(self.pool(features) if level else features)
             skipped.append(features)
         for level in reversed(range(len(self.up))):
-            features = self.up[level](torch.cat((skipped[level], self.upsample(features)), dim=1))
+            features = self.up[level](skipped[level], features)
         return self.last(features)
+
+
+class _UpLevel(nn.Module):
+    """Two 3 x 3 convolutions of a level's features beside the upsampled features from below.
+
+    The first convolution is computed in two parts that add up to that of the concatenation: of the skipped features as
+    they are, and of the upsampled ones as a 4 x 4 transposed convolution with stride 2 of the small ones. That is the
+    same sum with 4 instead of 9 multiplications a pixel, and neither the upsampled nor the concatenated tensor exists.
+
+    Parameters
+    ----------
+    n_below, n_level
+        Channels of the features from below, and of this level (skipped and returned).
+    """
+
+    # Rows: taps of the 4 x 4 kernel along an axis; columns: which of the 3 taps fall on one small pixel.
+    _MERGE = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+    def __init__(self, n_below: int, n_level: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(n_level + n_below, n_level, 3, padding=1)
+        self.second = nn.Conv2d(n_level, n_level, 3, padding=1)
+
+    def forward(self, skipped: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        n_level = skipped.shape[1]
+        weight = self.first.weight
+        merge = torch.tensor(self._MERGE, dtype=weight.dtype, device=weight.device)
+        merged = torch.einsum("pk,oikl,ql->iopq", merge, weight[:, n_level:], merge)
+        features = functional.conv2d(skipped, weight[:, :n_level], self.first.bias, padding=1)
+        features = features + functional.conv_transpose2d(below, merged, stride=2, padding=1)
+        return functional.relu(self.second(functional.relu(features)))
 
 
 def _two_convolutions(n_in: int, n_out: int) -> nn.Sequential:

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, cast
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import psutil
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan, fitting_crop
-from cryoden.data.loaders import Loader, ManagedLoader, StreamingLoader
+from cryoden.data.loaders import AnyLoader, ManagedLoader, Share, StreamingLoader
+from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop
 from cryoden.errors import ModelError, TrainingError
-from cryoden.formats.files import make_folder, whole_file
+from cryoden.formats.files import make_folder
+from cryoden.formats.images import read_micrograph
 from cryoden.formats.model_file import ModelCard, read_model, write_model
+from cryoden.model import checkpoints
 from cryoden.model.denoising import Predictor, load_weights
-from cryoden.model.devices import fast_arithmetic, pick_device
+from cryoden.model.devices import compile_network, compiling_pays, fast_arithmetic, pick_device
 from cryoden.model.networks import Network, build_network
-from cryoden.quality.metrics import RingCovariance, Score, pool, ring_covariance, score
+from cryoden.model.processes import from_first, gathered, joined, local_rank
+from cryoden.model.validation import Comparison, compare, samples, summarize
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +44,32 @@ MAX_FAILED_SHARE = 0.5
 
 GIB = 1 << 30
 
-MODEL_NAME, LOG_NAME, CHECKPOINT_NAME, CURVES_NAME = (
-    "model.safetensors",
-    "log.jsonl",
-    "checkpoint.pt",
-    "curves.png",
-)
-
 
 @dataclass
 class Progress:
-    """How far a training is; everything that a checkpoint needs beside the tensors."""
+    """How far a training is; what a checkpoint needs beside the tensors.
+
+    Attributes
+    ----------
+    epoch, batch
+        Finished epochs, and finished batches of the one that runs.
+    step
+        Optimisation steps so far.
+    seconds
+        Time trained, validation included.
+    loss_sum
+        Sum of the losses of the epoch that runs.
+    best_r2, best_epoch
+        The best validation so far.
+    records
+        The log.
+    """
 
     epoch: int = 0
+    batch: int = 0
     step: int = 0
     seconds: float = 0.0
+    loss_sum: float = 0.0
     best_r2: float = -math.inf
     best_epoch: int = 0
     records: List[Dict[str, Any]] = field(default_factory=list)
@@ -61,22 +77,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Training:
-    """What a training left behind.
-
-    Attributes
-    ----------
-    model : pathlib.Path
-        The best model.
-    r2
-        Its held-out explained signal in the score band.
-    failures
-        Micrographs left out, with the reason.
-    """
+    """What a training left behind: the best model, its held-out R2 and epoch, and micrographs left out."""
 
     model: Path
     r2: float
     best_epoch: int
-    n_pairs: int
     failures: Dict[str, str]
 
 
@@ -90,25 +95,36 @@ def learning_rate_factor(progress: float) -> float:
 def train(config: TrainConfig) -> Training:
     """Train a denoiser; the best model is always on disk, and a stopped training goes on with `resume`.
 
+    Under torchrun every process takes its share of each batch; the first one writes the files.
+
     Raises
     ------
     CryodenError
         If halves, options or device cannot be used, or the loss stops being a number.
     """
-    device = pick_device(config.device)
+    device = pick_device(config.device, local_rank())
     output = make_folder(config.output)
-    if (output / CHECKPOINT_NAME).exists() and not config.resume:
+    if (output / checkpoints.CHECKPOINT_NAME).exists() and not config.resume:
         raise TrainingError(
             f"{output} holds a training already; go on with --resume, or choose another --output folder."
         )
-    pairs, failures = find_pairs(config.odd, config.even, config.sampling_rate)
-    for reason in failures.values():
-        log.error("Left out: %s", reason)
-    trainer = Trainer(config, pairs, failures, device, output)
-    if config.resume and (output / CHECKPOINT_NAME).exists():
-        trainer.restore()
-    trainer.run()
-    return trainer.result()
+    with joined(device) as share:
+        if config.batch_size % share.n_ranks:
+            raise TrainingError(
+                f"Option --batch-size is {config.batch_size}, which {share.n_ranks} processes cannot share evenly; "
+                f"choose a multiple of {share.n_ranks}."
+            )
+        pairs, failures = find_pairs(config.odd, config.even, config.sampling_rate)
+        for reason in failures.values():
+            log.error("Left out: %s", reason)
+        training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
+        trainer = Trainer(config, training, held_out, failures, device, share)
+        if (output / checkpoints.CHECKPOINT_NAME).exists():
+            trainer.restore()
+        elif config.resume:
+            log.info("There is no training in %s yet: starting one.", output)
+        trainer.run()
+        return trainer.result()
 
 
 class Trainer:
@@ -118,158 +134,129 @@ class Trainer:
     ----------
     config
         The options.
-    pairs
-        Halves of all micrographs.
+    training, held_out
+        Pairs of halves without a common pixel.
     failures
         Micrographs left out so far, with the reason; grows when pixels turn out unusable.
     device
         Where to compute.
-    output
-        Folder of the results.
+    share
+        This process among those that train together.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        pairs: List[HalfPair],
+        training: Sequence[HalfPair],
+        held_out: Sequence[HalfPair],
         failures: Dict[str, str],
         device: torch.device,
-        output: Path,
+        share: Share = Share(),
     ) -> None:
-        self.config, self.device, self.output = config, device, output
-        self.failures, self.n_pairs = failures, len(pairs)
+        self.config, self.device, self.share, self.output = config, device, share, Path(config.output)
+        self.failures = failures
+        self.held_out = {pair.name for pair in held_out}
+        self.names = {pair.name for pair in (*training, *held_out)} | set(failures)
+        self.shapes = [pair.used_shape for pair in training]
+        self.sampling_rate = training[0].sampling_rate
+        self.normalization = _normalization(config, training[0])
         self.network = build_network(config.network, config.channels, config.seed).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.sampling_rate = pairs[0].sampling_rate
         if config.from_model:
             self._start_from(config.from_model)
-        training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
-        self.shapes = [pair.used_shape for pair in training]
-        self.crop = fitting_crop(self.shapes, config.crop, self.network.step)
-        if self.crop == 0:
-            raise TrainingError(
-                f"The smallest micrograph is {min(map(min, self.shapes))} px wide, less than the network's step of "
-                f"{self.network.step} px; train at a finer sampling rate."
-            )
-        if self.crop < config.crop:
-            log.info("Crops are %d px: the smallest micrograph, or the network's step, allows no more.", self.crop)
-        largest = max(pair.n_bytes for pair in training)
-        self.window = max(2, min(16, int(config.window * GIB / largest) - 1))
-        self.loader = make_loader(config, training, held_out, self.crop, device)
+        self.crop = self._fitting_crop()
+        self.loader, self.window = make_loader(config, training, held_out, self.crop, device, share, self.normalization)
         self.averaged = AveragedModel(self.network, multi_avg_fn=self._average)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=device.type == "cuda")
+        self.forward = self._prepare_forward()
         self.progress = Progress()
+        self._saved = time.monotonic()
 
+    # ------------------------------------------------------------------ the way of a training
     def run(self) -> None:
         """Train until the epochs or the minutes are over, or the held-out R2 has stopped rising."""
         self._check_failures()
         while not self._is_over():
-            started = time.monotonic()
-            loss, n_crops = self._train_epoch(started)
-            seconds = time.monotonic() - started
-            self.progress.epoch += 1
-            record = {
-                "epoch": self.progress.epoch,
-                "step": self.progress.step,
-                "loss": loss,
-                "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "crops_per_second": n_crops / seconds,
-            }
+            started = time.monotonic() - self.progress.seconds
+            record = self._train_epoch(started)
+            predictor = self._predictor()
+            compared = gathered([compare(item, predictor) for item in self.loader.held_out()], self.share)
             self._check_failures()
-            record.update(self._validate())
-            self.progress.seconds += time.monotonic() - started
-            record["seconds"] = self.progress.seconds
-            self._keep(record)
+            record.update(self._validate(compared))
+            self.progress.seconds = record["seconds"] = from_first(time.monotonic() - started, self.share)
+            self._keep(record, compared)
 
     def result(self) -> Training:
         """Return the summary of a finished training."""
-        return Training(
-            self.output / MODEL_NAME,
-            self.progress.best_r2,
-            self.progress.best_epoch,
-            self.n_pairs,
-            self.failures,
-        )
+        progress = self.progress
+        return Training(self.output / checkpoints.MODEL_NAME, progress.best_r2, progress.best_epoch, self.failures)
 
     def restore(self) -> None:
-        """Go on from the last checkpoint.
-
-        Raises
-        ------
-        TrainingError
-            If the checkpoint was made with other options or cannot be read.
-        """
-        path = self.output / CHECKPOINT_NAME
-        try:
-            state = torch.load(str(path), map_location=self.device, weights_only=True)
-            saved = state["config"]
-        except Exception as error:  # torch raises many kinds; all mean a damaged file
-            raise TrainingError(f"{path} cannot be read ({error}); remove it to train from the start.") from error
-        changed = [key for key, value in _lasting_options(self.config).items() if saved.get(key) != value]
-        if changed:
-            raise TrainingError(
-                f"The training in {self.output} was started with other values of {', '.join(changed)}; "
-                "resume with the same options, or choose another --output folder."
-            )
+        """Go on from the last checkpoint; raises as `checkpoints.load_state`."""
+        state = checkpoints.load_state(self.output, self.device, self._lasting_options())
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        log.info("Resumed after epoch %d.", self.progress.epoch)
-
-    def _start_from(self, path: str) -> None:
-        card, weights = read_model(path)
-        if card.network != self.config.network or (card.channels and card.channels != self.config.channels):
-            raise ModelError(
-                f"{path} is a {card.network} with channels {card.channels}, not the {self.config.network} asked for; "
-                "choose the same network and channels."
-            )
-        load_weights(self.network, weights, path)
+        log.info("Resumed after epoch %d, batch %d.", self.progress.epoch, self.progress.batch)
 
     def _is_over(self) -> bool:
         patience = self.config.patience
         if patience and self.progress.epoch - self.progress.best_epoch >= patience:
             log.info("Stopped: the held-out R2 has not risen for %d epochs.", patience)
             return True
-        return self._share_done(self.progress.seconds, 0, 1) >= 1
+        return self._share_done(self.progress.seconds, 1) >= 1
 
-    def _share_done(self, seconds: float, batch: int, n_batches: int) -> float:
+    def _share_done(self, seconds: float, n_batches: int) -> float:
         if self.config.minutes is not None:
-            return seconds / (60 * self.config.minutes)
-        return (self.progress.epoch + batch / n_batches) / self.config.epochs
+            return from_first(seconds / (60 * self.config.minutes), self.share)
+        return (self.progress.epoch + self.progress.batch / n_batches) / self.config.epochs
 
-    def _train_epoch(self, started: float) -> Tuple[float, int]:
-        config = self.config
-        plan = EpochPlan(self.shapes, self.crop, config.batch_size, config.seed, self.progress.epoch, self.window)
+    # ------------------------------------------------------------------ one epoch
+    def _train_epoch(self, started: float) -> Dict[str, Any]:
+        config, progress = self.config, self.progress
+        plan = EpochPlan(
+            self.shapes, self.crop, config.batch_size, config.seed, progress.epoch, self.window, config.crops == "grid"
+        )
         plan.batches = plan.batches[: config.max_batches]
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        n_batches = n_crops = 0
-        self.network.train()
+        n_batches, n_before = len(plan.batches), progress.batch
+        plan.batches = plan.batches[n_before:]
+        loss = torch.full((), progress.loss_sum, dtype=torch.float64, device=self.device)
+        begun = time.monotonic()
         bar = tqdm(self.loader.batches(plan), total=len(plan.batches), unit="batch", leave=False, disable=None)
-        bar.set_description(f"Epoch {self.progress.epoch + 1}")
+        bar.set_description(f"Epoch {progress.epoch + 1}")
         for inputs, targets in bar:
-            seconds = self.progress.seconds + time.monotonic() - started
-            share = self._share_done(seconds, n_batches, len(plan.batches))
-            if share >= 1 and n_batches:
+            share_done = self._share_done(time.monotonic() - started, n_batches)
+            if share_done >= 1 and progress.batch:
                 break
-            total += self._step(inputs, targets, learning_rate_factor(share))
-            n_batches, n_crops = n_batches + 1, n_crops + len(inputs)
+            loss += self._step(inputs, targets, learning_rate_factor(share_done))
+            progress.batch += 1
+            if time.monotonic() - self._saved > 60 * config.checkpoint_minutes:
+                progress.seconds, progress.loss_sum = time.monotonic() - started, float(loss)
+                self._save_state()
         bar.close()
-        if not n_batches:
+        if not progress.batch:
             raise TrainingError("No micrograph of the training set could be used; the reasons are above.")
-        loss = float(total) / n_batches
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss became {loss} in epoch {self.progress.epoch + 1}; the model of epoch "
-                f"{self.progress.best_epoch} is kept. Train with a lower --lr than {config.lr:g}."
-            )
-        return loss, n_crops
+        mean_loss = float(loss) / progress.batch
+        self._check_loss(mean_loss)
+        seconds = time.monotonic() - begun
+        n_crops = (progress.batch - n_before) * config.batch_size
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        return {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "loss": mean_loss,
+            "rmse": math.sqrt(mean_loss),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "crops_per_second": n_crops / seconds,
+            "training_seconds": seconds,
+        }
 
     def _step(self, inputs: torch.Tensor, targets: torch.Tensor, factor: float) -> torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
-        with fast_arithmetic(self.device):
-            predictions = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        with fast_arithmetic(self.device, self.config.precision):
+            predictions = self.forward(inputs.contiguous(memory_format=torch.channels_last))
         loss = nn.functional.mse_loss(predictions.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -283,125 +270,193 @@ class Trainer:
         decay = min(self.config.ema, (1 + self.progress.step) / (10 + self.progress.step))
         get_ema_multi_avg_fn(decay)(averaged, current, _)
 
-    def _validate(self) -> Dict[str, Any]:
-        predictor = Predictor(cast(Network, self.averaged.module), self.device)
-        covariances, per_micrograph, losses = [], {}, []
-        for pair, halves in self.loader.held_out():
-            covariance, loss = _compare(pair, halves, predictor, self.sampling_rate)
-            covariances.append(covariance)
-            losses.append(loss)
-            per_micrograph[pair.name] = score(covariance.in_band()).r2
-        if not covariances:
-            raise TrainingError("No held-out micrograph could be used; the reasons are above.")
-        result = score(pool(covariances).in_band())
-        _check_score(result)
-        record = {"validation_loss": float(np.mean(losses)), "r2_per_micrograph": per_micrograph}
-        record.update(asdict(result))
+    def _prepare_forward(self) -> nn.Module:
+        config = self.config
+        forward: nn.Module = self.network
+        n_pixels = sum(rows * columns for rows, columns in self.shapes) * 4 * config.epochs
+        if config.max_batches:
+            n_pixels = min(n_pixels, config.epochs * config.max_batches * config.batch_size * self.crop**2)
+        if config.compile == "yes" or (
+            config.compile == "auto" and compiling_pays(self.device, config.minutes, n_pixels)
+        ):
+            forward = compile_network(self.network)
+        if self.share.n_ranks > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            return DistributedDataParallel(forward, device_ids=devices)
+        return forward
+
+    # ------------------------------------------------------------------ validation
+    def _predictor(self) -> Predictor:
+        network = self.averaged.module
+        assert isinstance(network, Network)
+        return Predictor(network, self.device, precision=self.config.precision)
+
+    def _validate(self, compared: List[Comparison]) -> Dict[str, Any]:
+        record = summarize(compared)
+        if not record["signal_variance"] > 0:
+            raise TrainingError(
+                f"The held-out halves have no common signal between {SCORE_BAND_A[0]:g} and {SCORE_BAND_A[1]:g} A "
+                f"(covariance {record['signal_variance']:.3g}); check the halves and their pixel size."
+            )
         return record
 
-    def _check_failures(self) -> None:
-        self.failures.update(self.loader.failures)
-        n_all = self.n_pairs + sum(1 for name in self.failures if name not in self.loader.failures)
-        if len(self.failures) > MAX_FAILED_SHARE * n_all:
-            reason = next(iter(self.failures.values()))
+    def _check_loss(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            best = self.progress.best_epoch
+            kept = f"the model of epoch {best} is kept" if best else "there is no model yet"
             raise TrainingError(
-                f"{len(self.failures)} of {n_all} micrographs cannot be used, too many to go on; the first reason: "
-                f"{reason}"
+                f"The loss became {loss} in epoch {self.progress.epoch + 1}; {kept}. "
+                f"Train with a lower --lr than {self.config.lr:g}."
             )
 
-    def _keep(self, record: Dict[str, Any]) -> None:
-        """Write what an epoch brought: model first if it is the best, then log and curves, then the checkpoint."""
+    def _check_failures(self) -> None:
+        for failures in gathered([self.loader.failures], self.share):
+            self.failures.update(failures)
+        if self.held_out <= set(self.failures):
+            reason = self.failures[min(self.held_out)]
+            raise TrainingError(f"No held-out micrograph could be used; the first reason: {reason}")
+        if len(self.failures) > MAX_FAILED_SHARE * len(self.names):
+            reason = next(iter(self.failures.values()))
+            raise TrainingError(
+                f"{len(self.failures)} of {len(self.names)} micrographs cannot be used, too many to go on; the first "
+                f"reason: {reason}"
+            )
+
+    # ------------------------------------------------------------------ what stays
+    def _keep(self, record: Dict[str, Any], compared: List[Comparison]) -> None:
+        """Write what an epoch brought: model first if it is the best, then the log, then the checkpoint."""
         progress = self.progress
-        if record["r2"] > progress.best_r2:
+        is_best = record["r2"] > progress.best_r2
+        if is_best:
             progress.best_r2, progress.best_epoch = record["r2"], progress.epoch
-            self._write_model(record)
         progress.records.append(record)
+        if self.share.rank:
+            return
+        if is_best:
+            self._write_model(self.output / checkpoints.MODEL_NAME, record)
+            checkpoints.save_samples(self.output, *samples(compared))
+        if self.config.keep == "all":
+            folder = make_folder(self.output / checkpoints.EPOCH_FOLDER)
+            self._write_model(folder / f"epoch_{progress.epoch:04d}.safetensors", record)
         log.info(
-            "Epoch %d: loss %.5f, held-out loss %.5f, R2 %.4f%s", progress.epoch, record["loss"],
-            record["validation_loss"], record["r2"], " (best)" if progress.best_epoch == progress.epoch else "",
+            "Epoch %d: loss %.5f, held-out loss %.5f, R2 %.4f%s, %.1f crops/s", progress.epoch, record["loss"],
+            record["validation_loss"], record["r2"], " (best)" if is_best else "", record["crops_per_second"],
         )  # fmt: skip
-        with whole_file(self.output / LOG_NAME) as temporary:
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in progress.records))
+        checkpoints.save_log(self.output, progress.records)
+        self._save_state()
+
+    def _save_state(self) -> None:
+        self._saved = time.monotonic()
+        if self.share.rank:
+            return
         state = {
-            "config": _lasting_options(self.config),
+            "options": self._lasting_options(),
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(progress),
+            "progress": asdict(self.progress),
         }
-        with whole_file(self.output / CHECKPOINT_NAME) as temporary:
-            torch.save(state, str(temporary))
+        checkpoints.save_state(self.output, state)
 
-    def _write_model(self, record: Dict[str, Any]) -> None:
+    def _lasting_options(self) -> Dict[str, Any]:
+        """Return what must not change when a training is resumed: its options and its micrographs."""
+        return {**_lasting_options(self.config), "micrographs": sorted(self.names)}
+
+    def _write_model(self, path: Path, record: Dict[str, Any]) -> None:
         config = self.config
-        weights = {
-            name: tensor.detach().float().cpu().numpy() for name, tensor in self.averaged.module.state_dict().items()
-        }
+        tensors = self.averaged.module.state_dict()
+        weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in tensors.items()}
         summary = {key: record[key] for key in ("r2", "r2_corr", "epoch", "step", "loss", "validation_loss")}
         summary.update(
-            score_band_A=list(SCORE_BAND_A), n_pairs=self.n_pairs, n_left_out=len(self.failures), crop=self.crop,
-            batch_size=config.batch_size, lr=config.lr, seed=config.seed, from_model=config.from_model,
+            score_band_A=list(SCORE_BAND_A), n_pairs=len(self.names) - len(self.failures), crop=self.crop,
+            n_left_out=len(self.failures), seconds=self.progress.seconds, options=_lasting_options(config),
         )  # fmt: skip
         channels = config.channels if config.network == "unet" else ()
-        write_model(
-            self.output / MODEL_NAME,
-            weights,
-            ModelCard(config.network, channels, self.sampling_rate, summary),
-        )
+        card = ModelCard(config.network, channels, self.sampling_rate, asdict(self.normalization), summary)
+        write_model(path, weights, card)
+
+    def _start_from(self, path: str) -> None:
+        card, weights = read_model(path)
+        if card.network != self.config.network or (card.channels and card.channels != self.config.channels):
+            raise ModelError(
+                f"{path} is a {card.network} with channels {card.channels}, not the {self.config.network} asked for; "
+                "choose the same network and channels."
+            )
+        if abs(card.sampling_rate / self.sampling_rate - 1) > SAME_RATE_TOLERANCE:
+            log.warning(
+                "%s was trained at %.3g A/px and goes on at %.3g A/px: what it knows has another size there.",
+                path, card.sampling_rate, self.sampling_rate,
+            )  # fmt: skip
+        load_weights(self.network, weights, path)
+
+    def _fitting_crop(self) -> int:
+        if self.config.crop < self.network.step:
+            raise TrainingError(
+                f"Option --crop is {self.config.crop}, less than the network's step of {self.network.step} px; it must "
+                "be at least that."
+            )
+        crop = fitting_crop(self.shapes, self.config.crop, self.network.step)
+        if crop == 0:
+            raise TrainingError(
+                f"The smallest micrograph is {min(map(min, self.shapes))} px wide, less than the network's step of "
+                f"{self.network.step} px; train at a finer sampling rate."
+            )
+        if crop < self.config.crop:
+            log.info("Crops are %d px: the smallest micrograph, or the network's step, allows no more.", crop)
+        return crop
 
 
 def make_loader(
-    config: TrainConfig, training: List[HalfPair], held_out: List[HalfPair], crop: int, device: torch.device
-) -> Loader:
-    """Choose between keeping everything in memory (GPU if it fits, else host) and streaming, and say which and why."""
-    needed = sum(pair.n_bytes for pair in [*training, *held_out])
-    window = int(config.window * GIB)
-    fits_window = needed <= window
-    if config.stream and (config.force or not fits_window):
+    config: TrainConfig,
+    training: Sequence[HalfPair],
+    held_out: Sequence[HalfPair],
+    crop: int,
+    device: torch.device,
+    share: Share,
+    normalization: Normalization,
+) -> Tuple[AnyLoader, int]:
+    """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
+
+    Returns
+    -------
+    loader
+        Ready to yield batches.
+    window
+        Over how many micrographs crops are mixed: the same for every loader, so that all yield the same batches.
+    """
+    needed = sum(pair.n_bytes for pair in (*training, *held_out))
+    largest = max(pair.n_bytes for pair in training)
+    # Batches that wait for the GPU come out of the window's memory too.
+    budget = int(config.window * GIB) - 4 * config.batch_size * 2 * 2 * crop**2
+    window = max(1, min(16, budget // largest - 2))
+    arguments = (training, held_out, crop, device, share, normalization)
+    streaming = config.stream and (config.force or needed > budget)
+    keep: Optional[torch.device] = None
+    if config.stream and not streaming:
+        log.info("Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).", needed / GIB)
+    if not streaming:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        limits = [(device, free), (torch.device("cpu"), psutil.virtual_memory().available)]
+        fitting = [place for place, bytes_free in limits if needed <= _allowed(config, bytes_free)]
+        keep = fitting[0] if fitting else None
+    if keep is None:
         log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
-        return StreamingLoader(training, held_out, crop, device, window)
-    if config.stream:
-        log.info(
-            "Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).",
-            needed / GIB,
-        )
-    resident = torch.device("cpu")
-    if device.type == "cuda" and needed <= _budget(config, torch.cuda.mem_get_info(device)[0]):
-        resident = device
-    if resident.type == "cpu" and needed > _budget(config, psutil.virtual_memory().available):
-        log.info("Streaming: %.2f GiB of halves are more than memory may hold.", needed / GIB)
-        return StreamingLoader(training, held_out, crop, device, window)
-    log.info(
-        "Keeping all %.2f GiB of halves in %s memory.",
-        needed / GIB,
-        "GPU" if resident.type == "cuda" else "host",
-    )
-    return ManagedLoader(training, held_out, crop, device, resident)
+        return StreamingLoader(*arguments, budget_bytes=max(budget, largest)), window
+    log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, "GPU" if keep.type == "cuda" else "host")
+    return ManagedLoader(*arguments, keep=keep), window
 
 
-def _budget(config: TrainConfig, free_bytes: int) -> float:
-    return config.memory * GIB if config.memory else free_bytes / 2
+def _allowed(config: TrainConfig, free_bytes: int) -> float:
+    return min(config.memory * GIB, free_bytes) if config.memory else free_bytes / 2
 
 
-def _compare(
-    pair: HalfPair, halves: torch.Tensor, predictor: Predictor, sampling_rate: float
-) -> Tuple[RingCovariance, float]:
-    predictions = torch.stack([predictor(half) for half in halves]).cpu()
-    halves = halves.cpu()
-    loss = float(nn.functional.mse_loss(predictions, halves.flip(0)))
-    images = [image.numpy() for image in (*halves, *predictions)]
-    return ring_covariance(images[0], images[1], images[2], images[3], sampling_rate), loss
-
-
-def _check_score(result: Score) -> None:
-    if not result.signal_variance > 0:
-        raise TrainingError(
-            f"The held-out halves have no common signal between {SCORE_BAND_A[0]:g} and {SCORE_BAND_A[1]:g} A "
-            f"(covariance {result.signal_variance:.3g}); check that the halves belong together and the pixel size."
-        )
+def _normalization(config: TrainConfig, pair: HalfPair) -> Normalization:
+    if config.normalization == "standard":
+        return STANDARD
+    return p95_normalization(fourier_crop(read_micrograph(pair.odd)[0], pair.shape))
 
 
 def _lasting_options(config: TrainConfig) -> Dict[str, Any]:
     """Return the options that must not change when a training is resumed."""
-    free = ("resume", "device", "memory", "stream", "force", "output")
+    free = ("resume", "device", "memory", "stream", "force", "output", "compile", "checkpoint_minutes", "keep")
     return {key: value for key, value in config.to_dict().items() if key not in free}

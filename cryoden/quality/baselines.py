@@ -13,7 +13,7 @@ GAUSSIAN_WIDTHS_A = np.geomspace(1.0, 100.0, 81)
 
 def gaussian_transfer(frequency: np.ndarray, width_A: float) -> np.ndarray:
     """Return the gain of a Gaussian blur of standard deviation `width_A` (A) at frequencies in 1/A."""
-    return np.exp(-2 * (np.pi * width_A * frequency) ** 2)
+    return np.exp(-2 * (np.pi * width_A * frequency) ** 2)  # 0 at the infinite frequency of the corners
 
 
 def best_gaussian_width(training: RingCovariance) -> float:

@@ -10,8 +10,9 @@ follow from a = s + n1, b = s + n2 with independent zero-mean noise.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Any, Callable, Sequence, Tuple
 
 import numpy as np
 import scipy.fft
@@ -29,7 +30,7 @@ class RingCovariance:
     Attributes
     ----------
     frequency
-        Mean spatial frequency of each ring in 1/A, shape `(rings,)`.
+        Spatial frequency of each ring in 1/A, shape `(rings,)`; the last, infinite, is all beyond Nyquist.
     matrices
         Contribution of each ring to the covariance matrix of (a, b, f(a), f(b)), float64 `(rings, 4, 4)`.
     """
@@ -41,6 +42,10 @@ class RingCovariance:
         """Return the `(4, 4)` covariance matrix of the images band-passed between two periods (low, high) in A."""
         low, high = 1 / band_A[0], 1 / band_A[1]
         return self.matrices[(self.frequency >= low) & (self.frequency <= high)].sum(axis=0)
+
+    def total(self) -> np.ndarray:
+        """Return the `(4, 4)` covariance matrix of the images themselves."""
+        return self.matrices.sum(axis=0)
 
     def filtered(self, transfer: np.ndarray) -> RingCovariance:
         """Return what the covariances would be if the denoiser were a linear filter.
@@ -83,36 +88,41 @@ class Score:
     variance: float
 
 
+def _rfft2(image: np.ndarray) -> np.ndarray:
+    return scipy.fft.rfft2(image, workers=-1)
+
+
+def _histogram(rings: np.ndarray, values: np.ndarray, n_rings: int) -> np.ndarray:
+    return np.bincount(rings.ravel(), values.ravel(), n_rings)
+
+
 def ring_covariance(
-    odd: np.ndarray,
-    even: np.ndarray,
-    denoised_odd: np.ndarray,
-    denoised_even: np.ndarray,
+    images: Sequence[Any],
     sampling_rate: float,
+    rfft2: Callable[[Any], Any] = _rfft2,
+    histogram: Callable[[np.ndarray, Any, int], np.ndarray] = _histogram,
 ) -> RingCovariance:
     """Measure the ring-wise covariances of one micrograph.
 
     Parameters
     ----------
-    odd, even, denoised_odd, denoised_even
-        Images of one shape `(y, x)` on one scale.
+    images
+        Odd, even, denoised odd, denoised even: arrays of one shape `(y, x)` on one scale.
     sampling_rate
         A/px.
+    rfft2, histogram
+        The Fourier transform, and the sum of weights by ring number: NumPy's, unless the images live on a GPU.
     """
-    shape = (odd.shape[0], odd.shape[1])
-    spectra = [
-        scipy.fft.rfft2(image - np.float32(image.mean(dtype=np.float64)), workers=-1)
-        for image in (odd, even, denoised_odd, denoised_even)
-    ]
+    shape = (int(images[0].shape[0]), int(images[0].shape[1]))
+    spectra = [rfft2(image - image.mean()) for image in images]
     rings, weights, frequency = _rings(shape)
-    weights = weights / float(shape[0] * shape[1]) ** 2
     matrices = np.zeros((len(frequency), 4, 4))
     for i in range(4):
         for j in range(i, 4):
             product = spectra[i].real * spectra[j].real + spectra[i].imag * spectra[j].imag
-            sums = np.bincount(rings.ravel(), (product * weights).ravel(), minlength=len(frequency) + 1)
-            matrices[:, i, j] = matrices[:, j, i] = sums[: len(frequency)]
-    return RingCovariance(frequency / sampling_rate, matrices)
+            product[:, weights] *= 2  # the half of the plane that a real transform leaves out
+            matrices[:, i, j] = matrices[:, j, i] = histogram(rings, product, len(frequency))
+    return RingCovariance(frequency / sampling_rate, matrices / float(shape[0] * shape[1]) ** 2)
 
 
 def pool(covariances: Sequence[RingCovariance]) -> RingCovariance:
@@ -120,8 +130,9 @@ def pool(covariances: Sequence[RingCovariance]) -> RingCovariance:
     first = covariances[0]
     total = np.zeros_like(first.matrices)
     for covariance in covariances:
-        edges = (first.frequency[1:] + first.frequency[:-1]) / 2
-        np.add.at(total, np.searchsorted(edges, covariance.frequency), covariance.matrices)
+        edges = (first.frequency[1:-1] + first.frequency[:-2]) / 2
+        ring = np.where(np.isinf(covariance.frequency), len(total) - 1, np.searchsorted(edges, covariance.frequency))
+        np.add.at(total, ring, covariance.matrices)
     return RingCovariance(first.frequency, total / len(covariances))
 
 
@@ -155,18 +166,15 @@ def frc(covariance: RingCovariance) -> np.ndarray:
         return m[:, A, B] / np.sqrt(m[:, A, A] * m[:, B, B])
 
 
-def _rings(shape: Tuple[int, int]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ring number and weight of every rfft2 coefficient and the frequency of every ring in cycles per pixel.
+@functools.lru_cache(maxsize=2)
+def _rings(shape: Tuple[int, int]) -> Tuple[np.ndarray, slice, np.ndarray]:
+    """Return the ring number of every rfft2 coefficient, its columns that count twice, and the rings' frequencies.
 
-    Rings are one coefficient of the shorter side wide; coefficients beyond the Nyquist frequency get the number after
-    the last ring.
+    Rings are one coefficient of the shorter side wide. The coefficients beyond the Nyquist frequency make up a last
+    ring of their own, of infinite frequency: in no band, but part of the total.
     """
     n_rings = min(shape) // 2
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
-    rings = np.minimum(np.rint(frequency * 2 * n_rings).astype(np.int64), n_rings + 1)
-    rings = np.where(rings == 0, 1, rings) - 1
-    weights = np.full(frequency.shape, 2.0)
-    weights[:, 0] = 1.0
-    if shape[1] % 2 == 0:
-        weights[:, -1] = 1.0
-    return rings, weights, np.arange(1, n_rings + 1) / (2.0 * n_rings)
+    rings = np.clip(np.rint(frequency * 2 * n_rings).astype(np.int32), 1, n_rings + 1) - 1
+    twice = slice(1, -1 if shape[1] % 2 == 0 else None)
+    return rings, twice, np.append(np.arange(1, n_rings + 1) / (2.0 * n_rings), np.inf)

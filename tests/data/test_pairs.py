@@ -107,7 +107,9 @@ def test_micrographs_of_other_pixel_size(tmp_path: Path) -> None:
 
 def test_same_folder_twice(tmp_path: Path) -> None:
     write_halves(tmp_path, 1, (40, 40))
-    with pytest.raises(PairError, match=r"Both halves of 'mic0' are the same file odd/mic0\.mrc; give odd and even"):
+    with pytest.raises(
+        PairError, match=r"Both halves of 'mic0' are the same file odd/mic0\.mrc; give odd and even"
+    ):
         find_pairs("odd", "odd")
 
 
@@ -135,12 +137,16 @@ def test_empty_folders(tmp_path: Path) -> None:
 
 def test_identical_images_are_refused() -> None:
     image = np.random.default_rng(1).normal(size=(50, 50)).astype(np.float32)
-    with pytest.raises(PairError, match="Both halves of 'm' are the same image; the noise of odd and even must"):
+    with pytest.raises(
+        PairError, match="Both halves of 'm' are the same image; the noise of odd and even must"
+    ):
         check_correlation("m", np.stack([image, 3 * image + 1]))
 
 
 def test_uncorrelated_images_are_refused() -> None:
-    with pytest.raises(PairError, match=r"The halves of 'm' do not correlate \(-?0\.\d{4}\); halves of one movie"):
+    with pytest.raises(
+        PairError, match=r"The halves of 'm' do not correlate \(-?0\.\d{4}\); halves of one movie"
+    ):
         check_correlation("m", np.random.default_rng(1).normal(size=(2, 50, 50)).astype(np.float32))
 
 
@@ -153,7 +159,9 @@ def some_pairs(n: int) -> list:
     return [HalfPair(f"m{i}", "", "", (100, 80), RATE, (100, 80)) for i in range(n)]
 
 
-@pytest.mark.parametrize(("n", "fraction", "n_held_out"), [(10, 0.1, 1), (10, 0.3, 3), (2, 0.01, 1), (3, 0.99, 2)])
+@pytest.mark.parametrize(
+    ("n", "fraction", "n_held_out"), [(10, 0.1, 1), (10, 0.3, 3), (2, 0.01, 1), (3, 0.99, 2)]
+)
 def test_fraction_of_the_micrographs_is_held_out(n: int, fraction: float, n_held_out: int) -> None:
     training, held_out = hold_out(some_pairs(n), fraction, np.random.default_rng(1))
     assert (len(training), len(held_out)) == (n - n_held_out, n_held_out)

@@ -127,7 +127,9 @@ def test_star_of_something_else(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b"", b"just words\n", b"data_x\nloop_\n_a\n_b\n1\n2 3 4\n", b"\xff\xfe\x00\x80"])
+@pytest.mark.parametrize(
+    "content", [b"", b"just words\n", b"data_x\nloop_\n_a\n_b\n1\n2 3 4\n", b"\xff\xfe\x00\x80"]
+)
 def test_file_that_is_no_star(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.star").write_bytes(content)
     with pytest.raises(FileError, match=r"a\.star"):

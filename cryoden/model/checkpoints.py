@@ -1,0 +1,57 @@
+"""A training on disk: the last state to go on from, the best model, the log, samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+import torch
+
+from cryoden.errors import TrainingError
+from cryoden.formats.files import whole_file
+
+MODEL_NAME, LOG_NAME, CHECKPOINT_NAME = "model.safetensors", "log.jsonl", "checkpoint.pt"
+CURVES_NAME, SAMPLES_NAME, EPOCH_FOLDER = "curves.png", "samples.npz", "epochs"
+
+
+def save_state(folder: Path, state: Dict[str, Any]) -> None:
+    """Replace the checkpoint by a newer one; the old one survives if this fails."""
+    with whole_file(folder / CHECKPOINT_NAME) as temporary:
+        torch.save(state, str(temporary))
+
+
+def load_state(folder: Path, device: torch.device, options: Dict[str, Any]) -> Dict[str, Any]:
+    """Read the checkpoint of a training that was started with the same options.
+
+    Raises
+    ------
+    TrainingError
+        If it cannot be read or the options differ.
+    """
+    path = folder / CHECKPOINT_NAME
+    try:
+        state = torch.load(str(path), map_location=device, weights_only=True)
+        saved = [state[part] for part in ("network", "averaged", "optimizer", "progress", "options")][-1]
+    except Exception as error:  # torch raises many kinds; all mean a damaged file
+        raise TrainingError(f"{path} cannot be read ({error}); remove it to train from the start.") from error
+    changed = [key for key, value in options.items() if saved.get(key) != value]
+    if changed:
+        raise TrainingError(
+            f"The training in {folder} was started with other values of {', '.join(changed)}; resume with the same "
+            "options, or choose another --output folder."
+        )
+    return state
+
+
+def save_log(folder: Path, records: List[Dict[str, Any]]) -> None:
+    """Write one JSON line for each epoch."""
+    with whole_file(folder / LOG_NAME) as temporary:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def save_samples(folder: Path, names: List[str], cuts: List[np.ndarray]) -> None:
+    """Write cut-outs (input, output, target) of held-out micrographs as arrays `(3, y, x)` under their names."""
+    with whole_file(folder / SAMPLES_NAME) as temporary, open(str(temporary), "wb") as file:
+        np.savez(file, **dict(zip(names, cuts)))

@@ -1,0 +1,49 @@
+"""One training by several processes: torchrun starts them, torch.distributed connects them, nothing of ours."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import Any, Iterator, List
+
+import torch
+from torch import distributed
+
+from cryoden.data.loaders import Share
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Share]:
+    """Join the other processes of a torchrun for the time of the context; alone without torchrun."""
+    n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_ranks == 1:
+        yield Share()
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Share(distributed.get_rank(), n_ranks)
+    finally:
+        distributed.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine: its GPU among those that are visible."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def gathered(items: List[Any], share: Share) -> List[Any]:
+    """Return the items of all processes, in every process."""
+    if share.n_ranks == 1:
+        return items
+    parts: List[List[Any]] = [[] for _ in range(share.n_ranks)]
+    distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def from_first(value: float, share: Share) -> float:
+    """Return the first process's value, in every process."""
+    if share.n_ranks == 1:
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,97 @@
+"""How good a network is on held-out micrographs: one record for the log, and samples to look at."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterable, List, Tuple
+
+import numpy as np
+import torch
+
+from cryoden.data.loaders import HeldOut
+from cryoden.model.denoising import Predictor
+from cryoden.quality.metrics import RingCovariance, pool, ring_covariance, score
+from cryoden.quality.noisy_reference import psnr_rows, ssim_rows
+
+SAMPLE_SIDE, MAX_SAMPLES = 384, 4
+"""Side in pixels of the central cut-outs that are kept to look at, and of how many micrographs."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one held-out micrograph says of the denoiser.
+
+    Attributes
+    ----------
+    name
+        Of the micrograph.
+    covariance
+        Of (a, b, f(a), f(b)) per ring.
+    data_range
+        95th percentile of the positive values, standardised units.
+    loss
+        Mean squared error of both directions.
+    ssim
+        Rows of `cryoden.quality.noisy_reference.ssim_rows`.
+    sample
+        Central cut-outs (input, output, target), float16 `(3, y, x)`.
+    """
+
+    name: str
+    covariance: RingCovariance
+    data_range: float
+    loss: float
+    ssim: Dict[str, float]
+    sample: np.ndarray
+
+
+def compare(held_out: HeldOut, predictor: Predictor) -> Comparison:
+    """Denoise both halves of a held-out micrograph and compare each with the other half."""
+    halves = held_out.halves.to(predictor.device).float()
+    predictions = torch.stack([predictor(half) for half in halves])
+    loss = float(torch.mean((predictions - halves.flip(0)) ** 2))
+    covariance = measure_covariance(halves, predictions, held_out.pair.sampling_rate)
+    odd, even, denoised = (_centre(image, 512) for image in (halves[0], halves[1], predictions[0]))
+    ssim = ssim_rows(odd, even, denoised, held_out.data_range)
+    cuts = [_centre(image, SAMPLE_SIDE) for image in (halves[0], predictions[0], halves[1])]
+    return Comparison(
+        held_out.pair.name, covariance, held_out.data_range, loss, ssim, np.stack(cuts).astype(np.float16)
+    )
+
+
+def measure_covariance(halves: torch.Tensor, predictions: torch.Tensor, sampling_rate: float) -> RingCovariance:
+    """Return the ring covariances of halves and predictions, each `(2, y, x)`, computed where they are."""
+    images = [*halves, *predictions]
+    if halves.device.type == "cpu":
+        return ring_covariance([image.numpy() for image in images], sampling_rate)
+
+    def histogram(rings: np.ndarray, values: torch.Tensor, n_rings: int) -> np.ndarray:
+        numbers = torch.from_numpy(rings).to(values.device)
+        return torch.bincount(numbers.ravel(), values.double().ravel(), n_rings).cpu().numpy()
+
+    return ring_covariance(images, sampling_rate, torch.fft.rfft2, histogram)
+
+
+def summarize(comparisons: Iterable[Comparison]) -> Dict[str, Any]:
+    """Return the log's record of one validation: losses, quality in the score band, PSNR and SSIM with their rows."""
+    compared: List[Comparison] = sorted(comparisons, key=lambda item: item.name)
+    pooled = pool([item.covariance for item in compared])
+    loss = float(np.mean([item.loss for item in compared]))
+    record: Dict[str, Any] = {"validation_loss": loss, "validation_rmse": float(np.sqrt(loss))}
+    record.update(asdict(score(pooled.in_band())))
+    data_range = float(np.mean([item.data_range for item in compared]))
+    record["psnr"] = psnr_rows(pooled.total(), data_range) if data_range > 0 else None
+    record["ssim"] = {row: float(np.mean([item.ssim[row] for item in compared])) for row in compared[0].ssim}
+    record["r2_per_micrograph"] = {item.name: score(item.covariance.in_band()).r2 for item in compared}
+    return record
+
+
+def samples(comparisons: Iterable[Comparison]) -> Tuple[List[str], List[np.ndarray]]:
+    """Return names and cut-outs (input, output, target) of the first held-out micrographs."""
+    chosen = sorted(comparisons, key=lambda item: item.name)[:MAX_SAMPLES]
+    return [item.name for item in chosen], [item.sample for item in chosen]
+
+
+def _centre(image: torch.Tensor, side: int) -> np.ndarray:
+    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in image.shape)
+    return image[rows, columns].float().cpu().numpy()

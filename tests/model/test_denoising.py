@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Tuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cryoden.data.normalize import measure_scale
+from cryoden.formats.star import read_table
+from cryoden.model.denoising import Predictor
+from cryoden.model.networks import build_network
+from tests.helpers import RATE, Identity, Result, clean_signal, images_in, leftovers, read_mrc, write_mrc
+
+Run = Callable[..., Result]
+CPU = torch.device("cpu")
+NETWORKS = [("cnn3", ()), ("unet", (4, 8)), ("unet", (3, 4, 5))]
+
+
+def random_network(name: str, channels: tuple) -> nn.Module:
+    """Return a network with a sizeable response, float64 so that what differs is geometry and no rounding."""
+    network = build_network(name, channels, 3)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network.double()
+
+
+def picture(shape: Tuple[int, int], seed: int = 1) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@pytest.mark.parametrize("views", [1, 8])
+@pytest.mark.parametrize("shape", [(64, 64), (37, 91), (1, 50), (3, 2)])
+def test_identity_network_leaves_an_image_unchanged(shape: Tuple[int, int], views: int) -> None:
+    image = picture(shape)
+    predicted = Predictor(Identity(), CPU, 24, views)(image)
+    torch.testing.assert_close(predicted, image.float(), rtol=1e-6, atol=1e-6 * (views > 1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile"),
+    [
+        ((128, 128), 64),
+        ((128, 128), 100),
+        ((101, 67), 48),
+        ((101, 67), 64),
+        ((9, 150), 40),
+        ((5, 7), 64),
+        ((21, 9), 1),
+    ],
+)
+@pytest.mark.parametrize(("name", "channels"), NETWORKS)
+def test_tiled_equals_whole(name: str, channels: tuple, shape: Tuple[int, int], tile: int) -> None:
+    network = random_network(name, channels)
+    image = picture(shape)
+    whole = Predictor(network, CPU, 4096)(image)
+    tiled = Predictor(network, CPU, tile)(image)
+    # the predictor's output is float32: 6e-8 of its values
+    assert float((tiled - whole).abs().max()) < 1e-5 * float(whole.std())
+
+
+@pytest.mark.parametrize(("name", "channels"), NETWORKS)
+def test_tiled_equals_the_network_alone_away_from_the_edges(name: str, channels: tuple) -> None:
+    network, image = random_network(name, channels), picture((160, 160))
+    with torch.no_grad():
+        alone = network(image[None, None])[0, 0]
+    edge = network.receptive_radius
+    inner = slice(edge, 160 - edge)
+    difference = Predictor(network, CPU, 64)(image)[inner, inner] - alone[inner, inner]
+    assert float(difference.abs().max()) < 1e-5 * float(alone.std())
+
+
+@pytest.mark.parametrize("view", range(1, 8))
+def test_turned_input_gives_the_turned_output_with_8_views(view: int) -> None:
+    def turned(image: torch.Tensor) -> torch.Tensor:
+        return torch.rot90(image.T if view >= 4 else image, view % 4)
+
+    predictor = Predictor(random_network("unet", (4, 8)), CPU, 512, 8)
+    image = picture((64, 64))
+    expected = turned(predictor(image))
+    # a side that is a multiple of the step keeps the pooling phase; the output is float32
+    torch.testing.assert_close(predictor(turned(image)), expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+def test_turned_input_gives_another_output_with_1_view() -> None:
+    predictor, image = Predictor(random_network("unet", (4, 8)), CPU, 512, 1), picture((64, 64))
+    difference = predictor(image.rot90()) - predictor(image).rot90()
+    assert float(difference.std()) > 1e-2 * float(predictor(image).std())
+
+
+@pytest.fixture
+def micrographs(tmp_path: Path) -> Path:
+    """Three noisy micrographs in `raw/`."""
+    for number in range(3):
+        noise = np.random.default_rng(number).standard_normal((60, 70))
+        write_mrc(tmp_path / "raw" / f"mic{number}.mrc", 50 + 5 * (clean_signal((60, 70), number) + noise))
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(3.0, 0.0), (1.0, -80.0), (0.01, 7.0)])
+def test_scaled_input_gives_the_scaled_output(
+    tmp_path: Path, cryoden: Run, make_model: Callable, factor: float, shift: float
+) -> None:
+    image = 5 * np.random.default_rng(1).standard_normal((60, 70))
+    write_mrc(tmp_path / "a.mrc", image)
+    write_mrc(tmp_path / "b.mrc", factor * image + shift)
+    cryoden("denoise", "a.mrc", "b.mrc", "--model", make_model(), "--output", "out")
+    first, second = (read_mrc(Path("out") / name).astype(np.float64) for name in ("a.mrc", "b.mrc"))
+    expected = factor * first + shift
+    # float32 pixels: 1e-7 of the grey level, and of the deviation after a network
+    np.testing.assert_allclose(second, expected, atol=1e-5 * expected.std() + 3e-7 * abs(shift))
+
+
+def test_output_is_what_the_network_says(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    model = make_model(network="unet", channels=(4, 8), seed=5)
+    assert cryoden("denoise", "raw/mic0.mrc", "--model", model, "--output", "out").status == 0
+    raw = read_mrc(micrographs / "mic0.mrc")
+    scale = measure_scale(raw)
+    padded = np.pad(scale.standardize(raw), ((32, 32), (32, 34)), mode="reflect")
+    with torch.no_grad():
+        alone = build_network("unet", (4, 8), 5)(torch.from_numpy(padded)[None, None])[0, 0].numpy()
+    expected = scale.restore(alone[32:92, 32:102])
+    np.testing.assert_allclose(read_mrc(Path("out/mic0.mrc")), expected, atol=1e-4 * scale.deviation)
+
+
+def test_sampling_rate_of_the_model_is_applied(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    result = cryoden("denoise", "raw", "--model", make_model(rate=2 * RATE), "--output", "out")
+    assert result.status == 0
+    assert read_mrc(Path("out/mic0.mrc")).shape == (30, 36)
+    assert read_table("out/micrographs.star").sampling_rate(0) == pytest.approx(RATE * 70 / 36, rel=1e-5)
+
+
+def test_micrograph_coarser_than_the_model(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    result = cryoden("denoise", "raw/mic0.mrc", "--model", make_model(rate=1.5), "--output", "out")
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: None of 1 micrographs could be denoised; the first reason: raw/mic0.mrc has 4 A/px, coarser than "
+        "the 1.5 A/px of the model; train a model at this or a coarser sampling rate."
+    )
+
+
+def test_sampling_rate_option_beats_the_header(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    words = ("denoise", "raw", "--model", make_model(), "--output", "out", "--sampling-rate", RATE / 2)
+    assert cryoden(*words).status == 0
+    assert read_mrc(Path("out/mic0.mrc")).shape == (30, 36)
+
+
+def test_no_pixel_size(tmp_path: Path, cryoden: Run, make_model: Callable) -> None:
+    write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(size=(60, 60)), 0.0)
+    result = cryoden("denoise", "a.mrc", "--model", make_model(), "--output", "out")
+    assert result.status == 2
+    assert result.last_error.endswith(
+        "a.mrc does not say its pixel size; give it with --sampling-rate (A/px)."
+    )
+
+
+def test_advice_can_be_followed_in_the_same_folder(
+    tmp_path: Path, cryoden: Run, make_model: Callable
+) -> None:
+    """A command that did nothing must not stand in the way of its correction."""
+    write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(size=(60, 60)), 0.0)
+    words = ("denoise", "a.mrc", "--model", make_model(), "--output", "out")
+    assert cryoden(*words).status == 2
+    assert cryoden(*words, "--sampling-rate", RATE).status == 0
+
+
+def test_finished_micrographs_are_skipped_and_missing_ones_made(
+    micrographs: Path, cryoden: Run, make_model: Callable
+) -> None:
+    words = ("denoise", "raw", "--model", make_model(), "--output", "out")
+    cryoden(*words)
+    before = {n: Path(f"out/mic{n}.mrc").stat().st_mtime_ns for n in range(3)}
+    Path("out/mic1.mrc").unlink()
+    assert cryoden(*words).status == 0
+    after = {n: Path(f"out/mic{n}.mrc").stat().st_mtime_ns for n in range(3)}
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert len(read_table("out/micrographs.star").paths) == 3
+
+
+def test_overwrite_makes_them_again(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    cryoden("denoise", "raw", "--model", make_model(), "--output", "out")
+    first = read_mrc(Path("out/mic0.mrc"))
+    other = make_model("other.safetensors", seed=2)
+    assert cryoden("denoise", "raw", "--model", other, "--output", "out", "--overwrite").status == 0
+    assert not np.array_equal(read_mrc(Path("out/mic0.mrc")), first)
+
+
+@pytest.mark.parametrize("change", ["model", "quality", "dtype"])
+def test_another_way_into_the_same_folder_is_refused(
+    micrographs: Path, cryoden: Run, make_model: Callable, change: str
+) -> None:
+    first, other = make_model(), make_model("other.safetensors", seed=2)
+    words = ["denoise", "raw/mic0.mrc", "--output", "out", "--model"]
+    cryoden(*words, first)
+    extra = {
+        "model": [other],
+        "quality": [first, "--quality", "best"],
+        "dtype": [first, "--dtype", "float16"],
+    }
+    result = cryoden(*words, *extra[change])
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: out holds micrographs denoised with another model or other options (out/denoise.json); choose "
+        "another --output folder, or give --overwrite."
+    )
+
+
+def test_image_of_somebody_else_in_the_output_does_not_pass_for_a_result(
+    micrographs: Path, cryoden: Run, make_model: Callable
+) -> None:
+    foreign = np.random.default_rng(8).normal(size=(60, 70)).astype(np.float32)
+    write_mrc(Path("out/mic0.mrc"), foreign)
+    result = cryoden("denoise", "raw/mic0.mrc", "--model", make_model(), "--output", "out")
+    assert result.status == 2 or not np.array_equal(read_mrc(Path("out/mic0.mrc")), foreign)
+
+
+def test_best_quality_differs_from_fast(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    model = make_model()
+    for quality in ("fast", "best"):
+        cryoden("denoise", "raw/mic0.mrc", "--model", model, "--output", quality, "--quality", quality)
+    fast, best = (read_mrc(Path(f"{quality}/mic0.mrc")) for quality in ("fast", "best"))
+    assert np.std(fast - best) > 1e-3 * np.std(fast)
+
+
+def test_small_tiles_give_the_same_micrograph(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    model = make_model(network="unet", channels=(4, 8))
+    write_mrc(Path("large.mrc"), np.random.default_rng(1).normal(size=(200, 180)))
+    cryoden("denoise", "large.mrc", "--model", model, "--output", "one")
+    assert cryoden("denoise", "large.mrc", "--model", model, "--output", "many", "--tile", 64).status == 0
+    one, many = read_mrc(Path("one/large.mrc")), read_mrc(Path("many/large.mrc"))
+    np.testing.assert_allclose(many, one, atol=1e-5 * one.std())
+
+
+def test_halves_give_the_mean_of_both_predictions(
+    micrographs: Path, cryoden: Run, make_model: Callable
+) -> None:
+    rng, model = np.random.default_rng(1), make_model()
+    for half in ("odd", "even"):
+        write_mrc(Path(half) / "mic0.mrc", rng.normal(20, 3, (60, 70)))
+        assert cryoden("denoise", f"{half}/mic0.mrc", "--model", model, "--output", f"d_{half}").status == 0
+    words = ("denoise", "raw/mic0.mrc", "--odd", "odd", "--even", "even", "--model", model, "--output", "out")
+    assert cryoden(*words).status == 0
+    expected = (read_mrc(Path("d_odd/mic0.mrc")) + read_mrc(Path("d_even/mic0.mrc"))) / 2
+    np.testing.assert_allclose(read_mrc(Path("out/mic0.mrc")), expected, rtol=1e-6)
+
+
+def test_micrograph_without_halves_is_named(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    for half in ("odd", "even"):
+        write_mrc(Path(half) / "mic0.mrc", np.random.default_rng(1).normal(size=(60, 70)))
+    words = ("denoise", "raw", "--odd", "odd", "--even", "even", "--model", make_model(), "--output", "out")
+    result = cryoden(*words)
+    assert result.status == 1
+    assert (
+        "cryoden: failed: raw/mic1.mrc: 'mic1' has no half in odd; split its movie again, or leave out --odd and "
+        "--even." in result.err.splitlines()
+    )
+    assert read_table("out/micrographs.star").paths == ["out/mic0.mrc"]
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_halves_are_never_overwritten(
+    micrographs: Path, cryoden: Run, make_model: Callable, overwrite: list
+) -> None:
+    for half in ("odd", "even"):
+        write_mrc(Path(half) / "mic0.mrc", np.random.default_rng(1).normal(size=(60, 70)))
+    before = Path("odd/mic0.mrc").read_bytes()
+    result = cryoden(
+        "denoise", "raw/mic0.mrc", "--odd", "odd", "--even", "even", "--model", make_model(), "--output", "odd",
+        *overwrite,
+    )  # fmt: skip
+    assert Path("odd/mic0.mrc").read_bytes() == before
+    assert result.status == 2
+
+
+def test_micrographs_are_never_overwritten(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    result = cryoden("denoise", "raw", "--model", make_model(), "--output", "raw", "--overwrite")
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: raw/mic0.mrc would be overwritten by its denoised image; choose another --output folder."
+    )
+
+
+def test_float16_is_float32_rounded(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    model = make_model()
+    for dtype in ("float32", "float16"):
+        cryoden("denoise", "raw/mic0.mrc", "--model", model, "--output", dtype, "--dtype", dtype)
+    wide, narrow = (read_mrc(Path(f"{dtype}/mic0.mrc")) for dtype in ("float32", "float16"))
+    assert narrow.dtype == np.float16
+    np.testing.assert_array_equal(narrow, wide.astype(np.float16))
+
+
+def test_values_too_large_for_float16(tmp_path: Path, cryoden: Run, make_model: Callable) -> None:
+    write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(1e5, 10, (60, 60)))
+    result = cryoden("denoise", "a.mrc", "--model", make_model(), "--output", "out", "--dtype", "float16")
+    assert result.status == 2
+    assert result.last_error.endswith("a.mrc has values above 65504, too large for float16; write float32.")
+    assert images_in(Path("out")) == []
+
+
+def test_star_in_and_out_keeps_columns_groups_and_order(
+    micrographs: Path, cryoden: Run, make_model: Callable
+) -> None:
+    Path("in.star").write_text(
+        f"data_optics\nloop_\n_rlnOpticsGroup\n_rlnMicrographPixelSize\n_rlnVoltage\n1 {RATE} 300\n2 {RATE} 200\n"
+        "data_micrographs\nloop_\n_rlnMicrographName\n_rlnOpticsGroup\n_rlnDefocusU\n"
+        "raw/mic2.mrc 2 12345.5\nraw/mic0.mrc 1 9876.25\n"
+    )
+    assert cryoden("denoise", "in.star", "--model", make_model(), "--output", "out").status == 0
+    table = read_table("out/micrographs.star")
+    assert table.paths == ["out/mic2.mrc", "out/mic0.mrc"]
+    assert list(table.images["rlnDefocusU"]) == [12345.5, 9876.25]
+    assert list(table.images["rlnOpticsGroup"]) == [2, 1]
+    assert list(table.optics["rlnVoltage"]) == [300, 200]
+
+
+@pytest.mark.parametrize("how", ["truncated", "nearly constant", "text", "missing"])
+def test_one_bad_micrograph_is_named_and_the_others_are_written(
+    micrographs: Path, cryoden: Run, make_model: Callable, how: str
+) -> None:
+    bad = micrographs / "mic1.mrc"
+    if how == "truncated":
+        bad.write_bytes(bad.read_bytes()[:2000])
+    elif how == "nearly constant":
+        image = np.zeros((60, 70))
+        image[3, 3] = 1
+        write_mrc(bad, image)
+    elif how == "text":
+        bad.write_text("no image " * 500)
+    else:
+        bad.unlink()
+    names = [f"raw/mic{number}.mrc" for number in range(3)]
+    result = cryoden("denoise", *names, "--model", make_model(), "--output", "out")
+    assert result.status == 1
+    assert result.last_error.startswith("cryoden: failed: raw/mic1.mrc: raw/mic1.mrc")
+    assert images_in(Path("out")) == ["mic0.mrc", "mic2.mrc", "micrographs.star"]
+    assert leftovers(Path("out")) == []
+
+
+def test_two_micrographs_of_one_name(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    write_mrc(Path("other/mic0.mrc"), np.eye(60))
+    result = cryoden("denoise", "raw/mic0.mrc", "other/mic0.mrc", "--model", make_model(), "--output", "out")
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: raw/mic0.mrc and other/mic0.mrc would both be written as mic0.mrc; rename one of them."
+    )
+
+
+def test_weights_that_do_not_fit(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    from cryoden.formats.model_file import ModelCard, write_model
+
+    write_model("m.safetensors", {"x": np.ones(2, np.float32)}, ModelCard("cnn3", (), RATE))
+    result = cryoden("denoise", "raw", "--model", "m.safetensors", "--output", "out")
+    assert result.status == 2
+    assert result.last_error.startswith("cryoden: The weights in m.safetensors do not fit its network (")
+
+
+def test_weights_that_are_not_finite(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    from cryoden.formats.model_file import read_model, write_model
+
+    card, weights = read_model(make_model())
+    weights["layers.0.bias"] = np.full(16, np.nan, np.float32)
+    write_model("m.safetensors", weights, card)
+    result = cryoden("denoise", "raw", "--model", "m.safetensors", "--output", "out")
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: The weights in m.safetensors are not all finite; the training failed. Train again."
+    )

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cryoden.errors import ModelError
+from cryoden.model.networks import CNN3, UNet, build_network
+
+
+def reach(network: torch.nn.Module, side: int) -> int:
+    """Return how far from an output pixel the input matters, over all places within a coarsest pixel."""
+    farthest = 0
+    middle = side // 2 // network.step * network.step
+    for place in {middle, middle + network.step // 2, middle + network.step - 1}:
+        image = torch.randn(1, 1, side, side, dtype=torch.float64, requires_grad=True)
+        network(image)[0, 0, place, place].backward()
+        rows, columns = np.nonzero(image.grad[0, 0].numpy())
+        farthest = max(farthest, *np.abs(rows - place), *np.abs(columns - place))
+    return farthest
+
+
+class Mean(torch.nn.Module):
+    """Mean pooling in place of maximum pooling: every pixel has a gradient."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images, 2)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_receptive_radius_of_the_unet_is_what_the_gradient_reaches(depth: int) -> None:
+    torch.manual_seed(depth)
+    network = UNet([3] * depth).double()
+    network.pool = Mean()
+    for module in network.modules():  # no ReLU: nothing is cut off by chance
+        if isinstance(module, torch.nn.Sequential):
+            module[1] = module[3] = torch.nn.Identity()
+    farthest = reach(network, 8 * (network.receptive_radius // 4 + 1))
+    assert network.receptive_radius >= farthest
+    assert network.receptive_radius - farthest <= network.step  # no larger than needed
+
+
+def test_receptive_radius_of_cnn3_is_what_the_gradient_reaches() -> None:
+    torch.manual_seed(1)
+    assert reach(CNN3().double(), 15) == CNN3.receptive_radius
+
+
+def test_cnn3_has_2625_parameters() -> None:
+    assert sum(p.numel() for p in CNN3().parameters()) == 2625
+
+
+@pytest.mark.parametrize("channels", [(4,), (4, 8), (4, 8, 16), (3, 5, 7, 9)])
+def test_output_has_the_shape_of_the_input(channels: tuple) -> None:
+    network = build_network("unet", channels)
+    image = torch.randn(2, 1, 3 * network.step, 5 * network.step)
+    assert network(image).shape == image.shape
+
+
+@pytest.mark.parametrize("name", ["unet", "cnn3"])
+def test_seed_decides_the_first_weights(name: str) -> None:
+    def weights(seed: int) -> np.ndarray:
+        return next(build_network(name, (4, 8), seed).parameters()).detach().numpy()
+
+    np.testing.assert_array_equal(weights(1), weights(1))
+    assert not np.array_equal(weights(1), weights(2))
+
+
+def test_building_a_network_does_not_touch_the_global_generator_of_weights() -> None:
+    """Weights come from the network's own generator, whatever was drawn before."""
+    torch.manual_seed(1)
+    first = next(build_network("cnn3").parameters()).detach().clone()
+    torch.manual_seed(2)
+    assert torch.equal(first, next(build_network("cnn3").parameters()))
+
+
+@pytest.mark.parametrize(("name", "channels"), [("cnn3", ()), ("unet", (16, 32))])
+def test_untrained_output_is_small(name: str, channels: tuple) -> None:
+    with torch.no_grad():
+        output = build_network(name, channels)(torch.randn(1, 1, 64, 64))
+    assert float(output.std()) < 0.5
+
+
+def test_unknown_network() -> None:
+    with pytest.raises(ModelError) as caught:
+        build_network("transformer")
+    assert str(caught.value) == (
+        "Network is 'transformer'; it must be cnn3 or unet. Update cryoden if a newer one wrote the model."
+    )

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+import pytest
+
+from cryoden.config import TrainConfig
+from cryoden.errors import CryodenError, ModelError, TrainingError
+from cryoden.formats.model_file import read_card, read_model
+from cryoden.model import training
+from cryoden.model.training import Trainer, learning_rate_factor, train
+from tests.helpers import RATE, ROOT, write_halves
+
+QUICK = TrainConfig(
+    odd="odd",
+    even="even",
+    output="out",
+    network="cnn3",
+    crop=32,
+    epochs=3,
+    max_batches=5,
+    device="cpu",
+    validation=0.3,
+)
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> Dict[str, np.ndarray]:
+    return write_halves(tmp_path, 4, noise=1.0)
+
+
+def weights_of(folder: str) -> Dict[str, np.ndarray]:
+    return read_model(Path(folder) / "model.safetensors")[1]
+
+
+def checkpoint_of(folder: str) -> Dict[str, Any]:
+    import torch
+
+    return torch.load(str(Path(folder) / "checkpoint.pt"), weights_only=True)
+
+
+def log_of(folder: str) -> List[Dict[str, Any]]:
+    """Return the log without what depends on the clock."""
+    records = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k not in ("seconds", "crops_per_second")} for r in records]
+
+
+def assert_same_training(first: str, second: str) -> None:
+    a, b = checkpoint_of(first), checkpoint_of(second)
+    for part in ("network", "averaged"):
+        assert all(bool((a[part][key] == b[part][key]).all()) for key in a[part])
+    for name, array in weights_of(first).items():
+        np.testing.assert_array_equal(array, weights_of(second)[name])
+    assert log_of(first) == log_of(second)
+
+
+@pytest.mark.parametrize(("network", "channels"), [("cnn3", (4, 8)), ("unet", (4, 8))])
+def test_training_learns(tmp_path: Path, network: str, channels: tuple) -> None:
+    write_halves(tmp_path, 4, (128, 128), noise=1.0)
+    config = replace(QUICK, network=network, channels=channels, epochs=8, max_batches=None, lr=5e-3)
+    assert train(config).r2 > 0.2
+
+
+def test_model_is_that_of_the_best_epoch(halves: Dict[str, np.ndarray]) -> None:
+    result = train(QUICK)
+    r2 = [record["r2"] for record in log_of("out")]
+    assert result.r2 == max(r2)
+    assert read_card(result.model).training["epoch"] == result.best_epoch == r2.index(max(r2)) + 1
+
+
+def test_model_tells_at_which_sampling_rate_it_works(halves: Dict[str, np.ndarray]) -> None:
+    assert read_card(train(QUICK).model).sampling_rate == pytest.approx(RATE)
+
+
+def test_coarser_sampling_rate_is_trained_and_kept(tmp_path: Path) -> None:
+    write_halves(tmp_path, 3, (160, 160), rate=RATE / 2)
+    assert read_card(train(replace(QUICK, sampling_rate=RATE)).model).sampling_rate == pytest.approx(RATE)
+
+
+def test_same_options_give_the_same_training(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    train(replace(QUICK, output="again"))
+    assert_same_training("out", "again")
+
+
+def test_streaming_and_managed_give_the_same_training(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    train(replace(QUICK, output="stream", stream=True, force=True))
+    assert_same_training("out", "stream")
+
+
+def test_one_micrograph_suffices(tmp_path: Path) -> None:
+    write_halves(tmp_path, 1, (160, 160))
+    assert math.isfinite(train(QUICK).r2)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("network", "unet"), ("lr", 1e-2), ("ema", 0.0), ("crop", 48), ("batch_size", 2), ("seed", 2),
+        ("validation", 0.6), ("max_batches", 2), ("epochs", 2), ("sampling_rate", 6.0),
+    ],
+)  # fmt: skip
+def test_option_changes_the_weights(halves: Dict[str, np.ndarray], option: str, value: Any) -> None:
+    first = replace(QUICK, channels=(4, 8))
+    train(first)
+    train(replace(first, output="other", **{option: value}))
+    a, b = weights_of("out"), weights_of("other")
+    assert set(a) != set(b) or any(not np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_channels_change_the_unet(halves: Dict[str, np.ndarray]) -> None:
+    for channels in ((2,), (2, 4)):
+        train(replace(QUICK, network="unet", channels=channels, output=str(len(channels)), epochs=1))
+    assert len(weights_of("1")) < len(weights_of("2"))
+
+
+def test_small_window_changes_the_order_of_crops(tmp_path: Path) -> None:
+    write_halves(tmp_path, 8, (64, 64))
+    for window in (1.0, 1e-5):
+        train(replace(QUICK, output=str(window), window=window))
+    assert log_of("1.0") != log_of("1e-05")
+
+
+def test_patience_stops_early(halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = Trainer._validate
+    values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(Trainer, "_validate", lambda self: {**validate(self), "r2": next(values)})
+    result = train(replace(QUICK, epochs=6, patience=2, max_batches=1))
+    assert (len(log_of("out")), result.best_epoch) == (4, 2)
+
+
+def test_minutes_end_in_time(halves: Dict[str, np.ndarray]) -> None:
+    started = time.monotonic()
+    train(replace(QUICK, minutes=0.03, max_batches=None))
+    assert 1.0 < time.monotonic() - started < 6.0  # 1.8 s and what validation and slow machines add
+
+
+def test_memory_too_small_for_all_halves_streams(
+    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    streaming = training.StreamingLoader
+    monkeypatch.setattr(training, "StreamingLoader", lambda *a: made.append(1) or streaming(*a))
+    train(replace(QUICK, memory=1e-6, epochs=1))
+    assert made
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_training_stopped_between_epochs_ends_at_the_same_weights(
+    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    train(QUICK)
+    keep = Trainer._keep
+
+    def keep_and_stop(trainer: Trainer, record: Dict[str, Any]) -> None:
+        keep(trainer, record)
+        if trainer.progress.epoch == after:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_keep", keep_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(replace(QUICK, output="stopped"))
+    train(replace(QUICK, output="stopped", resume=True))
+    assert_same_training("out", "stopped")
+
+
+def test_training_stopped_before_its_checkpoint_ends_at_the_same_weights(
+    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model and the log of an epoch are there, its checkpoint is not."""
+    train(QUICK)
+    whole_file = training.whole_file
+    n_written = 0
+
+    def fail_once(path: Path) -> Any:
+        nonlocal n_written
+        n_written += Path(path).name == "checkpoint.pt"
+        if n_written == 2:
+            raise KeyboardInterrupt
+        return whole_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "whole_file", fail_once)
+        with pytest.raises(KeyboardInterrupt):
+            train(replace(QUICK, output="stopped"))
+    train(replace(QUICK, output="stopped", resume=True))
+    assert_same_training("out", "stopped")
+
+
+KILLED = replace(QUICK, output="killed", max_batches=15, epochs=4)
+
+
+def test_killed_process_resumes_to_the_same_weights(halves: Dict[str, np.ndarray], tmp_path: Path) -> None:
+    """SIGKILL inside an epoch, as soon as one is done: a real process, no clean-up."""
+    train(replace(KILLED, output="out"))
+    script = f"from cryoden.config import TrainConfig\nfrom cryoden.model.training import train\ntrain({KILLED!r})\n"
+    (tmp_path / "go.py").write_text("import torch\ntorch.set_num_threads(2)\n" + script)
+    process = subprocess.Popen(
+        [sys.executable, "go.py"], env=dict(os.environ, PYTHONPATH=str(ROOT)), stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 30
+    while not Path("killed/checkpoint.pt").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= checkpoint_of("killed")["progress"]["epoch"] < 4
+    train(replace(KILLED, resume=True))
+    assert_same_training("out", "killed")
+
+
+def test_finished_training_is_not_changed_by_resuming(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    before = Path("out/model.safetensors").read_bytes()
+    train(replace(QUICK, resume=True))
+    assert Path("out/model.safetensors").read_bytes() == before
+
+
+def test_other_options_cannot_resume(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    with pytest.raises(TrainingError) as caught:
+        train(replace(QUICK, resume=True, lr=2e-3, batch_size=2))
+    assert str(caught.value) == (
+        "The training in out was started with other values of batch_size, lr; resume with the same options, or choose "
+        "another --output folder."
+    )
+
+
+def test_streaming_may_resume_what_was_managed(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    train(replace(QUICK, resume=True, stream=True, force=True))
+
+
+def test_existing_training_is_not_overwritten(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    with pytest.raises(TrainingError) as caught:
+        train(QUICK)
+    assert str(caught.value) == (
+        "out holds a training already; go on with --resume, or choose another --output folder."
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
+def test_damaged_checkpoint(halves: Dict[str, np.ndarray], content: bytes) -> None:
+    Path("out").mkdir()
+    Path("out/checkpoint.pt").write_bytes(content)
+    with pytest.raises(
+        TrainingError, match=r"checkpoint\.pt cannot be read \([\s\S]*\); remove it to train from"
+    ):
+        train(replace(QUICK, resume=True))
+
+
+def test_checkpoint_without_its_parts_is_no_traceback(halves: Dict[str, np.ndarray]) -> None:
+    import torch
+
+    train(QUICK)
+    state = checkpoint_of("out")
+    del state["optimizer"]
+    torch.save(state, "out/checkpoint.pt")
+    with pytest.raises(CryodenError, match=r"checkpoint\.pt"):
+        train(replace(QUICK, resume=True))
+
+
+def test_pickles_in_a_checkpoint_are_not_run(halves: Dict[str, np.ndarray], tmp_path: Path) -> None:
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, ("evil",)
+
+    Path("out").mkdir()
+    torch.save({"config": Evil()}, "out/checkpoint.pt")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        train(replace(QUICK, resume=True))
+    assert not Path("evil").exists()
+
+
+def test_training_starts_from_a_model(halves: Dict[str, np.ndarray]) -> None:
+    first = train(QUICK)
+    tiny = replace(QUICK, output="second", from_model=str(first.model), lr=1e-12, epochs=1, seed=7)
+    train(tiny)
+    before, after = weights_of("out"), weights_of("second")
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], atol=1e-9)
+
+
+def test_training_cannot_start_from_another_network(halves: Dict[str, np.ndarray]) -> None:
+    first = train(QUICK)
+    with pytest.raises(ModelError, match=r"is a cnn3 with channels \(\), not the unet (that is )?asked for"):
+        train(replace(QUICK, output="second", network="unet", from_model=str(first.model)))
+
+
+def test_training_does_not_start_from_a_model_of_another_sampling_rate_in_silence(
+    halves: Dict[str, np.ndarray], make_model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(rate=1.0)
+    try:
+        train(replace(QUICK, from_model=str(model)))
+    except ModelError as error:
+        assert "A/px" in str(error)
+    else:
+        assert "A/px" in caplog.text
+
+
+def test_loss_that_is_no_number(halves: Dict[str, np.ndarray]) -> None:
+    with pytest.raises(
+        TrainingError, match=r"The loss became (nan|inf) in epoch \d; .*Train with a lower --lr"
+    ):
+        train(replace(QUICK, network="unet", channels=(4, 8), lr=1e30, max_batches=20))
+
+
+def test_micrographs_smaller_than_the_step_of_the_network(tmp_path: Path) -> None:
+    write_halves(tmp_path, 2, (40, 40))
+    with pytest.raises(TrainingError) as caught:
+        train(replace(QUICK, network="unet", channels=(2,) * 7))
+    assert str(caught.value) == (
+        "The smallest micrograph is 40 px wide, less than the network's step of 64 px; train at a finer sampling rate."
+    )
+
+
+def test_crop_smaller_than_the_step_of_the_network_is_not_blamed_on_micrographs(
+    halves: Dict[str, np.ndarray],
+) -> None:
+    with pytest.raises(CryodenError, match="--crop"):
+        train(replace(QUICK, network="unet", channels=(2,) * 7, crop=32))
+
+
+def test_too_many_bad_micrographs_end_the_training(halves: Dict[str, np.ndarray]) -> None:
+    for number in (0, 1, 2):
+        path = Path(f"odd/mic{number}.mrc")
+        path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(
+        TrainingError, match="3 of 4 micrographs cannot be used, too many to go on; the first reason"
+    ):
+        train(QUICK)
+    assert list(Path("out").iterdir()) == []
+
+
+def test_only_held_out_micrograph_is_bad(halves: Dict[str, np.ndarray]) -> None:
+    """Known before the first step where all is in memory: no epoch may be spent on it."""
+    from cryoden.data.pairs import find_pairs, hold_out
+
+    config = replace(QUICK, validation=0.01)
+    held_out = hold_out(find_pairs("odd", "even")[0], 0.01, np.random.default_rng(config.seed))[1]
+    path = Path(held_out[0].odd)
+    image = np.random.default_rng(1).normal(size=(96, 96)).astype(np.float32)
+    path.write_bytes(path.read_bytes()[:1024] + image.tobytes())
+    steps: List[int] = []
+    step = Trainer._step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda self, *a: steps.append(1) or step(self, *a))
+        with pytest.raises(TrainingError, match="No held-out micrograph could be used"):
+            train(config)
+    assert steps == []
+
+
+def test_learning_rate_warms_up_then_falls_along_a_cosine_to_zero() -> None:
+    shares = np.linspace(0, 1, 201)
+    factors = np.array([learning_rate_factor(share) for share in shares])
+    peak = int(np.argmax(factors))
+    assert shares[peak] == pytest.approx(0.05)
+    assert factors[peak] == pytest.approx(1)
+    assert np.all(np.diff(factors[: peak + 1]) > 0)
+    assert np.all(np.diff(factors[peak:]) < 0)
+    assert factors[0] > 0
+    assert learning_rate_factor(1.0) == pytest.approx(0)
+    assert learning_rate_factor(0.525) == pytest.approx(0.5)  # half-way through the cosine
+    assert learning_rate_factor(1.5) == pytest.approx(0)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoden.errors import FileError
+from cryoden.quality.figures import draw_curves, draw_files, power_spectrum, read_log
+from tests.helpers import write_mrc
+
+
+def test_power_spectrum_finds_the_frequency_of_a_wave() -> None:
+    y, x = np.mgrid[:256, :256]
+    _, frequency, profile = power_spectrum(np.cos(2 * np.pi * 40 * x / 256), 2.0)
+    assert frequency[np.argmax(profile)] == pytest.approx(40 / 256 / 2.0)
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    records = [{"epoch": i, "loss": 1 / i, "validation_loss": 1 / i, "r2": 0.1 * i} for i in (1, 2, 3)]
+    draw_curves(records, tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (64, 64), (45, 61)])
+def test_files_of_other_sizes_are_drawn_together(tmp_path: Path, shape: tuple) -> None:
+    """Denoised micrographs may be coarser than the raw ones, whichever comes first."""
+    rng = np.random.default_rng(1)
+    write_mrc(tmp_path / "a.mrc", rng.normal(size=(90, 120)), 2.0)
+    write_mrc(tmp_path / "b.mrc", rng.normal(size=shape), 2.0 * 120 / shape[1])
+    draw_files(tmp_path / "a.mrc", tmp_path / "b.mrc", ("raw", "denoised"), tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("content", [None, "no json\n"])
+def test_log_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+    if content:
+        (tmp_path / "log.jsonl").write_text(content)
+    with pytest.raises(FileError, match=r"log\.jsonl cannot be read \(.+\); has the first epoch ended\?"):
+        read_log(tmp_path / "log.jsonl")

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cryoden.config import Config, DenoiseConfig, HalvesConfig, TrainConfig, parse_frame_range
+from cryoden.errors import OptionError
+
+TRAIN = {"odd": "o", "even": "e", "output": "out"}
+DENOISE = {"micrographs": ("a.mrc",), "model": "m", "output": "out"}
+HALVES = {"movies": ("a.mrc",), "output": "out"}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 10**6),
+    st.floats(1e-9, 10),
+    st.floats(0, 0.99),
+    st.booleans(),
+    st.none() | st.floats(0.1, 20),
+)
+def test_training_options_survive_json(
+    epochs: int, lr: float, ema: float, stream: bool, rate: Optional[float]
+) -> None:
+    config = TrainConfig(
+        **TRAIN, epochs=epochs, lr=lr, ema=ema, stream=stream, sampling_rate=rate, channels=(4, 8)
+    )
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "config", [HalvesConfig(**HALVES), DenoiseConfig(**DENOISE)], ids=["halves", "denoise"]
+)
+def test_lists_of_files_survive_json(config: Config) -> None:
+    assert type(config).from_dict(config.to_dict()) == config
+
+
+def test_unknown_option_is_named() -> None:
+    with pytest.raises(OptionError, match=r"Unknown option colour; known are .*network"):
+        TrainConfig.from_dict({**TRAIN, "colour": 1})
+
+
+def test_missing_option_is_named() -> None:
+    with pytest.raises(OptionError, match="Option even is missing and has no default; give it."):
+        TrainConfig.from_dict({"odd": "o", "output": "out"})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("epochs", 0, "Option --epochs is 0; it must be at least 1."),
+        ("batch_size", 0, "Option --batch-size is 0; it must be at least 1."),
+        ("max_batches", 0, "Option --max-batches is 0; it must be at least 1."),
+        ("crop", 16, "Option --crop is 16; it must be at least 32."),
+        ("patience", -1, "Option --patience is -1; it must be at least 0."),
+        ("lr", 0.0, "Option --lr is 0.0; it must be above 0."),
+        ("lr", float("nan"), "Option --lr is nan; it must be above 0."),
+        ("sampling_rate", -1.0, "Option --sampling-rate is -1.0; it must be above 0."),
+        ("minutes", 0.0, "Option --minutes is 0.0; it must be above 0."),
+        ("memory", 0.0, "Option --memory is 0.0; it must be above 0."),
+        ("window", 0.0, "Option --window is 0.0; it must be above 0."),
+        ("validation", 0.0, "Option --validation is 0.0; it must be above 0 and below 1, such as 0.1."),
+        ("validation", 1.0, "Option --validation is 1.0; it must be above 0 and below 1, such as 0.1."),
+        ("ema", 1.0, "Option --ema is 1.0; it must be at least 0 and below 1, such as 0.99."),
+        (
+            "channels",
+            (),
+            "Option --channels is (); it must be one or more positive numbers such as 32 64 128.",
+        ),
+        (
+            "channels",
+            (8, 0),
+            "Option --channels is (8, 0); it must be one or more positive numbers such as 32 64",
+        ),
+        ("network", "vit", "Option --network is 'vit'; it must be one of unet, cnn3."),
+        ("device", "tpu", "Option --device is 'tpu'; it must be auto, cpu, cuda or cuda:N."),
+        ("force", True, "Option --force has no meaning alone; give --stream --force."),
+        ("seed", -1, "Option --seed is -1; it must be at least 0."),
+        ("minutes", float("inf"), "Option --minutes is inf"),
+        ("lr", float("inf"), "Option --lr is inf"),
+    ],
+)
+def test_training_option_out_of_range(option: str, value: Any, problem: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        TrainConfig(**TRAIN, **{option: value})
+    assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"tile": 63}, "Option --tile is 63; it must be at least 64."),
+        ({"odd": "o"}, "Only one of --odd and --even is given; give both halves or none."),
+        ({"micrographs": ()}, "No micrographs are given; name at least one micrograph, folder or STAR file."),
+        ({"quality": "good"}, "Option --quality is 'good'; it must be one of fast, best."),
+        ({"dtype": "int8"}, "Option --dtype is 'int8'; it must be one of float32, float16."),
+        ({"device": "cuda:x"}, "Option --device is 'cuda:x'; it must be auto, cpu, cuda or cuda:N."),
+    ],
+)
+def test_denoising_option_out_of_range(changes: Dict[str, Any], problem: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        DenoiseConfig(**{**DENOISE, **changes})
+    assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"movies": ()}, "No movies are given; name at least one movie or STAR file."),
+        ({"jobs": 0}, "Option --jobs is 0; it must be at least 1."),
+        ({"voltage": 0.0}, "Option --voltage is 0.0; it must be above 0."),
+        ({"amplitude_contrast": 5.0}, "Option --amplitude-contrast is 5.0"),
+    ],
+)
+def test_halves_option_out_of_range(changes: Dict[str, Any], problem: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        HalvesConfig(**{**HALVES, **changes})
+    assert str(caught.value).startswith(problem)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(OptionError) as caught:
+        TrainConfig(**TRAIN, epochs=0, lr=-1.0, device="tpu")
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, (1, None)), ("", (1, None)), ("3-40", (3, 40)), ("3-", (3, None)), (" 1 - 2 ", (1, 2))],
+)
+def test_frame_range(text: Optional[str], expected: tuple) -> None:
+    assert parse_frame_range(text) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text("0123456789-: ", max_size=8))
+def test_frame_range_is_understood_or_refused(text: str) -> None:
+    try:
+        first, last = parse_frame_range(text)
+    except OptionError as error:
+        assert repr(text) in str(error)
+    else:
+        assert first >= 1
+        assert last is None or last > first
