@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Type, Union, cast, get_args, get_type_hints
@@ -19,6 +20,9 @@ from cryoden.formats.files import read_json, write_json
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
+
+IS_FIRST = os.environ.get("RANK", "0") == "0"
+"""Whether this is the process that speaks, where torchrun started several."""
 
 FAILURES_NAME = "failures.json"
 """Written into the output folder: inputs that were left out, and why."""
@@ -45,6 +49,8 @@ def run_train(config: TrainConfig) -> Dict[str, str]:
     from cryoden.quality.figures import draw_curves, read_log
 
     training = train(config)
+    if not IS_FIRST:
+        return {}
     output = Path(config.output)
     draw_curves(read_log(output / LOG_NAME), output / CURVES_NAME)
     print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
@@ -114,7 +120,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             write_json(save_to, config.to_dict())
             return ALL_DONE
         failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-        write_json(Path(config.output) / FAILURES_NAME, failures)
+        if IS_FIRST:
+            write_json(Path(config.output) / FAILURES_NAME, failures)
     except CryodenError as error:
         print(f"cryoden: {error}", file=sys.stderr)
         return NOTHING_DONE

@@ -202,7 +202,7 @@ class TrainConfig(Config):
         "random", choices=("random", "grid"), help="Crops anywhere, or on the half-overlapping grid of patch files."
     )
     crop: int = option(512, help="Side of the square training crops in pixels (smaller where micrographs are).")
-    batch_size: int = option(4, help="Crops per optimisation step.")
+    batch_size: int = option(8, help="Crops per optimisation step.")
     lr: float = option(1e-3, help="Highest learning rate; warmed up to, then lowered to zero along a cosine.")
     ema: float = option(
         0.99,
@@ -237,6 +237,9 @@ class TrainConfig(Config):
         help="Memory in GiB that micrographs may take when all are kept (default: half of what is free).",
     )
     window: float = option(1.0, help="Memory in GiB of the streaming window.")
+    min_batches: int = option(
+        100, help="Batches per epoch at least: small sets are passed through several times between two validations."
+    )
     max_batches: Optional[int] = option(None, help="Batches per epoch at most, for a quick try.")
     seed: int = option(1, help="Seed of everything that is random.")
     device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
@@ -246,7 +249,7 @@ class TrainConfig(Config):
     def _problems(self) -> Iterator[str]:
         for name in ("sampling_rate", "minutes", "lr", "memory", "window", "checkpoint_minutes"):
             yield from _above_zero(name, getattr(self, name))
-        for name in ("epochs", "batch_size", "max_batches"):
+        for name in ("epochs", "batch_size", "min_batches", "max_batches"):
             yield from _at_least(name, getattr(self, name), 1)
         for name in ("patience", "seed"):
             yield from _at_least(name, getattr(self, name), 0)

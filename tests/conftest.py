@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, List
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from cryoden.__main__ import main
+from cryoden.data.normalize import STANDARD
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.model.networks import build_network
 from tests.helpers import RATE, Result
@@ -59,10 +61,8 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         rate: float = RATE,
         seed: int = 1,
     ) -> Path:
-        weights = {
-            key: np.array(value) for key, value in build_network(network, channels, seed).state_dict().items()
-        }
-        write_model(tmp_path / name, weights, ModelCard(network, channels, rate, {"seed": seed}))
+        weights = {key: np.array(value) for key, value in build_network(network, channels, seed).state_dict().items()}
+        write_model(tmp_path / name, weights, ModelCard(network, channels, rate, asdict(STANDARD), {"seed": seed}))
         return tmp_path / name
 
     return make

@@ -56,9 +56,7 @@ def clean_signal(shape: Tuple[int, int], seed: int, sigma_px: float = 2.5) -> np
     return (image - image.mean()) / image.std()
 
 
-def two_halves(
-    shape: Tuple[int, int], seed: int, noise: float = 2.0
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def two_halves(shape: Tuple[int, int], seed: int, noise: float = 2.0) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return clean, odd and even images, float64; the halves have independent white noise."""
     rng = np.random.default_rng([seed, 1])
     clean = clean_signal(shape, seed)
@@ -109,14 +107,15 @@ def write_halves(
     noise: float = 1.0,
     rate: float = RATE,
     seed: int = 1,
+    mean: float = 0.0,
 ) -> Dict[str, np.ndarray]:
     """Write `odd/mic0.mrc`, `even/mic0.mrc`...; return the clean images by name."""
     clean = {}
     for number in range(n):
         name = f"mic{number}"
         clean[name], odd, even = two_halves(shape, 100 * seed + number, noise)
-        write_mrc(folder / "odd" / f"{name}.mrc", odd, rate)
-        write_mrc(folder / "even" / f"{name}.mrc", even, rate)
+        write_mrc(folder / "odd" / f"{name}.mrc", mean + odd, rate)
+        write_mrc(folder / "even" / f"{name}.mrc", mean + even, rate)
     return clean
 
 

@@ -65,9 +65,7 @@ def test_saved_options_are_read_back(tmp_path: Path, cryoden: Run) -> None:
     assert not Path("out").exists()
     assert cryoden("train", "--config", "a.json", "--save-config", "b.json").status == 0
     assert Path("a.json").read_text() == Path("b.json").read_text()
-    expected = TrainConfig(
-        odd="odd", even="even", output="out", network="cnn3", lr=0.005, channels=(4, 8), stream=True
-    )
+    expected = TrainConfig(odd="odd", even="even", output="out", network="cnn3", lr=0.005, channels=(4, 8), stream=True)
     assert json.loads(Path("a.json").read_text()) == expected.to_dict()
 
 
@@ -123,9 +121,7 @@ def test_option_without_its_file(cryoden: Run, option: str) -> None:
     assert result.last_error == f"cryoden: Option {option} needs the name of a JSON file after it."
 
 
-@pytest.mark.parametrize(
-    "words", [["--epochs", "0"], ["--crop", "8"], ["--validation", "2"], ["--seed", "-1"]]
-)
+@pytest.mark.parametrize("words", [["--epochs", "0"], ["--crop", "8"], ["--validation", "2"], ["--seed", "-1"]])
 def test_option_out_of_range_does_nothing(tmp_path: Path, cryoden: Run, words: List[str]) -> None:
     write_halves(tmp_path, 2, (64, 64))
     result = cryoden(*TRAIN, *words)
@@ -153,9 +149,7 @@ def test_gpu_that_is_not_there(tmp_path: Path, cryoden: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["halves", "train", "denoise"])
-def test_output_folder_that_cannot_be_written(
-    tmp_path: Path, cryoden: Run, make_model: Callable, command: str
-) -> None:
+def test_output_folder_that_cannot_be_written(tmp_path: Path, cryoden: Run, make_model: Callable, command: str) -> None:
     write_halves(tmp_path, 2, (64, 64))
     write_raw_mrc(tmp_path / "m.mrc", np.arange(4 * 64).reshape(4, 8, 8), 1)
     (tmp_path / "file").write_text("")
@@ -222,16 +216,12 @@ def test_only_input_is_bad(tmp_path: Path, cryoden: Run, make_model: Callable, n
     reason = write_bad_input(name)
     result = cryoden("denoise", name, "--model", make_model(), "--output", "out")
     assert result.status == 2
-    assert result.last_error.startswith(
-        f"cryoden: None of 1 micrographs could be denoised; the first reason: {reason}"
-    )
+    assert result.last_error.startswith(f"cryoden: None of 1 micrographs could be denoised; the first reason: {reason}")
     assert images_in(Path("out")) == []
     assert leftovers(tmp_path) == []
 
 
-def test_star_file_without_micrographs_is_no_traceback(
-    tmp_path: Path, cryoden: Run, make_model: Callable
-) -> None:
+def test_star_file_without_micrographs_is_no_traceback(tmp_path: Path, cryoden: Run, make_model: Callable) -> None:
     Path("empty.star").write_text("data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\n\n")
     result = cryoden("denoise", "empty.star", "--model", make_model(), "--output", "out")
     assert result.status == 2
@@ -282,5 +272,5 @@ def test_training_from_the_command_line(tmp_path: Path, cryoden: Run) -> None:
     assert result.out.startswith("Best held-out R2 ")
     assert json.loads(Path("out/failures.json").read_text()) == {}
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        "checkpoint.pt", "curves.png", "failures.json", "log.jsonl", "model.safetensors",
+        "checkpoint.pt", "curves.png", "failures.json", "log.jsonl", "model.safetensors", "samples.npz",
     ]  # fmt: skip

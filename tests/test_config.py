@@ -22,18 +22,12 @@ HALVES = {"movies": ("a.mrc",), "output": "out"}
     st.booleans(),
     st.none() | st.floats(0.1, 20),
 )
-def test_training_options_survive_json(
-    epochs: int, lr: float, ema: float, stream: bool, rate: Optional[float]
-) -> None:
-    config = TrainConfig(
-        **TRAIN, epochs=epochs, lr=lr, ema=ema, stream=stream, sampling_rate=rate, channels=(4, 8)
-    )
+def test_training_options_survive_json(epochs: int, lr: float, ema: float, stream: bool, rate: Optional[float]) -> None:
+    config = TrainConfig(**TRAIN, epochs=epochs, lr=lr, ema=ema, stream=stream, sampling_rate=rate, channels=(4, 8))
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
-@pytest.mark.parametrize(
-    "config", [HalvesConfig(**HALVES), DenoiseConfig(**DENOISE)], ids=["halves", "denoise"]
-)
+@pytest.mark.parametrize("config", [HalvesConfig(**HALVES), DenoiseConfig(**DENOISE)], ids=["halves", "denoise"])
 def test_lists_of_files_survive_json(config: Config) -> None:
     assert type(config).from_dict(config.to_dict()) == config
 
@@ -44,7 +38,7 @@ def test_unknown_option_is_named() -> None:
 
 
 def test_missing_option_is_named() -> None:
-    with pytest.raises(OptionError, match="Option even is missing and has no default; give it."):
+    with pytest.raises(OptionError, match=r"Option even is missing and has no default; give it\."):
         TrainConfig.from_dict({"odd": "o", "output": "out"})
 
 
@@ -56,12 +50,12 @@ def test_missing_option_is_named() -> None:
         ("max_batches", 0, "Option --max-batches is 0; it must be at least 1."),
         ("crop", 16, "Option --crop is 16; it must be at least 32."),
         ("patience", -1, "Option --patience is -1; it must be at least 0."),
-        ("lr", 0.0, "Option --lr is 0.0; it must be above 0."),
-        ("lr", float("nan"), "Option --lr is nan; it must be above 0."),
-        ("sampling_rate", -1.0, "Option --sampling-rate is -1.0; it must be above 0."),
-        ("minutes", 0.0, "Option --minutes is 0.0; it must be above 0."),
-        ("memory", 0.0, "Option --memory is 0.0; it must be above 0."),
-        ("window", 0.0, "Option --window is 0.0; it must be above 0."),
+        ("lr", 0.0, "Option --lr is 0.0; it must be above 0 and finite."),
+        ("lr", float("nan"), "Option --lr is nan; it must be above 0 and finite."),
+        ("sampling_rate", -1.0, "Option --sampling-rate is -1.0; it must be above 0 and finite."),
+        ("minutes", 0.0, "Option --minutes is 0.0; it must be above 0 and finite."),
+        ("memory", 0.0, "Option --memory is 0.0; it must be above 0 and finite."),
+        ("window", 0.0, "Option --window is 0.0; it must be above 0 and finite."),
         ("validation", 0.0, "Option --validation is 0.0; it must be above 0 and below 1, such as 0.1."),
         ("validation", 1.0, "Option --validation is 1.0; it must be above 0 and below 1, such as 0.1."),
         ("ema", 1.0, "Option --ema is 1.0; it must be at least 0 and below 1, such as 0.99."),
@@ -94,7 +88,10 @@ def test_training_option_out_of_range(option: str, value: Any, problem: str) -> 
     [
         ({"tile": 63}, "Option --tile is 63; it must be at least 64."),
         ({"odd": "o"}, "Only one of --odd and --even is given; give both halves or none."),
-        ({"micrographs": ()}, "No micrographs are given; name at least one micrograph, folder or STAR file."),
+        (
+            {"micrographs": ()},
+            "No micrographs are given, or one has an empty name; name a micrograph, folder or STAR file.",
+        ),
         ({"quality": "good"}, "Option --quality is 'good'; it must be one of fast, best."),
         ({"dtype": "int8"}, "Option --dtype is 'int8'; it must be one of float32, float16."),
         ({"device": "cuda:x"}, "Option --device is 'cuda:x'; it must be auto, cpu, cuda or cuda:N."),
@@ -109,9 +106,9 @@ def test_denoising_option_out_of_range(changes: Dict[str, Any], problem: str) ->
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"movies": ()}, "No movies are given; name at least one movie or STAR file."),
+        ({"movies": ()}, "No movies are given, or one has an empty name; name at least one movie or STAR file."),
         ({"jobs": 0}, "Option --jobs is 0; it must be at least 1."),
-        ({"voltage": 0.0}, "Option --voltage is 0.0; it must be above 0."),
+        ({"voltage": 0.0}, "Option --voltage is 0.0; it must be above 0 and finite."),
         ({"amplitude_contrast": 5.0}, "Option --amplitude-contrast is 5.0"),
     ],
 )
@@ -141,7 +138,7 @@ def test_frame_range_is_understood_or_refused(text: str) -> None:
     try:
         first, last = parse_frame_range(text)
     except OptionError as error:
-        assert repr(text) in str(error)
+        assert repr(text) in str(error)  # noqa: PT017
     else:
         assert first >= 1
         assert last is None or last > first

@@ -48,7 +48,7 @@ def test_autopick_finds_the_particles_of_a_denoised_set(tmp_path: Path, monkeypa
     names = [f"full/{name}.mrc" for name in centres]
     write_table("full.star", new_table(names, SAMPLING_RATE, 300.0, 2.7, 0.1))
     train = ["train", "--odd", "odd", "--even", "even", "--output", "model", "--channels", "8", "16", "--crop", "128"]
-    assert main([*train, "--epochs", "6", "--lr", "5e-3", "--device", "cpu"]) == 0
+    assert main([*train, "--epochs", "3", "--min-batches", "40", "--lr", "5e-3", "--device", "cpu"]) == 0
     assert main(["denoise", "full.star", "--model", "model/model.safetensors", "--output", "out"]) == 0
 
     command = ["relion_autopick", "--i", "out/micrographs.star", "--odir", "picks/", "--LoG", "--shrink", "0"]

@@ -69,7 +69,9 @@ class EpochPlan:
     window
         Number of micrographs over which crops are mixed.
     on_grid
-        Crops lie on the half-overlapping grid, each place once, instead of anywhere.
+        Crops lie on the half-overlapping grid instead of anywhere, each place equally often.
+    min_batches
+        Where the crops fill fewer batches, every micrograph gives that many times more.
     """
 
     def __init__(
@@ -81,9 +83,12 @@ class EpochPlan:
         epoch: int,
         window: int = 4,
         on_grid: bool = False,
+        min_batches: int = 1,
     ) -> None:
         rng = np.random.default_rng([seed, epoch])
         grids = [_grid(shape, crop) for shape in shapes]
+        n_passes = -(-min_batches * batch_size // sum(len(grid) for grid in grids))
+        grids = [np.tile(grid, (max(1, n_passes), 1)) for grid in grids]
         order = rng.permutation(len(shapes))
         counts = np.array([len(grid) for grid in grids])
         extra = rng.integers(0, len(shapes), -int(counts.sum()) % batch_size)

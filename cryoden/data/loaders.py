@@ -25,6 +25,9 @@ N_READERS = 4
 N_AHEAD = 2
 """Batches cut ahead of the GPU."""
 
+_END = object()
+"""Tells the thread that iterates that no batch follows."""
+
 Batch = Tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, each float32 `(crops, 1, side, side)`."""
 
@@ -36,6 +39,14 @@ class HeldOut:
     pair: HalfPair
     halves: torch.Tensor
     data_range: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The crops of one batch and their pixels, both halves of each, float16 `(crops, 2, side, side)`."""
+
+    crops: List[Crop]
+    pixels: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -81,26 +92,30 @@ class Loader:
         self.crop, self.device, self.share, self.normalization = crop, device, share, normalization
         self.failures: Dict[str, str] = {}
 
-    def batches(self, plan: EpochPlan) -> Iterator[Batch]:
-        """Yield this process's share of the plan's batches, on the device; cutting and copying run ahead of a GPU."""
-        cut = self._cut(plan)
-        for crops, halves in cut if self.device.type == "cpu" else _ahead(cut):
-            yield orient(halves.to(self.device, non_blocking=True), crops)
+    def batches(self, plan: EpochPlan) -> Iterator[Optional[Batch]]:
+        """Yield this process's share of the plan's batches, on the device; cutting and copying run ahead of a GPU.
+
+        A batch none of whose micrographs can be used is None.
+        """
+        cuts = self._cuts(plan)
+        for cut in cuts if self.device.type == "cpu" else _ahead(cuts):
+            if cut is None:
+                yield None
+            else:
+                yield orient(cut.pixels.to(self.device, non_blocking=True).float(), cut.crops)
 
     def held_out(self) -> Iterator[HeldOut]:
         """Yield this process's share of the held-out pairs."""
         raise NotImplementedError
 
-    def _cut(self, plan: EpochPlan) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
-        """Yield crops and their pixels of every batch."""
+    def _cuts(self, plan: EpochPlan) -> Iterator[Optional[Cut]]:
+        """Yield this process's cut of every batch."""
         raise NotImplementedError
 
-    def _cut_batch(
-        self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]
-    ) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+    def _cut_batch(self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]) -> Optional[Cut]:
         usable = [crop for crop in batch if crop.pair in loaded]
         if not usable:
-            return
+            return None
         crops = [crop if crop.pair in loaded else usable[i % len(usable)] for i, crop in enumerate(batch)]
         crops = crops[self.share.rank :: self.share.n_ranks]
         side = self.crop
@@ -108,7 +123,7 @@ class Loader:
         resident = cuts[0].device
         pin = resident.type == "cpu" and self.device.type == "cuda"
         pixels = torch.empty((len(cuts), 2, side, side), dtype=torch.float16, device=resident, pin_memory=pin)
-        yield crops, torch.stack(cuts, out=pixels)
+        return Cut(crops, torch.stack(cuts, out=pixels))
 
     def _load(self, pair: HalfPair) -> Optional[HeldOut]:
         """Return a pair's halves in host memory, or None after noting why it cannot be used."""
@@ -129,7 +144,7 @@ def orient(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
     for halves, crop in zip(pixels, crops):
         halves = torch.rot90(halves.transpose(-2, -1) if crop.view >= 4 else halves, crop.view % 4, (-2, -1))
         turned.append(halves.flip(0) if crop.swap else halves)
-    batch = torch.stack(turned, dim=1).unsqueeze(2).float()
+    batch = torch.stack(turned, dim=1).unsqueeze(2)
     return batch[0], batch[1]
 
 
@@ -157,9 +172,9 @@ class ManagedLoader(Loader):
         item = self._load(pair)
         return item and HeldOut(item.pair, item.halves.to(keep), item.data_range)
 
-    def _cut(self, plan: EpochPlan) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+    def _cuts(self, plan: EpochPlan) -> Iterator[Optional[Cut]]:
         for batch in plan.batches:
-            yield from self._cut_batch(self._loaded, batch)
+            yield self._cut_batch(self._loaded, batch)
 
     def held_out(self) -> Iterator[HeldOut]:
         """Yield this process's share of the held-out pairs."""
@@ -188,7 +203,7 @@ class StreamingLoader(Loader):
         super().__init__(training, held_out, crop, device, share, normalization)
         self.budget_bytes = budget_bytes
 
-    def _cut(self, plan: EpochPlan) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+    def _cuts(self, plan: EpochPlan) -> Iterator[Optional[Cut]]:
         spans = plan.spans()
         last_batch = {pair: last for pair, _, last in spans}
         coming: Deque[int] = deque(pair for pair, _, _ in spans)
@@ -202,7 +217,9 @@ class StreamingLoader(Loader):
                     pair = coming.popleft()
                     window[pair] = pool.submit(self._load, self._pairs[pair])
                 ready = {pair: window[pair].result() for pair in wanted}
-                yield from self._cut_batch({pair: item.halves for pair, item in ready.items() if item}, batch)
+                cut = self._cut_batch({pair: item.halves for pair, item in ready.items() if item}, batch)
+                ready.clear()  # or the pairs of this batch would outlive their place in the window
+                yield cut
 
     def _has_room(self, window: Iterable[int], pair: int) -> bool:
         return sum(self._pairs[p].n_bytes for p in window) + self._pairs[pair].n_bytes <= self.budget_bytes
@@ -218,7 +235,7 @@ class StreamingLoader(Loader):
 AnyLoader = Union[ManagedLoader, StreamingLoader]
 
 
-def _ahead(items: Iterator[Tuple[List[Crop], torch.Tensor]]) -> Iterator[Tuple[List[Crop], torch.Tensor]]:
+def _ahead(items: Iterator[Optional[Cut]]) -> Iterator[Optional[Cut]]:
     """Yield what an iterator yields, computed a few steps ahead by a thread that ends with this iteration."""
     ready: queue.Queue = queue.Queue(N_AHEAD)
     stopped = threading.Event()
@@ -236,7 +253,7 @@ def _ahead(items: Iterator[Tuple[List[Crop], torch.Tensor]]) -> Iterator[Tuple[L
                 put(item)
                 if stopped.is_set():
                     return
-            put(None)
+            put(_END)
         except BaseException as error:  # raised again by the thread that iterates
             put(error)
 
@@ -245,7 +262,7 @@ def _ahead(items: Iterator[Tuple[List[Crop], torch.Tensor]]) -> Iterator[Tuple[L
     try:
         while True:
             entry = ready.get()
-            if entry is None:
+            if entry is _END:
                 return
             if isinstance(entry, BaseException):
                 raise entry

@@ -84,9 +84,10 @@ class HalfPair:
 
     def _load_half(self, path: str, half: np.ndarray, normalization: Normalization) -> GreyScale:
         first, last = self.rows or (0, self.shape[0])
+        is_rescaled = self.shape != self.file_shape
+        image = fourier_crop(read_micrograph(path)[0], self.shape) if is_rescaled else None
         try:
-            if self.shape != self.file_shape:
-                image = fourier_crop(read_micrograph(path)[0], self.shape)
+            if image is not None:
                 scale = measure_scale(image, normalization)
                 half[:] = scale.standardize(image[first:last])
                 return scale

@@ -52,7 +52,7 @@ class MrcStack:
         self.n_frames = int(header.nz)
         self.shape: Tuple[int, int] = (int(header.ny), int(header.nx))
         is_unsigned_byte = mode == 0 and _has_unsigned_bytes(header, byte_order)
-        self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(byte_order)
+        self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(byte_order)  # type: ignore[arg-type]
         self._offset = HEADER_BYTES + int(header.nsymbt)
         needed = self._offset + self.n_frames * self.shape[0] * self.shape[1] * self.dtype.itemsize
         actual = self.path.stat().st_size

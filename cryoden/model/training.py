@@ -205,39 +205,45 @@ class Trainer:
         if patience and self.progress.epoch - self.progress.best_epoch >= patience:
             log.info("Stopped: the held-out R2 has not risen for %d epochs.", patience)
             return True
-        return self._share_done(self.progress.seconds, 1) >= 1
+        return self._share_done(self.progress.seconds, 0.0) >= 1
 
-    def _share_done(self, seconds: float, n_batches: int) -> float:
+    def _share_done(self, seconds: float, share_of_epoch: float) -> float:
         if self.config.minutes is not None:
             return from_first(seconds / (60 * self.config.minutes), self.share)
-        return (self.progress.epoch + self.progress.batch / n_batches) / self.config.epochs
+        return (self.progress.epoch + share_of_epoch) / self.config.epochs
 
     # ------------------------------------------------------------------ one epoch
     def _train_epoch(self, started: float) -> Dict[str, Any]:
         config, progress = self.config, self.progress
         plan = EpochPlan(
-            self.shapes, self.crop, config.batch_size, config.seed, progress.epoch, self.window, config.crops == "grid"
-        )
+            self.shapes, self.crop, config.batch_size, config.seed, progress.epoch, self.window,
+            config.crops == "grid", config.min_batches,
+        )  # fmt: skip
         plan.batches = plan.batches[: config.max_batches]
         n_batches, n_before = len(plan.batches), progress.batch
+        n_steps = n_before
         plan.batches = plan.batches[n_before:]
         loss = torch.full((), progress.loss_sum, dtype=torch.float64, device=self.device)
         begun = time.monotonic()
         bar = tqdm(self.loader.batches(plan), total=len(plan.batches), unit="batch", leave=False, disable=None)
         bar.set_description(f"Epoch {progress.epoch + 1}")
-        for inputs, targets in bar:
-            share_done = self._share_done(time.monotonic() - started, n_batches)
+        for batch in bar:
+            share_done = self._share_done(time.monotonic() - started, progress.batch / n_batches)
             if share_done >= 1 and progress.batch:
                 break
-            loss += self._step(inputs, targets, learning_rate_factor(share_done))
             progress.batch += 1
+            if batch is None:  # none of its micrographs can be used
+                continue
+            inputs, targets = batch
+            loss += self._step(inputs, targets, learning_rate_factor(share_done))
+            n_steps += 1
             if time.monotonic() - self._saved > 60 * config.checkpoint_minutes:
                 progress.seconds, progress.loss_sum = time.monotonic() - started, float(loss)
                 self._save_state()
         bar.close()
-        if not progress.batch:
+        if not n_steps:
             raise TrainingError("No micrograph of the training set could be used; the reasons are above.")
-        mean_loss = float(loss) / progress.batch
+        mean_loss = float(np.mean(gathered([float(loss) / n_steps], self.share)))
         self._check_loss(mean_loss)
         seconds = time.monotonic() - begun
         n_crops = (progress.batch - n_before) * config.batch_size
@@ -273,9 +279,9 @@ class Trainer:
     def _prepare_forward(self) -> nn.Module:
         config = self.config
         forward: nn.Module = self.network
-        n_pixels = sum(rows * columns for rows, columns in self.shapes) * 4 * config.epochs
-        if config.max_batches:
-            n_pixels = min(n_pixels, config.epochs * config.max_batches * config.batch_size * self.crop**2)
+        n_batches = sum(rows * columns for rows, columns in self.shapes) * 4 // (config.batch_size * self.crop**2)
+        n_batches = min(max(n_batches, config.min_batches), config.max_batches or n_batches + config.min_batches)
+        n_pixels = config.epochs * n_batches * config.batch_size * self.crop**2
         if config.compile == "yes" or (
             config.compile == "auto" and compiling_pays(self.device, config.minutes, n_pixels)
         ):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
-from typing import List
+from typing import Iterator, List
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoden.data.crops import Crop, EpochPlan
-from cryoden.data.loaders import Batch, ManagedLoader, StreamingLoader, orient
+from cryoden.data.loaders import Batch, ManagedLoader, Share, StreamingLoader, _ahead, orient
 from cryoden.data.pairs import HalfPair, find_pairs
 from tests.helpers import write_halves
 
@@ -25,9 +27,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> List[HalfPair]:
     return find_pairs(str(folder / "odd"), str(folder / "even"))[0]
 
 
-def plan_of(
-    pairs: List[HalfPair], seed: int, epoch: int = 0, batch_size: int = 3, window: int = 2
-) -> EpochPlan:
+def plan_of(pairs: List[HalfPair], seed: int, epoch: int = 0, batch_size: int = 3, window: int = 2) -> EpochPlan:
     return EpochPlan([pair.used_shape for pair in pairs], 32, batch_size, seed, epoch, window)
 
 
@@ -62,6 +62,149 @@ def test_both_loaders_leave_out_the_same_crops_of_a_bad_pair(tmp_path: Path) -> 
     assert list(managed.failures) == ["mic1"]
 
 
+def test_crops_of_a_bad_pair_are_replaced_by_others_of_their_batch(tmp_path: Path) -> None:
+    """Every batch stays full, with the good crops where they were."""
+    write_halves(tmp_path, 3, (64, 64))
+    pairs = find_pairs("odd", "even")[0]
+    plan = plan_of(pairs, 1)
+    whole = list(ManagedLoader(pairs, [], 32, CPU).batches(plan))
+    path = tmp_path / "odd" / "mic1.mrc"
+    path.write_bytes(path.read_bytes()[:3000])
+    mended = ManagedLoader(pairs, [], 32, CPU).batches(plan)
+    # a batch of bad crops only has nothing to take their place
+    usable = [i for i, batch in enumerate(plan.batches) if {crop.pair for crop in batch} != {1}]
+    n_replaced = 0
+    for number, (inputs, targets) in zip(usable, mended):
+        crops = plan.batches[number]
+        assert len(inputs) == len(targets) == len(crops)
+        good = [i for i, crop in enumerate(crops) if crop.pair != 1]
+        for i, crop in enumerate(crops):
+            assert torch.equal(inputs[i], whole[number][0][i]) == (crop.pair != 1)
+            assert any(same_place(inputs[i], inputs[j]) or same_place(inputs[i], targets[j]) for j in good)
+            n_replaced += crop.pair == 1
+    assert n_replaced > 0
+    assert next(mended, None) is None
+
+
+def same_place(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Return whether two crops have the same pixels, in whatever order."""
+    return torch.equal(first.ravel().sort().values, second.ravel().sort().values)
+
+
+def test_shares_together_are_the_whole_batches(pairs: List[HalfPair]) -> None:
+    plan = plan_of(pairs, 1, batch_size=6)
+    whole = list(ManagedLoader(pairs, [], 32, CPU).batches(plan))
+    shares = [
+        list(kind(pairs, [], 32, CPU, Share(rank, 3)).batches(plan))
+        for rank, kind in enumerate((ManagedLoader, StreamingLoader, ManagedLoader))
+    ]
+    for number, batch in enumerate(whole):
+        for part in (0, 1):
+            together = torch.stack([share[number][part] for share in shares], dim=1).flatten(0, 1)
+            assert torch.equal(together, batch[part])
+
+
+def test_shares_together_hold_all_held_out_pairs_once(pairs: List[HalfPair]) -> None:
+    loaders = [ManagedLoader([], pairs[:5], 32, CPU, Share(rank, 2)) for rank in (0, 1)]
+    names = [item.pair.name for loader in loaders for item in loader.held_out()]
+    assert sorted(names) == [pair.name for pair in pairs[:5]]
+
+
+class Meter:
+    """Counts the bytes of the halves that `HalfPair.load` made or is making, as long as anybody holds them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = self.n_loaded = 0
+        self._lock = threading.RLock()
+        load = HalfPair.load
+
+        def counted(pair: HalfPair, *arguments: object) -> object:
+            self.add(pair.n_bytes)
+            loaded = load(pair, *arguments)
+            assert loaded.halves.nbytes == pair.n_bytes
+            self.n_loaded += 1
+            weakref.finalize(loaded.halves, self.add, -pair.n_bytes)
+            return loaded
+
+        monkeypatch.setattr(HalfPair, "load", counted)
+
+    def add(self, n_bytes: int) -> None:
+        with self._lock:
+            self.now += n_bytes
+            self.most = max(self.most, self.now)
+
+
+@pytest.mark.parametrize("n_fitting", [2, 3, 4])
+def test_streaming_never_holds_more_than_its_budget(
+    pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, n_fitting: int
+) -> None:
+    meter = Meter(monkeypatch)
+    plan = plan_of(pairs, 1, batch_size=1, window=1)
+    needed = max(sum(f <= n <= last for _, f, last in plan.spans()) for n in range(len(plan.batches)))
+    budget_bytes = max(n_fitting, needed) * pairs[0].n_bytes
+    assert budget_bytes < sum(pair.n_bytes for pair in pairs)
+    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=budget_bytes)
+    n_batches = sum(1 for _ in loader.batches(plan))
+    assert (n_batches, meter.n_loaded) == (len(plan.batches), len(pairs))  # each pair is read once
+    assert meter.most <= budget_bytes
+    assert meter.most > pairs[0].n_bytes  # it reads ahead
+    gc.collect()
+    assert meter.now == 0
+
+
+def test_streaming_reads_held_out_pairs_one_at_a_time(pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(monkeypatch)
+    names = [item.pair.name for item in StreamingLoader([], pairs, 32, CPU, budget_bytes=1).held_out()]
+    assert len(names) == len(pairs)
+    assert meter.most <= 2 * pairs[0].n_bytes  # the next one while the last is still in the caller's hand
+
+
+def test_batch_that_needs_more_than_the_budget_gets_it(pairs: List[HalfPair]) -> None:
+    plan = plan_of(pairs, 1, batch_size=24, window=6)
+    assert max(len({crop.pair for crop in batch}) for batch in plan.batches) > 3
+    assert len(list(StreamingLoader(pairs, [], 32, CPU, budget_bytes=1).batches(plan))) == len(plan.batches)
+
+
+@pytest.mark.parametrize("kind", [ManagedLoader, StreamingLoader])
+def test_unexpected_error_of_a_reader_reaches_the_training(
+    pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    before = threading.active_count()
+    monkeypatch.setattr(HalfPair, "load", lambda self, normalization: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(kind(pairs, [], 32, CPU).batches(plan_of(pairs, 1)))
+    assert threading.active_count() == before
+
+
+def test_reading_ahead_changes_nothing(pairs: List[HalfPair]) -> None:
+    """What a GPU gets by way of a thread is what a CPU gets without."""
+    plan = plan_of(pairs, 1)
+    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=1)
+    ahead = [orient(halves.float(), crops) for crops, halves in _ahead(loader._cut(plan))]
+    assert_same(ahead, list(loader.batches(plan)))
+
+
+def test_unexpected_error_of_the_thread_ahead_reaches_the_training() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError
+
+    before = threading.active_count()
+    ahead = _ahead(items())
+    assert next(ahead) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+    assert threading.active_count() == before
+
+
+def test_thread_ahead_ends_with_the_epoch() -> None:
+    before = threading.active_count()
+    ahead = _ahead(iter(range(100)))
+    assert next(ahead) == 0
+    ahead.close()
+    assert threading.active_count() == before
+
+
 def test_streaming_ends_its_thread_when_an_epoch_is_cut_short(pairs: List[HalfPair]) -> None:
     before = threading.active_count()
     batches = StreamingLoader(pairs, [], 32, CPU, budget_bytes=1).batches(plan_of(pairs, 1))
@@ -80,7 +223,7 @@ def test_held_out_pairs_are_the_same_for_both_loaders(pairs: List[HalfPair]) -> 
 def test_input_and_target_are_the_two_halves_of_one_place(pairs: List[HalfPair]) -> None:
     """Each crop's input and target are found at one place of one pair, one in odd and the other in even."""
     plan = plan_of(pairs, 3)
-    halves = [pair.load().halves.astype(np.float16) for pair in pairs]
+    halves = [pair.load().halves for pair in pairs]
     for crops, (inputs, targets) in zip(plan.batches, ManagedLoader(pairs, [], 32, CPU).batches(plan)):
         for crop, given_, wanted in zip(crops, inputs[:, 0].numpy(), targets[:, 0].numpy()):
             odd, even = halves[crop.pair][:, crop.y : crop.y + 32, crop.x : crop.x + 32]

@@ -113,9 +113,7 @@ def test_movie_of_one_frame(tmp_path: Path) -> None:
     path = write_raw_mrc(tmp_path / "m.mrc", counts(1), 6)
     with pytest.raises(FileError) as caught:
         Movie(path)
-    assert str(caught.value) == (
-        f"Movie {path} has 1 frame; halves need at least 2. Give the movie, not its sum."
-    )
+    assert str(caught.value) == (f"Movie {path} has 1 frame; halves need at least 2. Give the movie, not its sum.")
 
 
 @pytest.mark.parametrize("text", ["5-7", "2-100", "6-"])
@@ -181,7 +179,7 @@ def test_unusual_tiff_types_are_summed_or_refused(tmp_path: Path, dtype: type) -
     try:
         odd, _ = sums(Movie(tmp_path / "m.tif"))
     except CryodenError as error:
-        assert "m.tif" in str(error)
+        assert "m.tif" in str(error)  # noqa: PT017
     else:
         np.testing.assert_array_equal(odd, frames[0::2].sum(axis=0))
 

@@ -6,9 +6,11 @@ from typing import Callable
 import numpy as np
 import pytest
 
+import cryoden.data.pairs as pairs_module
+from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, hold_out, list_halves
 from cryoden.errors import FileError, PairError
-from tests.helpers import RATE, Result, leftovers, two_halves, write_halves, write_mrc
+from tests.helpers import RATE, Result, leftovers, read_mrc, two_halves, write_halves, write_mrc
 
 Run = Callable[..., Result]
 
@@ -47,16 +49,67 @@ def test_own_column_pairs_halves_of_other_names(tmp_path: Path) -> None:
 
 def test_loaded_halves_are_standardised_in_the_order_odd_even(tmp_path: Path) -> None:
     write_halves(tmp_path, 1, (40, 50))
-    halves = find_pairs("odd", "even")[0][0].load()
+    halves = find_pairs("odd", "even")[0][0].load().halves
     _, odd, even = two_halves((40, 50), 100, 1.0)
+    assert halves.dtype == np.float16
     for half, raw in zip(halves, (odd, even)):
-        np.testing.assert_allclose(half, (raw - raw.mean()) / raw.std(), atol=1e-4)
+        # float16 keeps 11 bits: it rounds by 2**-12 of a value at most, 2**-11 with what float32 adds before
+        np.testing.assert_allclose(half, (raw - raw.mean()) / raw.std(), rtol=2**-11, atol=1e-4)
+
+
+def test_data_range_is_the_percentile_in_deviations(tmp_path: Path) -> None:
+    _, odd, even = two_halves((40, 50), 100, 1.0)
+    for half, image in (("odd", odd), ("even", even)):
+        write_mrc(tmp_path / half / "mic0.mrc", 30 + image)
+    expected = np.mean([np.percentile(30 + image, 95) / image.std() for image in (odd, even)])
+    assert find_pairs("odd", "even")[0][0].load().data_range == pytest.approx(expected, rel=1e-5)
+
+
+def test_bands_of_rows_give_the_same_halves_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_halves(tmp_path, 1, (53, 50))
+    pair = find_pairs("odd", "even")[0][0]
+    whole = pair.load().halves
+    opened = pairs_module.open_micrograph
+
+    def in_small_bands(path: str) -> object:
+        stack = opened(path)
+        stack.band_rows = 7
+        return stack
+
+    monkeypatch.setattr(pairs_module, "open_micrograph", in_small_bands)
+    np.testing.assert_array_equal(pair.load().halves, whole)
+
+
+def test_loading_refuses_halves_that_do_not_correlate(tmp_path: Path) -> None:
+    for seed, half in enumerate(("odd", "even")):
+        write_mrc(tmp_path / half / "mic0.mrc", np.random.default_rng(seed).normal(size=(60, 60)))
+    with pytest.raises(PairError, match=r"The halves of 'mic0' do not correlate \("):
+        find_pairs("odd", "even")[0][0].load()
+
+
+def test_loading_refuses_one_image_given_twice(tmp_path: Path) -> None:
+    """The files differ in name and scale: only their pixels tell, and these are rounded to float16."""
+    image = np.random.default_rng(1).normal(size=(60, 60))
+    write_mrc(tmp_path / "odd" / "mic0.mrc", image)
+    write_mrc(tmp_path / "even" / "mic0.mrc", 3 * image + 1)
+    with pytest.raises(PairError, match="Both halves of 'mic0' are the same image; the noise of odd and even"):
+        find_pairs("odd", "even")[0][0].load()
+
+
+def test_normalization_decides_what_is_loaded(tmp_path: Path) -> None:
+    for half, image in zip(("odd", "even"), two_halves((60, 60), 1, 1.0)[1:]):
+        write_mrc(tmp_path / half / "mic0.mrc", 30 + image)
+    pair = find_pairs("odd", "even")[0][0]
+    halves = pair.load(Normalization("p95", 0.5, 0.25)).halves
+    image = read_mrc(tmp_path / "odd" / "mic0.mrc").astype(np.float64)
+    expected = (np.clip(image / np.percentile(image, 95), 0, 1) - 0.5) / 0.25
+    np.testing.assert_allclose(halves[0], expected, rtol=2**-11, atol=1e-4)  # float16
 
 
 def test_working_rate_shrinks_the_halves(tmp_path: Path) -> None:
     write_halves(tmp_path, 1, (60, 90), rate=2.0)
     pair = find_pairs("odd", "even", 4.0)[0][0]
-    assert pair.load().shape == (2, 30, 45 // 2 * 2)
+    assert pair.load().halves.shape == (2, 30, 45 // 2 * 2)
     assert pair.sampling_rate == pytest.approx(2.0 * 90 / 44)
 
 
@@ -107,9 +160,7 @@ def test_micrographs_of_other_pixel_size(tmp_path: Path) -> None:
 
 def test_same_folder_twice(tmp_path: Path) -> None:
     write_halves(tmp_path, 1, (40, 40))
-    with pytest.raises(
-        PairError, match=r"Both halves of 'mic0' are the same file odd/mic0\.mrc; give odd and even"
-    ):
+    with pytest.raises(PairError, match=r"Both halves of 'mic0' are the same file odd/mic0\.mrc; give odd and even"):
         find_pairs("odd", "odd")
 
 
@@ -137,16 +188,12 @@ def test_empty_folders(tmp_path: Path) -> None:
 
 def test_identical_images_are_refused() -> None:
     image = np.random.default_rng(1).normal(size=(50, 50)).astype(np.float32)
-    with pytest.raises(
-        PairError, match="Both halves of 'm' are the same image; the noise of odd and even must"
-    ):
+    with pytest.raises(PairError, match="Both halves of 'm' are the same image; the noise of odd and even must"):
         check_correlation("m", np.stack([image, 3 * image + 1]))
 
 
 def test_uncorrelated_images_are_refused() -> None:
-    with pytest.raises(
-        PairError, match=r"The halves of 'm' do not correlate \(-?0\.\d{4}\); halves of one movie"
-    ):
+    with pytest.raises(PairError, match=r"The halves of 'm' do not correlate \(-?0\.\d{4}\); halves of one movie"):
         check_correlation("m", np.random.default_rng(1).normal(size=(2, 50, 50)).astype(np.float32))
 
 
@@ -159,9 +206,7 @@ def some_pairs(n: int) -> list:
     return [HalfPair(f"m{i}", "", "", (100, 80), RATE, (100, 80)) for i in range(n)]
 
 
-@pytest.mark.parametrize(
-    ("n", "fraction", "n_held_out"), [(10, 0.1, 1), (10, 0.3, 3), (2, 0.01, 1), (3, 0.99, 2)]
-)
+@pytest.mark.parametrize(("n", "fraction", "n_held_out"), [(10, 0.1, 1), (10, 0.3, 3), (2, 0.01, 1), (3, 0.99, 2)])
 def test_fraction_of_the_micrographs_is_held_out(n: int, fraction: float, n_held_out: int) -> None:
     training, held_out = hold_out(some_pairs(n), fraction, np.random.default_rng(1))
     assert (len(training), len(held_out)) == (n - n_held_out, n_held_out)
@@ -177,8 +222,8 @@ def test_part_of_a_micrograph_is_loaded_at_the_scale_of_the_whole(tmp_path: Path
     write_halves(tmp_path, 1, (100, 80))
     pair = find_pairs("odd", "even")[0][0]
     training, held_out = hold_out([pair], 0.1, np.random.default_rng(1))
-    whole = np.concatenate([training[0].load(), held_out[0].load()], axis=1)
-    np.testing.assert_array_equal(whole, pair.load())
+    whole = np.concatenate([part.load().halves for part in (training[0], held_out[0])], axis=1)
+    np.testing.assert_array_equal(whole, pair.load().halves)
 
 
 def damage(path: Path, how: str) -> str:
@@ -189,11 +234,13 @@ def damage(path: Path, how: str) -> str:
         return f"{path} is truncated: its header promises 37888 bytes but it has 9000. Copy it again."
     if how == "constant":
         write_mrc(path, np.full((96, 96), 5.0))
-        return f"{path} is constant: every pixel is 5. It holds no image; leave it out."
+        return f"{path} cannot be used: nearly all pixels are 5; it holds no image. Leave it out."
     if how == "not finite":
         image[3, 3:5] = np.nan, np.inf
         write_mrc(path, image)
-        return f"{path} has 2 pixels that are NaN or infinite; every pixel must be a number. Remake it."
+        return (
+            f"{path} cannot be used: it has pixels that are NaN or infinite; every pixel must be a number. Remake it."
+        )
     if how == "stack":
         write_mrc(path, np.ones((3, 96, 96), np.float32))
         return f"{path} holds 3 images; a micrograph is one. Split movies with `cryoden halves`."
@@ -201,7 +248,7 @@ def damage(path: Path, how: str) -> str:
         image = np.zeros((96, 96))
         image[4, 4] = 1
         write_mrc(path, image)
-        return f"{path}: nearly all pixels are 0; there is no image to denoise."
+        return f"{path} cannot be used: nearly all pixels are 0; it holds no image. Leave it out."
     write_mrc(path, image)
     return "The halves of 'mic0' do not correlate ("
 
@@ -211,9 +258,7 @@ HOWS = ["truncated", "constant", "not finite", "stack", "one pixel", "uncorrelat
 
 @pytest.mark.parametrize("stream", [[], ["--stream", "--force"]], ids=["managed", "streaming"])
 @pytest.mark.parametrize("how", HOWS)
-def test_one_bad_half_is_named_and_training_goes_on(
-    tmp_path: Path, cryoden: Run, how: str, stream: list
-) -> None:
+def test_one_bad_half_is_named_and_training_goes_on(tmp_path: Path, cryoden: Run, how: str, stream: list) -> None:
     write_halves(tmp_path, 4)
     reason = damage(Path("odd/mic0.mrc"), how)
     result = cryoden(

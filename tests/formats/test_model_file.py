@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from cryoden.errors import FileError, ModelError
 from cryoden.formats.model_file import FORMAT, ModelCard, read_card, read_model, write_model
 
+NORMALIZATION = {"kind": "p95", "mean": 0.75, "deviation": 0.125}
 CARD = {"network": "cnn3", "channels": [], "sampling_rate": 3.5, "training": {}, "version": "1"}
 
 
@@ -22,7 +23,7 @@ def write_metadata(path: Path, card: Any) -> Path:
 
 def test_model_survives(tmp_path: Path) -> None:
     weights = {"a.weight": np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32), "b": np.ones(1)}
-    card = ModelCard("unet", (4, 8), 3.25, {"r2": 0.5, "epoch": 3})
+    card = ModelCard("unet", (4, 8), 3.25, NORMALIZATION, {"r2": 0.5, "epoch": 3})
     write_model(tmp_path / "m.safetensors", weights, card)
     found_card, found = read_model(tmp_path / "m.safetensors")
     assert found_card == card

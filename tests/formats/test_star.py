@@ -72,7 +72,8 @@ def test_other_words_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
 def test_small_numbers_keep_their_digits(tmp_path: Path) -> None:
     write_star(tmp_path / "a.star", "a.mrc 3.2 1 1.234e-7\nb.mrc 12345.678912 2 2.5e-7")
     table = read_table(again(tmp_path / "a.star"))
-    assert list(table.images["extra"]) == pytest.approx([1.234e-7, 2.5e-7], rel=1e-3)
+    assert list(table.images["extra"]) == ["1.234e-7", "2.5e-7"]
+    assert list(table.images["rlnCtfMaxResolution"]) == ["3.2", "12345.678912"]
 
 
 def test_half_names_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_new_table_has_what_it_was_given(tmp_path: Path) -> None:
     write_table(tmp_path / "a.star", new_table(["a.mrc"], 1.5, 200, 1.4, 0.07))
     optics = read_table(tmp_path / "a.star").optics.iloc[0]
     labels = ("rlnMicrographPixelSize", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-    assert [optics[label] for label in labels] == [1.5, 200, 1.4, 0.07]
+    assert [float(optics[label]) for label in labels] == [1.5, 200, 1.4, 0.07]
 
 
 def test_table_of_one_image_can_be_read(tmp_path: Path) -> None:
@@ -127,9 +128,7 @@ def test_star_of_something_else(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"just words\n", b"data_x\nloop_\n_a\n_b\n1\n2 3 4\n", b"\xff\xfe\x00\x80"]
-)
+@pytest.mark.parametrize("content", [b"", b"just words\n", b"data_x\nloop_\n_a\n_b\n1\n2 3 4\n", b"\xff\xfe\x00\x80"])
 def test_file_that_is_no_star(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.star").write_bytes(content)
     with pytest.raises(FileError, match=r"a\.star"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cryoden.errors import ModelError
-from cryoden.model.networks import CNN3, UNet, build_network
+from cryoden.model.networks import CNN3, UNet, _UpLevel, build_network
 
 
 def reach(network: torch.nn.Module, side: int) -> int:
@@ -28,13 +28,12 @@ class Mean(torch.nn.Module):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
-def test_receptive_radius_of_the_unet_is_what_the_gradient_reaches(depth: int) -> None:
+def test_receptive_radius_of_the_unet_is_what_the_gradient_reaches(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(depth)
+    # no ReLU: nothing is cut off by chance
+    monkeypatch.setattr(torch.nn.functional, "relu", lambda features, inplace=False: features)
     network = UNet([3] * depth).double()
     network.pool = Mean()
-    for module in network.modules():  # no ReLU: nothing is cut off by chance
-        if isinstance(module, torch.nn.Sequential):
-            module[1] = module[3] = torch.nn.Identity()
     farthest = reach(network, 8 * (network.receptive_radius // 4 + 1))
     assert network.receptive_radius >= farthest
     assert network.receptive_radius - farthest <= network.step  # no larger than needed
@@ -78,6 +77,24 @@ def test_untrained_output_is_small(name: str, channels: tuple) -> None:
     with torch.no_grad():
         output = build_network(name, channels)(torch.randn(1, 1, 64, 64))
     assert float(output.std()) < 0.5
+
+
+@pytest.mark.parametrize(("n_below", "n_level", "shape"), [(8, 4, (6, 10)), (3, 5, (1, 1)), (64, 32, (7, 4))])
+def test_up_level_is_the_convolution_of_the_concatenation(n_below: int, n_level: int, shape: tuple) -> None:
+    """Ronneberger et al. 2015 concatenate skipped and upsampled features; the level adds two convolutions instead."""
+    torch.manual_seed(1)
+    level = _UpLevel(n_below, n_level).double()
+    skipped = torch.randn(2, n_level, 2 * shape[0], 2 * shape[1], dtype=torch.float64, requires_grad=True)
+    below = torch.randn(2, n_below, *shape, dtype=torch.float64, requires_grad=True)
+    leaves = [skipped, below, *level.parameters()]
+    found = level(skipped, below)
+    upsampled = torch.nn.functional.interpolate(below, scale_factor=2, mode="nearest")
+    expected = level.second(level.first(torch.cat((skipped, upsampled), dim=1)).relu()).relu()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.detach().std()))
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((output * weights).sum(), leaves) for output in (found, expected)]
+    for first, second in zip(*gradients):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6 * float(second.abs().max()))
 
 
 def test_unknown_network() -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
-import subprocess
-import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List
@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 
 from cryoden.config import TrainConfig
+from cryoden.data.crops import EpochPlan
+from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
+from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, ModelError, TrainingError
 from cryoden.formats.model_file import read_card, read_model
-from cryoden.model import training
+from cryoden.model import checkpoints, training
 from cryoden.model.training import Trainer, learning_rate_factor, train
-from tests.helpers import RATE, ROOT, write_halves
+from tests.helpers import RATE, python, read_mrc, write_halves
 
 QUICK = TrainConfig(
     odd="odd",
@@ -27,11 +30,17 @@ QUICK = TrainConfig(
     output="out",
     network="cnn3",
     crop=32,
+    batch_size=4,
+    min_batches=1,
     epochs=3,
     max_batches=5,
     device="cpu",
     validation=0.3,
 )
+
+
+TIMES = ("seconds", "training_seconds", "crops_per_second")
+"""What the clock writes into the log; all else must not depend on it."""
 
 
 @pytest.fixture
@@ -52,7 +61,7 @@ def checkpoint_of(folder: str) -> Dict[str, Any]:
 def log_of(folder: str) -> List[Dict[str, Any]]:
     """Return the log without what depends on the clock."""
     records = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("seconds", "crops_per_second")} for r in records]
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
 
 
 def assert_same_training(first: str, second: str) -> None:
@@ -108,7 +117,8 @@ def test_one_micrograph_suffices(tmp_path: Path) -> None:
     ("option", "value"),
     [
         ("network", "unet"), ("lr", 1e-2), ("ema", 0.0), ("crop", 48), ("batch_size", 2), ("seed", 2),
-        ("validation", 0.6), ("max_batches", 2), ("epochs", 2), ("sampling_rate", 6.0),
+        ("validation", 0.6), ("max_batches", 2), ("epochs", 2), ("sampling_rate", 6.0), ("crops", "grid"),
+        ("precision", "bfloat16"),
     ],
 )  # fmt: skip
 def test_option_changes_the_weights(halves: Dict[str, np.ndarray], option: str, value: Any) -> None:
@@ -125,6 +135,94 @@ def test_channels_change_the_unet(halves: Dict[str, np.ndarray]) -> None:
     assert len(weights_of("1")) < len(weights_of("2"))
 
 
+def test_normalization_changes_the_weights_and_travels_with_the_model(tmp_path: Path) -> None:
+    write_halves(tmp_path, 4, mean=30.0)  # p95 needs counts
+    train(QUICK)
+    train(replace(QUICK, output="p95", normalization="p95"))
+    assert any(not np.array_equal(array, weights_of("p95")[name]) for name, array in weights_of("out").items())
+    first = hold_out(find_pairs("odd", "even")[0], QUICK.validation, np.random.default_rng(QUICK.seed))[0][0]
+    expected = p95_normalization(read_mrc(Path(first.odd)))
+    found = [Normalization(**read_card(f"{folder}/model.safetensors").normalization) for folder in ("out", "p95")]
+    assert found[0] == STANDARD
+    assert found[1].kind == "p95"
+    assert (found[1].mean, found[1].deviation) == pytest.approx((expected.mean, expected.deviation), rel=1e-5)
+
+
+def test_bad_first_micrograph_does_not_end_a_training_with_p95(tmp_path: Path) -> None:
+    """The fixed standardiser is measured on one training micrograph; if that one is bad, on another."""
+    write_halves(tmp_path, 4, mean=30.0)
+    first = hold_out(find_pairs("odd", "even")[0], QUICK.validation, np.random.default_rng(QUICK.seed))[0][0]
+    path = Path(first.odd)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert list(train(replace(QUICK, normalization="p95")).failures) == [first.name]
+
+
+def test_grid_crops_lie_on_the_half_overlapping_grid(
+    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: List[EpochPlan] = []
+    monkeypatch.setattr(training, "EpochPlan", lambda *a: made.append(EpochPlan(*a)) or made[-1])
+    train(replace(QUICK, crops="grid", max_batches=None, epochs=1))
+    places = [(crop.pair, crop.y, crop.x) for plan in made for batch in plan.batches for crop in batch]
+    grid = {(pair, y, x) for pair in range(3) for y in (0, 16, 32, 48, 64) for x in (0, 16, 32, 48, 64)}
+    assert set(places) == grid
+    assert len(places) - len(grid) < QUICK.batch_size
+
+
+def test_keep_all_writes_the_model_of_every_epoch(halves: Dict[str, np.ndarray]) -> None:
+    best = train(replace(QUICK, keep="all")).best_epoch
+    names = [path.name for path in sorted(Path("out/epochs").iterdir())]
+    assert names == [f"epoch_{number:04d}.safetensors" for number in (1, 2, 3)]
+    models = [read_model(Path("out/epochs") / name) for name in names]
+    assert [card.training["epoch"] for card, _ in models] == [1, 2, 3]
+    for name, array in weights_of("out").items():
+        np.testing.assert_array_equal(models[best - 1][1][name], array)
+    assert any(not np.array_equal(models[0][1][name], models[1][1][name]) for name in models[0][1])
+
+
+def test_keep_best_writes_one_model(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    assert [path.name for path in Path("out").rglob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_compiled_network_has_the_same_losses(halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on CPUs")
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor, "cpp_cache_precompile_headers", False)  # costs more than it saves here
+    tiny = replace(QUICK, network="unet", channels=(2,), epochs=2, max_batches=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        train(replace(tiny, output="compiled", compile="yes"))
+    train(tiny)
+    for key in ("loss", "validation_loss"):
+        # another order of float32 sums
+        expected = [record[key] for record in log_of("out")]
+        assert [record[key] for record in log_of("compiled")] == pytest.approx(expected, abs=1e-5)
+
+
+def test_samples_are_input_output_and_target_of_held_out_micrographs(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    held_out = hold_out(find_pairs("odd", "even")[0], QUICK.validation, np.random.default_rng(QUICK.seed))[1]
+    with np.load("out/samples.npz") as kept:
+        assert sorted(kept) == [pair.name for pair in held_out]
+        for pair in held_out:
+            loaded = pair.load().halves
+            np.testing.assert_array_equal(kept[pair.name][[0, 2]], loaded)
+            assert 0 < kept[pair.name][1].std() < loaded[0].std()
+
+
+def test_log_has_the_losses_and_the_rows_beside_psnr_and_ssim(halves: Dict[str, np.ndarray]) -> None:
+    train(QUICK)
+    for record in log_of("out"):
+        assert record["rmse"] == pytest.approx(math.sqrt(record["loss"]))
+        assert record["validation_rmse"] == pytest.approx(math.sqrt(record["validation_loss"]))
+        for measure in ("psnr", "ssim"):
+            assert set(record[measure]) == {"denoised", "ceiling", "constant", "identity"}
+        assert record["psnr"]["ceiling"] > record["psnr"]["denoised"] > record["psnr"]["identity"]
+
+
 def test_small_window_changes_the_order_of_crops(tmp_path: Path) -> None:
     write_halves(tmp_path, 8, (64, 64))
     for window in (1.0, 1e-5):
@@ -135,7 +233,7 @@ def test_small_window_changes_the_order_of_crops(tmp_path: Path) -> None:
 def test_patience_stops_early(halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     validate = Trainer._validate
     values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(Trainer, "_validate", lambda self: {**validate(self), "r2": next(values)})
+    monkeypatch.setattr(Trainer, "_validate", lambda self, compared: {**validate(self, compared), "r2": next(values)})
     result = train(replace(QUICK, epochs=6, patience=2, max_batches=1))
     assert (len(log_of("out")), result.best_epoch) == (4, 2)
 
@@ -151,7 +249,7 @@ def test_memory_too_small_for_all_halves_streams(
 ) -> None:
     made = []
     streaming = training.StreamingLoader
-    monkeypatch.setattr(training, "StreamingLoader", lambda *a: made.append(1) or streaming(*a))
+    monkeypatch.setattr(training, "StreamingLoader", lambda *a, **k: made.append(1) or streaming(*a, **k))
     train(replace(QUICK, memory=1e-6, epochs=1))
     assert made
 
@@ -163,8 +261,8 @@ def test_training_stopped_between_epochs_ends_at_the_same_weights(
     train(QUICK)
     keep = Trainer._keep
 
-    def keep_and_stop(trainer: Trainer, record: Dict[str, Any]) -> None:
-        keep(trainer, record)
+    def keep_and_stop(trainer: Trainer, record: Dict[str, Any], compared: List[Any]) -> None:
+        keep(trainer, record, compared)
         if trainer.progress.epoch == after:
             raise KeyboardInterrupt
 
@@ -181,7 +279,7 @@ def test_training_stopped_before_its_checkpoint_ends_at_the_same_weights(
 ) -> None:
     """The model and the log of an epoch are there, its checkpoint is not."""
     train(QUICK)
-    whole_file = training.whole_file
+    whole_file = checkpoints.whole_file
     n_written = 0
 
     def fail_once(path: Path) -> Any:
@@ -192,32 +290,58 @@ def test_training_stopped_before_its_checkpoint_ends_at_the_same_weights(
         return whole_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "whole_file", fail_once)
+        patch.setattr(checkpoints, "whole_file", fail_once)
         with pytest.raises(KeyboardInterrupt):
             train(replace(QUICK, output="stopped"))
     train(replace(QUICK, output="stopped", resume=True))
     assert_same_training("out", "stopped")
 
 
-KILLED = replace(QUICK, output="killed", max_batches=15, epochs=4)
+# Runs a training that is killed by SIGKILL, without any clean-up, in the middle of its second epoch.
+KILL = """
+import os, signal, torch
+torch.set_num_threads(2)
+from cryoden.config import TrainConfig
+from cryoden.model.training import Trainer, train
+step = Trainer._step
+def step_and_die(trainer, *batch):
+    loss = step(trainer, *batch)
+    if trainer.progress.step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss
+Trainer._step = step_and_die
+train({config!r})
+"""
 
 
-def test_killed_process_resumes_to_the_same_weights(halves: Dict[str, np.ndarray], tmp_path: Path) -> None:
-    """SIGKILL inside an epoch, as soon as one is done: a real process, no clean-up."""
-    train(replace(KILLED, output="out"))
-    script = f"from cryoden.config import TrainConfig\nfrom cryoden.model.training import train\ntrain({KILLED!r})\n"
-    (tmp_path / "go.py").write_text("import torch\ntorch.set_num_threads(2)\n" + script)
-    process = subprocess.Popen(
-        [sys.executable, "go.py"], env=dict(os.environ, PYTHONPATH=str(ROOT)), stderr=subprocess.DEVNULL
-    )
-    end = time.monotonic() + 30
-    while not Path("killed/checkpoint.pt").exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert 1 <= checkpoint_of("killed")["progress"]["epoch"] < 4
-    train(replace(KILLED, resume=True))
+def test_killed_process_resumes_within_the_epoch_to_the_same_weights(
+    halves: Dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    train(QUICK)
+    config = replace(QUICK, output="killed", checkpoint_minutes=1e-9)
+    assert python(["-c", KILL.format(config=config)], tmp_path).returncode == -signal.SIGKILL
+    progress = checkpoint_of("killed")["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 2, 7)
+    train(replace(config, resume=True))
     assert_same_training("out", "killed")
+
+
+@pytest.mark.parametrize(("minutes", "step"), [(5.0, 5), (1e-9, 7)])
+def test_checkpoint_minutes_decide_what_a_stopped_epoch_leaves(
+    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, minutes: float, step: int
+) -> None:
+    take_step = Trainer._step
+
+    def step_and_stop(trainer: Trainer, *batch: Any) -> Any:
+        loss = take_step(trainer, *batch)
+        if trainer.progress.step == 8:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", step_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(QUICK, checkpoint_minutes=minutes))
+    assert checkpoint_of("out")["progress"]["step"] == step
 
 
 def test_finished_training_is_not_changed_by_resuming(halves: Dict[str, np.ndarray]) -> None:
@@ -255,9 +379,7 @@ def test_existing_training_is_not_overwritten(halves: Dict[str, np.ndarray]) -> 
 def test_damaged_checkpoint(halves: Dict[str, np.ndarray], content: bytes) -> None:
     Path("out").mkdir()
     Path("out/checkpoint.pt").write_bytes(content)
-    with pytest.raises(
-        TrainingError, match=r"checkpoint\.pt cannot be read \([\s\S]*\); remove it to train from"
-    ):
+    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read \([\s\S]*\); remove it to train from"):
         train(replace(QUICK, resume=True))
 
 
@@ -308,22 +430,20 @@ def test_training_does_not_start_from_a_model_of_another_sampling_rate_in_silenc
     try:
         train(replace(QUICK, from_model=str(model)))
     except ModelError as error:
-        assert "A/px" in str(error)
+        assert "A/px" in str(error)  # noqa: PT017
     else:
         assert "A/px" in caplog.text
 
 
 def test_loss_that_is_no_number(halves: Dict[str, np.ndarray]) -> None:
-    with pytest.raises(
-        TrainingError, match=r"The loss became (nan|inf) in epoch \d; .*Train with a lower --lr"
-    ):
+    with pytest.raises(TrainingError, match=r"The loss became (nan|inf) in epoch \d; .*Train with a lower --lr"):
         train(replace(QUICK, network="unet", channels=(4, 8), lr=1e30, max_batches=20))
 
 
 def test_micrographs_smaller_than_the_step_of_the_network(tmp_path: Path) -> None:
     write_halves(tmp_path, 2, (40, 40))
     with pytest.raises(TrainingError) as caught:
-        train(replace(QUICK, network="unet", channels=(2,) * 7))
+        train(replace(QUICK, network="unet", channels=(2,) * 7, crop=128))
     assert str(caught.value) == (
         "The smallest micrograph is 40 px wide, less than the network's step of 64 px; train at a finer sampling rate."
     )
@@ -340,17 +460,13 @@ def test_too_many_bad_micrographs_end_the_training(halves: Dict[str, np.ndarray]
     for number in (0, 1, 2):
         path = Path(f"odd/mic{number}.mrc")
         path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(
-        TrainingError, match="3 of 4 micrographs cannot be used, too many to go on; the first reason"
-    ):
+    with pytest.raises(TrainingError, match="3 of 4 micrographs cannot be used, too many to go on; the first reason"):
         train(QUICK)
     assert list(Path("out").iterdir()) == []
 
 
 def test_only_held_out_micrograph_is_bad(halves: Dict[str, np.ndarray]) -> None:
     """Known before the first step where all is in memory: no epoch may be spent on it."""
-    from cryoden.data.pairs import find_pairs, hold_out
-
     config = replace(QUICK, validation=0.01)
     held_out = hold_out(find_pairs("odd", "even")[0], 0.01, np.random.default_rng(config.seed))[1]
     path = Path(held_out[0].odd)

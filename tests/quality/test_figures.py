@@ -11,7 +11,7 @@ from tests.helpers import write_mrc
 
 
 def test_power_spectrum_finds_the_frequency_of_a_wave() -> None:
-    y, x = np.mgrid[:256, :256]
+    _, x = np.mgrid[:256, :256]
     _, frequency, profile = power_spectrum(np.cos(2 * np.pi * 40 * x / 256), 2.0)
     assert frequency[np.argmax(profile)] == pytest.approx(40 / 256 / 2.0)
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 import pytest
 import scipy.ndimage
+import torch
 
 from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
 from cryoden.quality.metrics import RingCovariance, frc, pool, ring_covariance, score
@@ -27,17 +28,41 @@ def band_passed(image: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.fft.ifft2(spectrum).real
 
 
-def measured(images: Tuple[np.ndarray, ...]) -> RingCovariance:
-    return ring_covariance(*(image.astype(np.float32) for image in images), sampling_rate=RATE)
+def measured(images: Sequence[np.ndarray]) -> RingCovariance:
+    return ring_covariance([image.astype(np.float32) for image in images], RATE)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_rings_together_are_the_plain_covariance(shape: Tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
-    images = [band_passed(rng.normal(3, 1, shape), 0, 0.5) for _ in range(4)]
+    images = [rng.normal(3, 1, shape) for _ in range(4)]
     expected = np.cov([image.ravel() for image in images], bias=True)
     # float32 transforms: 1e-6 of the largest entry
-    np.testing.assert_allclose(measured(images).matrices.sum(axis=0), expected, atol=3e-6 * expected.max())
+    np.testing.assert_allclose(measured(images).total(), expected, atol=3e-6 * expected.max())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_last_ring_is_all_beyond_nyquist(shape: Tuple[int, int]) -> None:
+    rng = np.random.default_rng(4)
+    images = [rng.normal(3, 1, shape) for _ in range(4)]
+    found = measured(images)
+    corners = [(image - image.mean() - band_passed(image, 0, 0.5)).ravel() for image in images]
+    np.testing.assert_allclose(found.matrices[-1], np.cov(corners, bias=True), atol=3e-6)
+    np.testing.assert_allclose(found.matrices[:-1].sum(axis=0), found.in_band((1e9, 1e-9)), rtol=1e-9)
+
+
+def test_transform_and_histogram_of_the_caller_are_used() -> None:
+    """As `cryoden.model.validation` does for images on a GPU, here with torch on the CPU in float64."""
+    rng = np.random.default_rng(5)
+    images = [torch.from_numpy(rng.normal(3, 1, (65, 50))) for _ in range(4)]
+
+    def histogram(rings: np.ndarray, values: torch.Tensor, n_rings: int) -> np.ndarray:
+        return torch.bincount(torch.from_numpy(rings).ravel(), values.ravel(), n_rings).numpy()
+
+    found = ring_covariance(images, RATE, torch.fft.rfft2, histogram)
+    expected = ring_covariance([image.numpy() for image in images], RATE)
+    np.testing.assert_allclose(found.matrices, expected.matrices, atol=1e-12)
+    np.testing.assert_array_equal(found.frequency, expected.frequency)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -58,8 +83,9 @@ def test_mean_grey_level_does_not_matter() -> None:
 
 def test_frequencies_are_per_angstrom_up_to_nyquist() -> None:
     frequency = measured([np.random.default_rng(1).normal(size=(64, 80)) for _ in range(4)]).frequency
-    assert frequency[-1] == pytest.approx(0.5 / RATE)
-    np.testing.assert_allclose(np.diff(frequency), 1 / (64 * RATE))
+    assert frequency[-2] == pytest.approx(0.5 / RATE)
+    assert np.isinf(frequency[-1])
+    np.testing.assert_allclose(np.diff(frequency[:-1]), 1 / (64 * RATE))
 
 
 def test_frc_of_an_image_with_itself_is_1() -> None:
@@ -74,7 +100,7 @@ def test_frc_of_a_negative_is_minus_1() -> None:
 
 def test_frc_of_noise_is_0_within_its_deviation() -> None:
     rng = np.random.default_rng(1)
-    values = frc(measured([rng.normal(size=(256, 256)) for _ in range(4)]))
+    values = frc(measured([rng.normal(size=(256, 256)) for _ in range(4)]))[:-1]
     # the deviation of a ring's FRC is 1/sqrt(coefficients/2), about 1/sqrt(pi * ring)
     ring = np.arange(1, len(values) + 1)
     assert np.all(np.abs(values) < 5 / np.sqrt(np.pi * ring))
@@ -166,6 +192,7 @@ def test_filter_on_rings_equals_the_filter_on_images() -> None:
     raw = measured((odd, even, odd, even))
     frequency = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128)[None])
     rings = np.maximum(np.rint(128 * frequency), 1) / 128
+    rings[rings > 0.5] = np.inf  # the corners are one ring
     gain = gaussian_transfer(rings / RATE, 5.0)
     denoised = [np.fft.ifft2(np.fft.fft2(half) * gain).real for half in (odd, even)]
     filtered = raw.filtered(gaussian_transfer(raw.frequency, 5.0))
@@ -175,7 +202,7 @@ def test_filter_on_rings_equals_the_filter_on_images() -> None:
 def test_raw_filter_gives_the_score_of_the_raw_half() -> None:
     _, odd, even = two_halves((128, 128), 3, 1.0)
     raw = measured((odd, even, odd, even))
-    assert score(raw.filtered(np.ones(64)).in_band()) == score(raw.in_band())
+    assert score(raw.filtered(np.ones(65)).in_band()) == score(raw.in_band())
 
 
 def test_best_gaussian_is_no_worse_than_any_width_beside_it() -> None:
@@ -208,6 +235,7 @@ def test_pool_of_two_sizes_keeps_the_covariance_of_a_band() -> None:
     small, large = (measured(2 * two_halves(shape, 1)[1:]) for shape in ((64, 64), (128, 128)))
     expected = (small.in_band((1e9, 1.0)) + large.in_band((1e9, 1.0))) / 2
     np.testing.assert_allclose(pool([small, large]).in_band((1e9, 1.0)), expected, rtol=1e-9)
+    np.testing.assert_allclose(pool([small, large]).total(), (small.total() + large.total()) / 2, rtol=1e-9)
 
 
 def test_score_of_images_without_signal_warns_nobody() -> None:
