@@ -39,10 +39,10 @@ unit: install-dev
 	$(BIN)/python -m pytest
 
 protocols: install-dev
-	$(SCIPION) tests --run $(PROTOCOL_TESTS)
+	$(SCIPION) tests cryoden_scipion.tests.test_protocols_cryoden
 
 testrunner: install-dev
-	$(BIN)/scipion_testrunner "$(SCIPION)" cryoden_scipion -j 1 --noGpu
+	$(BIN)/scipion_testrunner "$(SCIPION)" cryoden_scipion -j 1 --noGpu --testData cryoden_scipion/testData.json
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -3,12 +3,17 @@
 The demo's exposure (see demo/thinned_frames.py) is thinned into two halves; rows above 2816 are trained on, the rest is
 held out. Prints R2_corr on the held-out rows in three bands for every variant, and a JSON object as the last line.
 
-Usage: python benchmarks/exposure.py MICROGRAPH [--minutes 0.75] [--only NAME...]
+Variants whose names begin with "swap", "ring" or "decay" try what the library does not offer: halves exchanged in
+random squares of that many pixels instead of whole crops, a loss that weights the rings beyond 8 A less, decay of the
+weights.
+
+Usage: python benchmarks/exposure.py MICROGRAPH [--minutes 0.75 | --epochs 20] [--times 10] [--only NAME...]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -27,7 +32,7 @@ from cryoden.config import DenoiseConfig, TrainConfig
 from cryoden.data.pairs import HalfPair
 from cryoden.formats.mrc import write_image
 from cryoden.model.denoising import load_predictor
-from cryoden.model.devices import pick_device
+from cryoden.model.devices import fast_arithmetic, pick_device
 from cryoden.model.training import Trainer
 from cryoden.model.validation import measure_covariance
 from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
@@ -57,7 +62,74 @@ VARIANTS: Dict[str, Dict[str, Any]] = {
     "grid crops": {"crops": "grid"},
     "ema 0.999, lr 3e-3": {"ema": 0.999, "lr": 3e-3},
     "5 levels of 16-256": {"channels": (16, 32, 64, 128, 256)},
+    "swap 1": {"swap": 1},
+    "swap 8": {"swap": 8},
+    "swap 32": {"swap": 32},
+    "swap 128": {"swap": 128},
+    "ring loss": {"ring_floor": 0.05},
+    "decay 0.1": {"decay": 0.1},
+    "swap 8, ring loss": {"swap": 8, "ring_floor": 0.05},
+    "swap 32, ring loss": {"swap": 32, "ring_floor": 0.05},
+    "swap 8, ema 0.999": {"swap": 8, "ema": 0.999},
+    "swap 8, ema 0.999, lr 3e-3": {"swap": 8, "ema": 0.999, "lr": 3e-3},
+    "swap 8, 4 levels of 64-512": {"swap": 8, "channels": (64, 128, 256, 512)},
+    "swap 8, 5 levels": {"swap": 8, "channels": (32, 64, 128, 256, 512)},
+    "swap 8, 5 levels of 16-256": {"swap": 8, "channels": (16, 32, 64, 128, 256)},
+    "swap 8, lr 3e-3": {"swap": 8, "lr": 3e-3},
+    "swap 8, crop 256, batch 32": {"swap": 8, "crop": 256, "batch_size": 32},
 }
+"""What differs from the defaults: options, and the trials of `Trial`."""
+
+
+class Trial(Trainer):
+    """A training with what the library does not offer."""
+
+    swap = 0
+    """Side in pixels of the squares in which the halves are exchanged at random; 0: whole crops."""
+
+    ring_floor = 1.0
+    """Weight of the rings far beyond 8 A in the loss; at low frequencies it is 1."""
+
+    decay = 0.0
+    """Decay of the weights: share lost per step, in units of the learning rate."""
+
+    def _step(self, inputs: torch.Tensor, targets: torch.Tensor, factor: float) -> torch.Tensor:
+        if self.swap:
+            is_swapped = self._squares(inputs.shape)
+            inputs, targets = torch.where(is_swapped, targets, inputs), torch.where(is_swapped, inputs, targets)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor
+        with fast_arithmetic(self.device, self.config.precision):
+            predictions = self.forward(inputs.contiguous(memory_format=torch.channels_last))
+        loss = self._loss(predictions.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.decay:
+            with torch.no_grad():
+                torch._foreach_mul_(list(self.network.parameters()), 1 - self.decay * self.config.lr * factor)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.network)
+        self.progress.step += 1
+        return loss.detach().double()
+
+    def _squares(self, shape: torch.Size) -> torch.Tensor:
+        side, n = self.swap, shape[-1] // self.swap + 2
+        squares = torch.rand((shape[0], 1, n, n), device=self.device) < 0.5
+        y, x = torch.randint(0, side, (2,)).tolist()
+        pixels = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)
+        return pixels[..., y : y + shape[-2], x : x + shape[-1]]
+
+    def _loss(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if self.ring_floor == 1.0:
+            return torch.nn.functional.mse_loss(predictions, targets)
+        n_rows, n_columns = targets.shape[-2:]
+        rows, columns = torch.fft.fftfreq(n_rows), torch.fft.rfftfreq(n_columns)
+        radius = torch.hypot(rows[:, None], columns[None, :]).to(self.device) * 8.0 / self.sampling_rate
+        weight = self.ring_floor + (1 - self.ring_floor) / (1 + radius**4)
+        power = torch.fft.rfft2(predictions - targets, norm="ortho").abs().square()
+        twice = torch.full((columns.numel(),), 2.0, device=self.device)
+        twice[0] = twice[-1] = 1.0
+        return (power * weight * twice).sum() / targets.numel()
 
 
 def r2_corr(covariance: RingCovariance) -> list:
@@ -69,6 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("micrograph", type=Path)
     parser.add_argument("--minutes", type=float, default=0.75)
+    parser.add_argument("--epochs", type=int, help="train for so many epochs instead of a time")
+    parser.add_argument("--times", type=float, default=1.0, help="repeat every variant so many times longer")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1])
     parser.add_argument("--only", nargs="*", choices=VARIANTS)
     parser.add_argument("--min-batches", type=int, default=100)
     options = parser.parse_args()
@@ -93,14 +168,25 @@ def main() -> None:
         table: Dict[str, Any] = {"raw": r2_corr(raw), "best Gaussian": r2_corr(raw.filtered(blur))}
         for row in table:
             print(f"{row:28} {table[row]}", flush=True)
-        for variant in options.only or VARIANTS:
-            changes = dict(VARIANTS[variant])
-            minutes, output = options.minutes, folder / variant.replace(" ", "_")
+        lengths = [1.0] if options.times == 1 else [1.0, options.times]
+        for name, times, seed in itertools.product(options.only or VARIANTS, lengths, options.seeds):
+            changes = dict(VARIANTS[name])
+            trials = {key: changes.pop(key) for key in ("swap", "ring_floor", "decay") if key in changes}
+            variant = (
+                name + (f", {times:g} times longer" if times != 1 else "") + (f", seed {seed}" if seed > 1 else "")
+            )
+            output = folder / variant.replace(" ", "_")
             output.mkdir()
-            base = TrainConfig(odd="", even="", output=str(output), minutes=minutes, min_batches=options.min_batches)
+            base = TrainConfig(
+                odd="", even="", output=str(output), min_batches=options.min_batches, seed=seed,
+                minutes=None if options.epochs else options.minutes * times,
+                epochs=round((options.epochs or 1) * times),
+            )  # fmt: skip
             config = replace(base, **changes)
             started = time.monotonic()
-            trainer = Trainer(config, [training], [held_out], {}, device)
+            trainer = (Trial if trials else Trainer)(config, [training], [held_out], {}, device)
+            for key, value in trials.items():
+                setattr(trainer, key, value)
             trainer.run()
             seconds = time.monotonic() - started
             model = str(trainer.result().model)
@@ -113,7 +199,7 @@ def main() -> None:
             last = progress.records[-1]
             scores = f"{table[variant + ', fast']} 8 views {table[variant + ', best']}"
             print(
-                f"{variant:24} {scores}  best epoch {progress.best_epoch}/{progress.epoch}, R2 best "
+                f"{variant:28} {scores}  best epoch {progress.best_epoch}/{progress.epoch}, R2 best "
                 f"{progress.best_r2:.3f} last {last['r2']:.3f}, {progress.step} steps, {seconds:.0f} s, "
                 f"{last['crops_per_second']:.0f} crops/s",
                 flush=True,

@@ -44,15 +44,15 @@ def run_halves(config: HalvesConfig) -> Dict[str, str]:
 
 def run_train(config: TrainConfig) -> Dict[str, str]:
     """Train, draw the curves and say how good the model is; returns the failures."""
-    from cryoden.model.checkpoints import CURVES_NAME, LOG_NAME
+    from cryoden.model.checkpoints import CURVES_NAME
     from cryoden.model.training import train
-    from cryoden.quality.figures import draw_curves, read_log
+    from cryoden.quality.figures import draw_training
 
     training = train(config)
     if not IS_FIRST:
         return {}
     output = Path(config.output)
-    draw_curves(read_log(output / LOG_NAME), output / CURVES_NAME)
+    draw_training(output, output / CURVES_NAME)
     print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
     return training.failures
 

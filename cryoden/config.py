@@ -86,6 +86,11 @@ class Config:
         return next(f.metadata["help"] for f in dataclasses.fields(cls) if f.name == name)
 
     @classmethod
+    def choices_of(cls, name: str) -> Tuple[str, ...]:
+        """Return the words that an option may have."""
+        return next(f.metadata["choices"] for f in dataclasses.fields(cls) if f.name == name)
+
+    @classmethod
     def default_of(cls, name: str) -> Any:
         """Return the default of one option."""
         return next(f.default for f in dataclasses.fields(cls) if f.name == name)
@@ -287,7 +292,11 @@ class DenoiseConfig(Config):
         choices=("fast", "best"),
         help="best averages the 8 rotated and mirrored views (8 times slower).",
     )
-    dtype: str = option("float32", choices=("float32", "float16"), help="Pixel type of the written MRC files.")
+    dtype: str = option(
+        "float32",
+        choices=("float32", "float16"),
+        help="Pixel type of the MRC files: float16 halves the disk space, but not every program reads it.",
+    )
     precision: str = option(
         "auto", choices=("auto", "bfloat16", "float32"), help="Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
     )

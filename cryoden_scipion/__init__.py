@@ -39,10 +39,13 @@ class Plugin(pwem.Plugin):
         return (cls.getVar(CRYODEN_ENV_ACTIVATION) or "").strip()
 
     @classmethod
-    def getProgram(cls):
-        """Return the start of every command line of the denoiser."""
+    def getProgram(cls, nProcesses=1):
+        """Return the start of a command line of the denoiser, in one process for each GPU."""
         activation = cls.getActivationCmd()
-        return f"{activation} && python -m cryoden" if activation else f"{sys.executable} -m cryoden"
+        python = f"{activation} && python" if activation else sys.executable
+        if nProcesses > 1:
+            python += f" -m torch.distributed.run --standalone --nproc-per-node {nProcesses}"
+        return f"{python} -m cryoden"
 
     @classmethod
     def getEnviron(cls):

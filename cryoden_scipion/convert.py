@@ -3,7 +3,7 @@
 import os
 
 import pandas as pd
-from pwem.objects import Micrograph
+from pwem.objects import Micrograph, SetOfMicrographs
 
 from cryoden.formats import star
 from cryoden_scipion.constants import HALVES_LINK
@@ -59,6 +59,14 @@ def _opticsKey(image):
 def clonedItems(imageSet):
     """Return the enabled items of a set, each a clone (iterating a set hands out one object again and again)."""
     return [item.clone() for item in imageSet if item.isEnabled()]
+
+
+def itemsOfFile(path):
+    """Return the enabled micrographs that a set's file holds now: a set that was loaded before does not grow."""
+    micrographs = SetOfMicrographs(filename=path)
+    items = clonedItems(micrographs)
+    micrographs.close()
+    return items
 
 
 def micNameKey(image):

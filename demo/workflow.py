@@ -79,7 +79,7 @@ def main() -> None:
     train = workflow.run(
         CryodenProtTrain, "train denoiser", inputMicrographsOdd=split.outputMicrographsOdd,
         inputMicrographsEven=split.outputMicrographsEven, sampling_rate=SAMPLING_RATE_A, budget=MINUTES,
-        minutes=TRAINING_MINUTES, crop=128, channels=CHANNELS,
+        minutes=TRAINING_MINUTES, crop=128, batch_size=4, channels=CHANNELS,
     )  # fmt: skip
     denoise = workflow.run(
         CryodenProtDenoise, "denoise", inputMicrographs=split.outputMicrographs, inputModel=train.outputModel

@@ -38,4 +38,5 @@ def test_all_modules_import_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     n_modules, protocols = done.stdout.strip().splitlines()[-1].split(" ", 1)
     assert int(n_modules) >= 12
-    assert protocols == "['CryodenProtDenoise', 'CryodenProtSplitHalves', 'CryodenProtTrain']"
+    for name in ("Denoise", "ExportModel", "ImportModel", "SplitHalves", "Train"):
+        assert f"'CryodenProt{name}'" in protocols

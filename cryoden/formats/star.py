@@ -67,11 +67,10 @@ class ImageTable:
         images.insert(0, NAME, names)
         kinds = [(str(group), round(size, 5)) for group, size in zip(images[OPTICS_GROUP], pixel_sizes)]
         is_split = len(set(kinds)) > len({group for group, _ in kinds})
-        numbers = {kind: str(number) for number, kind in enumerate(dict.fromkeys(kinds), 1)}
         groups = [str(group) for group in self.optics[OPTICS_GROUP]]
+        ordered = sorted(set(kinds), key=lambda kind: (groups.index(kind[0]), kind[1]))
+        numbers = {kind: str(number) if is_split else kind[0] for number, kind in enumerate(ordered, 1)}
         images[OPTICS_GROUP] = [numbers[kind] for kind in kinds]
-        if not is_split:
-            numbers = {kind: kind[0] for kind in sorted(kinds, key=lambda kind: groups.index(kind[0]))}
         known = {str(group): row for group, row in zip(self.optics[OPTICS_GROUP], self.optics.index)}
         optics = self.optics.loc[[known[group] for group, _ in numbers]].reset_index(drop=True)
         optics[OPTICS_GROUP] = list(numbers.values())

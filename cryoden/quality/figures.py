@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 GREY_PERCENTILES = (0.5, 99.5)
 """Grey range of displayed images: what looks right without touching anything."""
 
+LOG_NAME, SAMPLES_NAME = "log.jsonl", "samples.npz"
+SAMPLE_TITLES = ("input (odd)", "output", "target (even)")
+
+MAX_BARS = 20
+"""Held-out micrographs that are drawn as named bars; more become a histogram."""
+
 DISPLAY_SIDE = 1024
 """Longest side in pixels at which images are drawn: a screen shows no more."""
 
@@ -38,15 +44,28 @@ def read_log(path: PathLike) -> List[Dict[str, Any]]:
         raise FileError(f"Training log {path} cannot be read ({error}); has the first epoch ended?") from error
 
 
-def draw_curves(records: Sequence[Dict[str, Any]], path: PathLike) -> None:
-    """Write the loss and R2 curves of a training as PNG."""
-    _save(lambda figure: plot_curves(figure, records), (9, 4), path)
+def draw_training(folder: PathLike, path: PathLike) -> None:
+    """Write the curves and samples of the training in a folder as PNG; see `plot_training`."""
+    records = read_log(Path(folder) / LOG_NAME)
+    _save(lambda figure: plot_training(figure, records, folder), (13, 8.5), path)
 
 
-def plot_curves(figure: Figure, records: Sequence[Dict[str, Any]]) -> None:
-    """Draw the losses on the left and the held-out R2 on the right, the best epoch marked."""
+def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: PathLike) -> None:
+    """Draw losses, held-out R2 (the best epoch marked) and R2 of each held-out micrograph above samples of the best.
+
+    Parameters
+    ----------
+    figure
+        An empty matplotlib figure.
+    records
+        The training's log, as `read_log` returns it.
+    folder
+        Where `samples.npz` lies; without it only the curves are drawn.
+    """
+    samples = _read_samples(Path(folder) / SAMPLES_NAME)
+    grid = figure.add_gridspec(2 if samples else 1, 6)
+    losses, quality, spread = cast(Any, [figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3)])
     epochs = [record["epoch"] for record in records]
-    losses, quality = cast(Any, figure.subplots(1, 2))
     losses.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
     losses.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
     losses.set(xlabel="epoch", ylabel="mean squared error (half against half)", title="Loss: mostly noise")
@@ -54,21 +73,34 @@ def plot_curves(figure: Figure, records: Sequence[Dict[str, Any]]) -> None:
     r2 = [record["r2"] for record in records]
     best = int(np.argmax(r2))
     quality.plot(epochs, r2, "o-", ms=3, color="tab:green")
-    quality.plot(
-        epochs[best],
-        r2[best],
-        "*",
-        ms=14,
-        color="tab:red",
-        label=f"best: {r2[best]:.3f}, epoch {epochs[best]}",
-    )
-    low = min(r2)
+    label = f"best: {r2[best]:.3f}, epoch {epochs[best]}"
+    quality.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=label)
     quality.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 A")
-    quality.set_ylim(max(low, min(0.0, r2[best]) - 1.0) - 0.02, max(r2[best] * 1.15, 0.02))
+    quality.set_ylim(max(min(r2), min(0.0, r2[best]) - 1.0) - 0.02, max(r2[best] * 1.15, 0.02))
     quality.legend(loc="lower right")
-    for axes in (losses, quality):
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    each = sorted(records[best]["r2_per_micrograph"].items(), key=lambda entry: entry[1])
+    if len(each) <= MAX_BARS:
+        spread.barh([name for name, _ in each], [value for _, value in each], color="tab:green")
+    else:
+        spread.hist([value for _, value in each], bins=30, color="tab:green")
+    spread.set(xlabel="$R^2$", title="Held-out micrographs, best epoch")
+    for curves in (losses, quality):
+        curves.grid(alpha=0.3)
+        curves.xaxis.get_major_locator().set_params(integer=True)
+    places = [(name, image, title) for name, cuts in samples[:2] for image, title in zip(cuts, SAMPLE_TITLES)]
+    for column, (name, image, title) in enumerate(places):
+        axes: Any = figure.add_subplot(grid[1, column])
+        axes.imshow(image, cmap="gray", origin="lower", **_grey_range(image, GREY_PERCENTILES))
+        axes.set_title(f"{name}\n{title}", fontsize=9)
+        axes.set_axis_off()
+
+
+def _read_samples(path: Path) -> List[Tuple[str, np.ndarray]]:
+    """Return names and cut-outs (input, output, target), of the samples file; [] without one."""
+    if not path.exists():
+        return []
+    with np.load(str(path), allow_pickle=False) as file:
+        return [(name, file[name].astype(np.float32)) for name in file.files]
 
 
 def draw_files(first: PathLike, second: PathLike, names: Tuple[str, str], path: PathLike, title: str = "") -> None:

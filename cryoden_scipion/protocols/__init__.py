@@ -1,5 +1,7 @@
-"""One protocol for each command of the denoiser."""
+"""One protocol for each command of the denoiser, and two that move its models."""
 
 from .protocol_denoise import CryodenProtDenoise as CryodenProtDenoise
+from .protocol_models import CryodenProtExportModel as CryodenProtExportModel
+from .protocol_models import CryodenProtImportModel as CryodenProtImportModel
 from .protocol_split_halves import CryodenProtSplitHalves as CryodenProtSplitHalves
 from .protocol_train import CryodenProtTrain as CryodenProtTrain

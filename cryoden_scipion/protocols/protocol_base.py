@@ -20,21 +20,10 @@ class CryodenProtBase(EMProtocol):
 
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
-    def _addGpuParams(form):
-        form.addHidden(
-            params.USE_GPU,
-            params.BooleanParam,
-            default=True,
-            label="Use a GPU?",
-            help="With Yes a GPU is used where there is one, else the CPU, many times slower; the log says which.",
-        )
-        form.addHidden(
-            params.GPU_LIST,
-            params.StringParam,
-            default="0",
-            label="GPU id",
-            help="Number of the GPU, counted from 0.",
-        )
+    def _addGpuParams(form, help):
+        useGpuHelp = "With Yes a GPU is used where there is one, else the CPU, many times slower; the log says which."
+        form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use a GPU?", help=useGpuHelp)
+        form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU ids", help=help)
 
     @staticmethod
     def _addOption(place, configClass, name, paramClass, label, **kwargs):
@@ -46,9 +35,30 @@ class CryodenProtBase(EMProtocol):
             kwargs.setdefault("default", configClass.default_of(name))
         place.addParam(name, paramClass, label=label, **kwargs)
 
+    @staticmethod
+    def _addChoice(place, configClass, name, label, **kwargs):
+        """Add a form field for an option with named choices."""
+        choices = list(configClass.choices_of(name))
+        default = choices.index(configClass.default_of(name))
+        help_ = configClass.help_of(name)
+        place.addParam(name, params.EnumParam, choices=choices, default=default, label=label, help=help_, **kwargs)
+
+    def _choice(self, configClass, name):
+        """Return the chosen word of a field that `_addChoice` added."""
+        return configClass.choices_of(name)[self.getAttributeValue(name)]
+
     # --------------------------- STEPS functions ------------------------------
-    def _runCryoden(self, command, config):
+    def _runCryoden(self, command, config, isShared=False):
         """Run one command with the options of `config`; some failed inputs do not fail the protocol.
+
+        Parameters
+        ----------
+        command : str
+            Of the denoiser's command line.
+        config : cryoden.config.Config
+            Its options.
+        isShared : bool
+            Whether several GPUs share the work, in one process each.
 
         Raises
         ------
@@ -59,10 +69,16 @@ class CryodenProtBase(EMProtocol):
         with open(options, "w") as file:
             json.dump(config.to_dict(), file, indent=2)
         environ = Plugin.getEnviron()
-        if self.usesGpu():
-            environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in self._stepsExecutor.getGpuList() or [0])
+        gpus = (self._stepsExecutor.getGpuList() or [0]) if self.usesGpu() else []
+        if gpus:
+            environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
         try:
-            self.runJob(Plugin.getProgram(), f"{command} --config {options}", env=environ, numberOfMpi=1)
+            self.runJob(
+                Plugin.getProgram(len(gpus) if isShared else 1),
+                f"{command} --config {options}",
+                env=environ,
+                numberOfMpi=1,
+            )
         except subprocess.CalledProcessError as error:
             if error.returncode != SOME_FAILED:
                 raise Exception(

@@ -20,9 +20,6 @@ OUTPUT_STAR = "micrographs.star"
 RECORD_NAME = "denoise.json"
 """What `cryoden denoise` leaves beside its results; marks a set as denoised."""
 
-QUALITIES = ("fast", "best")
-DTYPES = ("float32", "float16")
-
 
 class DenoiseOutputs(Enum):
     """The denoised micrographs."""
@@ -60,28 +57,14 @@ class CryodenProtDenoise(CryodenProtBase):
             label="Denoiser",
             help="Output of _train denoiser_. The micrographs are brought to its pixel size.",
         )
-        form.addParam(
-            "quality",
-            params.EnumParam,
-            choices=["fast", "best (8 views)"],
-            default=QUALITIES.index(DenoiseConfig.default_of("quality")),
-            display=params.EnumParam.DISPLAY_HLIST,
-            label="Quality",
-            help=DenoiseConfig.help_of("quality"),
-        )
-        form.addParam(
-            "dtype",
-            params.EnumParam,
-            choices=list(DTYPES),
-            default=DTYPES.index(DenoiseConfig.default_of("dtype")),
-            display=params.EnumParam.DISPLAY_HLIST,
-            label="Pixel type",
-            help=DenoiseConfig.help_of("dtype") + " Half the disk space with float16, but not every program reads it.",
-        )
+        inLine = {"display": params.EnumParam.DISPLAY_HLIST}
+        self._addChoice(form, DenoiseConfig, "quality", "Quality", **inLine)
+        self._addChoice(form, DenoiseConfig, "dtype", "Pixel type", **inLine)
+        self._addChoice(form, DenoiseConfig, "precision", "Arithmetic", expertLevel=params.LEVEL_ADVANCED)
         self._addOption(
             form, DenoiseConfig, "tile", params.IntParam, "Tile size (px)", expertLevel=params.LEVEL_ADVANCED
         )
-        self._addGpuParams(form)
+        self._addGpuParams(form, "Number of the GPU, counted from 0.")
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
@@ -151,8 +134,9 @@ class CryodenProtDenoise(CryodenProtBase):
             micrographs=(self._getExtraPath(INPUT_STAR),),
             model=model.getFileName() if model is not None else "",
             output=self._getExtraPath(),
-            quality=QUALITIES[self.quality.get()],
-            dtype=DTYPES[self.dtype.get()],
+            quality=self._choice(DenoiseConfig, "quality"),
+            dtype=self._choice(DenoiseConfig, "dtype"),
+            precision=self._choice(DenoiseConfig, "precision"),
             tile=self.tile.get(),
             device=self._device(),
         )

@@ -1,8 +1,10 @@
 """Train a denoiser: odd and even SetOfMicrographs -> CryodenModel."""
 
 import os
+import time
 from enum import Enum
 
+from pwem.objects import SetOfMicrographs
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
@@ -20,6 +22,9 @@ NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
 
 MODEL_NAME = "model.safetensors"
 LOG_NAME = "log.jsonl"
+WAIT_SECONDS = 10
+"""Between two looks at a set that still grows."""
+
 ODD_STAR, EVEN_STAR = "odd.star", "even.star"
 
 
@@ -45,7 +50,7 @@ class CryodenProtTrain(CryodenProtBase):
     def _defineParams(self, form):
         form.addSection(label="Input")
         self._defineInputParams(form)
-        self._addGpuParams(form)
+        self._addGpuParams(form, "Numbers of the GPUs, counted from 0, such as 0 or 0,1. All of them train together.")
         form.addSection(label="Training")
         self._defineTrainingParams(form)
         form.addSection(label="Network")
@@ -96,6 +101,14 @@ class CryodenProtTrain(CryodenProtBase):
             label="Micrographs with halves",
             help="Full micrographs that link their odd and even halves.",
         )
+        form.addParam(
+            "waitForPairs",
+            params.IntParam,
+            default=0,
+            label="Wait for micrographs",
+            help="Where the sets still grow (streaming): wait for this many pairs of halves, then train once on what "
+            "is there while the acquisition goes on. 0: train on what is there now.",
+        )
 
     def _defineTrainingParams(self, form):
         self._addOption(form, TrainConfig, "sampling_rate", params.FloatParam, "Working pixel size (A/px)")
@@ -119,13 +132,19 @@ class CryodenProtTrain(CryodenProtBase):
             help="Train for this many minutes; the learning rate falls to zero at their end.",
         )
         self._addOption(form, TrainConfig, "crop", params.IntParam, "Crop size (px)")
+        self._addChoice(form, TrainConfig, "crops", "Where crops lie", expertLevel=params.LEVEL_ADVANCED)
         self._addOption(form, TrainConfig, "batch_size", params.IntParam, "Crops per step")
         self._addOption(form, TrainConfig, "validation", params.FloatParam, "Fraction held out")
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
         self._addOption(form, TrainConfig, "lr", params.FloatParam, "Learning rate", **advanced)
         self._addOption(form, TrainConfig, "ema", params.FloatParam, "Weight averaging", **advanced)
         self._addOption(form, TrainConfig, "patience", params.IntParam, "Stop early after (epochs)", **advanced)
+        self._addOption(form, TrainConfig, "min_batches", params.IntParam, "Batches per epoch at least", **advanced)
         self._addOption(form, TrainConfig, "max_batches", params.IntParam, "Batches per epoch at most", **advanced)
+        self._addChoice(form, TrainConfig, "normalization", "Normalisation", **advanced)
+        self._addChoice(form, TrainConfig, "precision", "Arithmetic", **advanced)
+        self._addChoice(form, TrainConfig, "compile", "Compile the network", **advanced)
+        self._addChoice(form, TrainConfig, "keep", "Keep models", **advanced)
         self._addOption(form, TrainConfig, "seed", params.IntParam, "Seed", **advanced)
 
     def _defineNetworkParams(self, form):
@@ -179,7 +198,9 @@ class CryodenProtTrain(CryodenProtBase):
 
     # --------------------------- STEPS functions ------------------------------
     def convertInputStep(self):
-        """List the halves by micrograph name."""
+        """Wait for enough micrographs where asked to, then list the halves by micrograph name."""
+        for pointer in self._inputPointers():
+            self._waitFor(pointer.get().getFileName())
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             micrographs, files = self._halves(half)
             names = [convert.micNameKey(micrograph) for micrograph in micrographs]
@@ -187,7 +208,7 @@ class CryodenProtTrain(CryodenProtBase):
 
     def trainStep(self):
         """Run `cryoden train`; after a stop it goes on from the last checkpoint."""
-        self._runCryoden("train", self._config())
+        self._runCryoden("train", self._config(), isShared=True)
 
     def createOutputStep(self):
         """Register the best model."""
@@ -212,6 +233,8 @@ class CryodenProtTrain(CryodenProtBase):
                 problems.append(
                     f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."
                 )
+        if self.waitForPairs.get() < 0:
+            problems.append("Wait for micrographs is negative; it must be 0 or more.")
         if self.startModel.get() is not None:
             try:
                 read_card(self.startModel.get().getFileName())
@@ -262,6 +285,12 @@ class CryodenProtTrain(CryodenProtBase):
             minutes=self.minutes.get() if self.budget.get() == MINUTES else None,
             crop=self.crop.get(),
             batch_size=self.batch_size.get(),
+            crops=self._choice(TrainConfig, "crops"),
+            normalization=self._choice(TrainConfig, "normalization"),
+            precision=self._choice(TrainConfig, "precision"),
+            compile=self._choice(TrainConfig, "compile"),
+            keep=self._choice(TrainConfig, "keep"),
+            min_batches=self.min_batches.get(),
             lr=self.lr.get(),
             ema=self.ema.get(),
             validation=self.validation.get(),
@@ -277,6 +306,18 @@ class CryodenProtTrain(CryodenProtBase):
             from_model=start.getFileName() if start is not None else None,
         )
 
+    def _waitFor(self, path):
+        """Return when the set in a file has enough micrographs, or has all that it will ever have."""
+        while True:
+            micrographs = SetOfMicrographs(filename=path)
+            micrographs.loadAllProperties()
+            size, isComplete = micrographs.getSize(), micrographs.isStreamClosed()
+            micrographs.close()
+            if isComplete or size >= self.waitForPairs.get():
+                return
+            self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} are there.")
+            time.sleep(WAIT_SECONDS)
+
     def _inputPointers(self):
         if self.halvesFrom.get() == LINKED_SET:
             return [self.inputMicrographs]
@@ -285,9 +326,9 @@ class CryodenProtTrain(CryodenProtBase):
     def _halves(self, half):
         """Return the micrographs and files of one half (0 odd, 1 even)."""
         if self.halvesFrom.get() == LINKED_SET:
-            micrographs = convert.clonedItems(self.inputMicrographs.get())
+            micrographs = convert.itemsOfFile(self.inputMicrographs.get().getFileName())
             return micrographs, [convert.linkedHalves(micrograph)[half] for micrograph in micrographs]
-        micrographs = convert.clonedItems(self._inputPointers()[half].get())
+        micrographs = convert.itemsOfFile(self._inputPointers()[half].get().getFileName())
         return micrographs, [os.path.normpath(micrograph.getFileName()) for micrograph in micrographs]
 
     def getLogFile(self):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from unittest import mock
 
 import mrcfile
 import numpy as np
@@ -9,7 +10,13 @@ from pwem.protocols import ProtImportMovies
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from cryoden.formats.star import PIXEL_SIZE, read_table
-from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves, CryodenProtTrain
+from cryoden_scipion.protocols import (
+    CryodenProtDenoise,
+    CryodenProtExportModel,
+    CryodenProtImportModel,
+    CryodenProtSplitHalves,
+    CryodenProtTrain,
+)
 from cryoden_scipion.protocols.protocol_train import (
     ALWAYS_STREAMING,
     LINKED_SET,
@@ -83,6 +90,8 @@ class CryodenTest(BaseTest):
             "network": NETWORKS.index("cnn3"),
             "epochs": 2,
             "crop": 64,
+            "batch_size": 4,
+            "min_batches": 1,
             "useGpu": False,
         }
         return cls.launch(CryodenProtTrain, **{**defaults, **options})
@@ -197,6 +206,60 @@ class TestCryodenTrain(CryodenTest):
             lr=-1.0,
         )
         self.assertEqual(len(wrong.validate()), 2)
+
+    def testWaitsForEnoughMicrographs(self):
+        """A set that still grows is trained on as soon as it has enough, not when it is complete."""
+        odd, even = self.split.outputMicrographsOdd, self.split.outputMicrographsEven
+        for micrographs in (odd, even):
+            micrographs.setStreamState(micrographs.STREAM_OPEN)
+            micrographs.write()
+        try:
+            training = self.newProtocol(
+                CryodenProtTrain, inputMicrographsOdd=odd, inputMicrographsEven=even, waitForPairs=N_MOVIES + 1
+            )
+            looks = []
+
+            def closeAtSecondLook(seconds):
+                looks.append(seconds)
+                if len(looks) == 2:
+                    odd.setStreamState(odd.STREAM_CLOSED)
+                    odd.write()
+
+            with mock.patch("time.sleep", closeAtSecondLook):
+                training._waitFor(odd.getFileName())
+            self.assertEqual(len(looks), 2)
+            self.launchTraining(waitForPairs=N_MOVIES)  # the even set is still open
+        finally:
+            for micrographs in (odd, even):
+                micrographs.setStreamState(micrographs.STREAM_CLOSED)
+                micrographs.write()
+
+    def testOptionsReachTheDenoiser(self):
+        """Every choice of the form is written into the options of the command."""
+        training = self.launchTraining(
+            crops=1, normalization=1, precision=2, compile=2, keep=1, budget=0, patience=3, seed=5, max_batches=2,
+            validation=0.3, lr=2e-3, ema=0.9,
+        )  # fmt: skip
+        with open(training._getExtraPath("options.json")) as file:
+            options = json.load(file)
+        expected = {"crops": "grid", "normalization": "p95", "precision": "float32", "compile": "no", "keep": "all"}
+        expected.update(patience=3, seed=5, max_batches=2, validation=0.3, lr=2e-3, ema=0.9, batch_size=4, crop=64)
+        self.assertEqual({key: options[key] for key in expected}, expected)
+        self.assertEqual(len(os.listdir(training._getExtraPath("epochs"))), 2)
+
+    def testModelTravels(self):
+        """Exported, imported again, and gone on from."""
+        model = self.launchTraining().outputModel
+        target = os.path.abspath(self.proj.getTmpPath("denoiser.safetensors"))
+        self.launch(CryodenProtExportModel, inputModel=model, targetFile=target)
+        again = self.newProtocol(CryodenProtExportModel, inputModel=model, targetFile=target)
+        self.assertIn("exists already", "".join(again.validate()))
+        imported = self.launch(CryodenProtImportModel, modelFile=target).outputModel
+        self.assertEqual((imported.getNetwork(), imported.getR2()), (model.getNetwork(), model.getR2()))
+        tuned = self.launchTraining(startModel=imported, lr=1e-9, epochs=1)
+        self.assertAlmostEqual(tuned.outputModel.getR2(), model.getR2(), 3)
+        wrong = self.newProtocol(CryodenProtImportModel, modelFile=self.split._getExtraPath("micrographs.star"))
+        self.assertIn("is no model", "".join(wrong.validate()))
 
 
 class TestCryodenDenoise(CryodenTest):

@@ -1,4 +1,4 @@
-"""Curves of a training, live while it runs."""
+"""Curves of a training, live while it runs, and what its best model makes of held-out micrographs."""
 
 import os
 
@@ -14,14 +14,14 @@ REFRESH_MILLISECONDS = 3000
 
 
 class CryodenTrainViewer(Viewer):
-    """Loss and held-out R2 of every epoch so far; the window follows a running training."""
+    """Losses, R2 (all and each held-out micrograph) and samples of the best epoch; follows a running training."""
 
     _label = "training curves"
     _targets = [CryodenProtTrain, CryodenModel]
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        from cryoden.quality.figures import plot_curves, read_log
+        from cryoden.quality.figures import plot_training, read_log
 
         folder = os.path.dirname(obj.getFileName()) if isinstance(obj, CryodenModel) else obj._getExtraPath()
         log = os.path.join(folder, LOG_NAME)
@@ -29,16 +29,16 @@ class CryodenTrainViewer(Viewer):
             records = read_log(log)
         except CryodenError:
             return [self.infoMessage("The curves can be drawn when the first epoch has ended.", "No curves yet")]
-        plotter = EmPlotter(windowTitle="Training curves", figsize=(11, 5))
+        plotter = EmPlotter(windowTitle="Training curves", figsize=(13, 8.5))
         figure = plotter.getFigure()
-        plot_curves(figure, records)
+        plot_training(figure, records, folder)
 
         def refresh():
             fresh = read_log(log)
             if len(fresh) > len(records):
                 records[:] = fresh
                 figure.clear()
-                plot_curves(figure, records)
+                plot_training(figure, records, folder)
                 figure.canvas.draw_idle()
 
         plotter.timer = figure.canvas.new_timer(interval=REFRESH_MILLISECONDS)  # kept, or it would be collected

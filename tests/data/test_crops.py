@@ -150,9 +150,7 @@ def test_window_bounds_how_many_pairs_are_open_at_once(plan: tuple, window: int)
 def test_spans_tell_first_and_last_use(plan: tuple) -> None:
     shapes, crop, batch_size, seed, epoch = plan
     made = EpochPlan(shapes, crop, batch_size, seed, epoch)
-    uses: List[Tuple[int, int]] = [
-        (cut.pair, number) for number, batch in enumerate(made.batches) for cut in batch
-    ]
+    uses: List[Tuple[int, int]] = [(cut.pair, number) for number, batch in enumerate(made.batches) for cut in batch]
     for pair, first, last in made.spans():
         numbers = [number for used, number in uses if used == pair]
         assert (first, last) == (min(numbers), max(numbers))

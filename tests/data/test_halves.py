@@ -47,9 +47,7 @@ def test_tables_list_the_sums_relative_to_the_working_folder(tmp_path: Path, cry
         ("--sampling-rate", "rlnMicrographPixelSize", 2.25),
     ],
 )
-def test_optics_options_reach_the_table(
-    tmp_path: Path, cryoden: Run, option: str, label: str, value: float
-) -> None:
+def test_optics_options_reach_the_table(tmp_path: Path, cryoden: Run, option: str, label: str, value: float) -> None:
     movie(tmp_path / "m.mrc")
     assert cryoden("halves", "m.mrc", "--output", "out", option, value).status == 0
     assert float(read_table("out/micrographs.star").optics[label].iloc[0]) == value
@@ -163,9 +161,7 @@ def test_movie_without_pixel_size_names_the_option(tmp_path: Path, cryoden: Run)
     write_raw_mrc(tmp_path / "m.mrc", np.ones((4, 8, 8)), 6, rate=0.0)
     result = cryoden("halves", "m.mrc", "--output", "out")
     assert result.status == 2
-    assert result.last_error.endswith(
-        "Movie m.mrc does not say its pixel size; give it with --sampling-rate (A/px)."
-    )
+    assert result.last_error.endswith("Movie m.mrc does not say its pixel size; give it with --sampling-rate (A/px).")
 
 
 def test_advice_can_be_followed_in_the_same_folder(tmp_path: Path, cryoden: Run) -> None:
@@ -182,9 +178,7 @@ def test_two_movies_of_one_name(tmp_path: Path, cryoden: Run) -> None:
     movie(tmp_path / "b" / "m.mrc")
     result = cryoden("halves", "a/m.mrc", "b/m.mrc", "--output", "out")
     assert result.status == 2
-    assert result.last_error == (
-        "cryoden: a/m.mrc and b/m.mrc would both be written as m.mrc; rename one of them."
-    )
+    assert result.last_error == ("cryoden: a/m.mrc and b/m.mrc would both be written as m.mrc; rename one of them.")
     assert images_in(tmp_path / "out") == []
 
 
@@ -216,8 +210,7 @@ def test_malformed_frame_range(tmp_path: Path, cryoden: Run, text: str) -> None:
     movie(tmp_path / "m.mrc")
     result = cryoden("halves", "m.mrc", "--output", "out", f"--frames={text}")
     assert result.status == 2
-    assert (
-        f"Frame range is {text!r}; it must be FIRST-LAST, counted from 1, with two frames or more"
-        in " ".join(result.err.replace("│", " ").split())
+    assert f"Frame range is {text!r}; it must be FIRST-LAST, counted from 1, with two frames or more" in " ".join(
+        result.err.replace("│", " ").split()
     )
     assert not Path("out").exists()

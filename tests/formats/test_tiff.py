@@ -33,9 +33,7 @@ def test_pages_are_read_as_written(tmp_path: Path, dtype: str, compression: obje
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_truncated_movie_never_passes_for_a_shorter_one(
-    tmp_path: Path, share: float, compression: object
-) -> None:
+def test_truncated_movie_never_passes_for_a_shorter_one(tmp_path: Path, share: float, compression: object) -> None:
     """A copy that broke off must be refused: a movie of fewer frames would be split without a word."""
     frames = np.random.default_rng(1).integers(0, 60000, (10, 32, 32)).astype(np.uint16)
     path = write_pages(tmp_path / "a.tif", frames, compression)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cryoden.errors import FileError
-from cryoden.quality.figures import draw_curves, draw_files, power_spectrum, read_log
+from cryoden.quality.figures import draw_files, draw_training, power_spectrum, read_log
 from tests.helpers import write_mrc
 
 
@@ -17,9 +18,22 @@ def test_power_spectrum_finds_the_frequency_of_a_wave() -> None:
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
+    """Without samples, with them, and with too many micrographs for named bars."""
     records = [{"epoch": i, "loss": 1 / i, "validation_loss": 1 / i, "r2": 0.1 * i} for i in (1, 2, 3)]
-    draw_curves(records, tmp_path / "c.png")
-    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    sizes = []
+    for n_micrographs, has_samples in ((2, False), (2, True), (50, True)):
+        each = {f"mic{i}": 0.01 * i for i in range(n_micrographs)}
+        lines = [json.dumps({**record, "r2_per_micrograph": each}) for record in records]
+        (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+        if has_samples:
+            np.savez(
+                tmp_path / "samples.npz", mic0=np.random.default_rng(1).normal(size=(3, 32, 32)).astype(np.float16)
+            )
+        draw_training(tmp_path, tmp_path / "c.png")
+        content = (tmp_path / "c.png").read_bytes()
+        assert content[:4] == b"\x89PNG"
+        sizes.append(len(content))
+    assert len(set(sizes)) == 3
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (64, 64), (45, 61)])

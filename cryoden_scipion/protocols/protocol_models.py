@@ -1,0 +1,103 @@
+"""Bring a denoiser into a project, and out of it."""
+
+import os
+import shutil
+from enum import Enum
+
+from pwem.protocols import EMProtocol
+from pyworkflow.constants import BETA
+from pyworkflow.protocol import params
+
+from cryoden.errors import CryodenError
+from cryoden.formats.model_file import read_card
+from cryoden_scipion.objects import CryodenModel
+
+MODEL_NAME = "model.safetensors"
+
+
+class ImportOutputs(Enum):
+    """The imported denoiser."""
+
+    outputModel = CryodenModel
+
+
+class CryodenProtImportModel(EMProtocol):
+    """Import a denoiser that was trained elsewhere: in another project, or with the command line."""
+
+    _label = "import denoiser"
+    _devStatus = BETA
+    _possibleOutputs = ImportOutputs
+
+    def _defineParams(self, form):
+        form.addSection(label="Input")
+        form.addParam(
+            "modelFile",
+            params.FileParam,
+            label="Model file",
+            important=True,
+            help="A model.safetensors that _train denoiser_, _export denoiser_ or `cryoden train` wrote. It is copied.",
+        )
+
+    def _insertAllSteps(self):
+        self._insertFunctionStep(self.importStep, needsGPU=False)
+
+    def importStep(self):
+        """Copy the file and register it."""
+        model = CryodenModel(self._getExtraPath(MODEL_NAME))
+        shutil.copyfile(self.modelFile.get(), model.getFileName())
+        model.setFromCard(read_card(model.getFileName()))
+        self._defineOutputs(**{ImportOutputs.outputModel.name: model})
+
+    def _validate(self):
+        try:
+            read_card(self.modelFile.get())
+        except CryodenError as error:
+            return [str(error)]
+        return []
+
+    def _summary(self):
+        if not self.hasAttribute(ImportOutputs.outputModel.name):
+            return ["No denoiser yet."]
+        return [f"{self.outputModel} from {self.modelFile.get()}"]
+
+
+class CryodenProtExportModel(EMProtocol):
+    """Copy a denoiser out of the project, for another project or for the command line."""
+
+    _label = "export denoiser"
+    _devStatus = BETA
+
+    def _defineParams(self, form):
+        form.addSection(label="Export")
+        form.addParam(
+            "inputModel", params.PointerParam, pointerClass="CryodenModel", important=True, label="Denoiser",
+            help="Output of _train denoiser_.",
+        )  # fmt: skip
+        form.addParam(
+            "targetFile", params.StringParam, label="Write to", help="Name of the new file, ending in .safetensors."
+        )
+
+    def _insertAllSteps(self):
+        self._insertFunctionStep(self.exportStep, needsGPU=False)
+
+    def exportStep(self):
+        """Copy the file; it has its final name only when whole."""
+        target = self.targetFile.get()
+        shutil.copyfile(self.inputModel.get().getFileName(), target + ".part")
+        os.replace(target + ".part", target)
+
+    def _validate(self):
+        target = self.targetFile.get() or ""
+        problems = []
+        if not target.endswith(".safetensors"):
+            problems.append(f"File name {target!r} must end in .safetensors.")
+        if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
+            problems.append(f"Folder {os.path.dirname(target)} does not exist; make it first.")
+        if os.path.exists(target):
+            problems.append(f"{target} exists already; choose another name.")
+        return problems
+
+    def _summary(self):
+        if not self.isFinished():
+            return ["Not exported yet."]
+        return [f"Exported to {self.targetFile.get()}"]
