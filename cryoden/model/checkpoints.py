@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 import numpy as np
 import torch
 
-from cryoden.errors import TrainingError
+from cryoden.errors import FileError, TrainingError
 from cryoden.formats.files import whole_file
 
 MODEL_NAME, LOG_NAME, CHECKPOINT_NAME = "model.safetensors", "log.jsonl", "checkpoint.pt"
@@ -17,9 +17,22 @@ CURVES_NAME, SAMPLES_NAME, EPOCH_FOLDER = "curves.png", "samples.npz", "epochs"
 
 
 def save_state(folder: Path, state: Dict[str, Any]) -> None:
-    """Replace the checkpoint by a newer one; the old one survives if this fails."""
-    with whole_file(folder / CHECKPOINT_NAME) as temporary:
-        torch.save(state, str(temporary))
+    """Replace the checkpoint by a newer one; the old one survives if this fails.
+
+    Raises
+    ------
+    FileError
+        If the disk is full or the folder cannot be written.
+    """
+    path = folder / CHECKPOINT_NAME
+    with whole_file(path) as temporary:
+        try:
+            torch.save(state, str(temporary))
+        except RuntimeError as error:  # what torch raises for a full disk
+            raise FileError(
+                f"{path} cannot be written ({error.args[0].splitlines()[0]}); the one before is kept. "
+                "Free the disk and go on with --resume."
+            ) from error
 
 
 def load_state(folder: Path, device: torch.device, options: Dict[str, Any]) -> Dict[str, Any]:

@@ -51,7 +51,7 @@ def draw_training(folder: PathLike, path: PathLike) -> None:
 
 
 def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: PathLike) -> None:
-    """Draw losses, held-out R2 (the best epoch marked) and R2 of each held-out micrograph above samples of the best.
+    """Draw losses, held-out R2 (the best epoch marked) and R2 of each held-out micrograph above a sample of the best.
 
     Parameters
     ----------
@@ -80,18 +80,19 @@ def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: Pat
     quality.legend(loc="lower right")
     each = sorted(records[best]["r2_per_micrograph"].items(), key=lambda entry: entry[1])
     if len(each) <= MAX_BARS:
-        spread.barh([name for name, _ in each], [value for _, value in each], color="tab:green")
+        spread.barh([name for name, _ in each], [value for _, value in each], height=0.5, color="tab:green")
+        spread.set_ylim(-1, max(len(each), 3))
     else:
         spread.hist([value for _, value in each], bins=30, color="tab:green")
     spread.set(xlabel="$R^2$", title="Held-out micrographs, best epoch")
     for curves in (losses, quality):
         curves.grid(alpha=0.3)
         curves.xaxis.get_major_locator().set_params(integer=True)
-    places = [(name, image, title) for name, cuts in samples[:2] for image, title in zip(cuts, SAMPLE_TITLES)]
+    places = [(name, image, title) for name, cuts in samples[:1] for image, title in zip(cuts, SAMPLE_TITLES)]
     for column, (name, image, title) in enumerate(places):
-        axes: Any = figure.add_subplot(grid[1, column])
+        axes: Any = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
         axes.imshow(image, cmap="gray", origin="lower", **_grey_range(image, GREY_PERCENTILES))
-        axes.set_title(f"{name}\n{title}", fontsize=9)
+        axes.set_title(f"{name}, {title}")
         axes.set_axis_off()
 
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import time
 from unittest import mock
 
 import mrcfile
 import numpy as np
+import psutil
 from pwem.protocols import ProtImportMovies
+from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from cryoden.formats.star import PIXEL_SIZE, read_table
@@ -84,7 +87,12 @@ class CryodenTest(BaseTest):
     @classmethod
     def launchTraining(cls, **options):
         """Run a tiny training on the halves."""
-        defaults = {
+        return cls.launch(CryodenProtTrain, **{**cls.trainingOptions(), **options})
+
+    @classmethod
+    def trainingOptions(cls):
+        """Return the options of a tiny training."""
+        return {
             "inputMicrographsOdd": cls.split.outputMicrographsOdd,
             "inputMicrographsEven": cls.split.outputMicrographsEven,
             "network": NETWORKS.index("cnn3"),
@@ -94,7 +102,6 @@ class CryodenTest(BaseTest):
             "min_batches": 1,
             "useGpu": False,
         }
-        return cls.launch(CryodenProtTrain, **{**defaults, **options})
 
     def checkMicrographs(self, micrographs, size, samplingRate, dims):
         """Compare a set with what it must be, on disk too."""
@@ -246,6 +253,38 @@ class TestCryodenTrain(CryodenTest):
         expected.update(patience=3, seed=5, max_batches=2, validation=0.3, lr=2e-3, ema=0.9, batch_size=4, crop=64)
         self.assertEqual({key: options[key] for key in expected}, expected)
         self.assertEqual(len(os.listdir(training._getExtraPath("epochs"))), 2)
+
+    def testContinueAfterAKillGoesOnFromTheCheckpoint(self):
+        """The denoiser is killed in the middle; Continue ends at the same losses as a run without interruption."""
+        options = {"epochs": 30, "max_batches": 6}
+        training = self.newProtocol(CryodenProtTrain, **{**self.trainingOptions(), **options})
+        self.proj.launchProtocol(training, wait=False)
+        checkpoint = training._getExtraPath("checkpoint.pt")
+        for _ in range(600):
+            if os.path.exists(checkpoint):
+                break
+            time.sleep(0.05)
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            words = process.info["cmdline"] or []
+            if training._getExtraPath("options.json") in words and process.info["cwd"] == self.proj.path:
+                process.kill()
+        for _ in range(100):
+            time.sleep(0.2)
+            stored = getProtocolFromDb(self.proj.path, training.getDbPath(), training.getObjId())
+            if not stored.isActive():
+                break
+        self.assertTrue(stored.isFailed())
+        with open(training.getLogFile()) as log:
+            self.assertLess(len(log.readlines()), 30)
+        training.runMode.set(MODE_RESUME)
+        self.launchProtocol(training)
+        whole = self.launchTraining(**options)
+        losses = []
+        for protocol in (training, whole):
+            with open(protocol.getLogFile()) as log:
+                losses.append([json.loads(line)["loss"] for line in log])
+        self.assertEqual(len(losses[0]), 30)
+        self.assertEqual(losses[0], losses[1])
 
     def testModelTravels(self):
         """Exported, imported again, and gone on from."""

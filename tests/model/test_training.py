@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import time
@@ -13,12 +14,13 @@ from typing import Any, Dict, List
 
 import numpy as np
 import pytest
+import torch
 
 from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import find_pairs, hold_out
-from cryoden.errors import CryodenError, ModelError, TrainingError
+from cryoden.errors import CryodenError, FileError, ModelError, TrainingError
 from cryoden.formats.model_file import read_card, read_model
 from cryoden.model import checkpoints, training
 from cryoden.model.training import Trainer, learning_rate_factor, train
@@ -493,3 +495,18 @@ def test_learning_rate_warms_up_then_falls_along_a_cosine_to_zero() -> None:
     assert learning_rate_factor(1.0) == pytest.approx(0)
     assert learning_rate_factor(0.525) == pytest.approx(0.5)  # half-way through the cosine
     assert learning_rate_factor(1.5) == pytest.approx(0)
+
+
+def test_full_disk_leaves_the_last_checkpoint(halves: Dict[str, np.ndarray]) -> None:
+    """No file may grow beyond a few bytes, which is how a full disk looks to a process."""
+    train(replace(QUICK, epochs=1))
+    before = Path("out/checkpoint.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(FileError, match="cannot be written"):
+            checkpoints.save_state(Path("out"), {"weights": torch.zeros(10000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Path("out/checkpoint.pt").read_bytes() == before
+    assert not list(Path("out").glob(".*.part"))
