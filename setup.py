@@ -13,6 +13,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "cryoden" / "__init__.py").
 REQUIREMENTS = [
     "numpy>=1.19,<2",
     "scipy>=1.6",
+    "scikit-image",
     "torch>=2.1",
     "mrcfile>=1.4.3",
     "tifffile",

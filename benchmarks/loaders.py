@@ -1,0 +1,261 @@
+"""How fast micrographs come from disk: streaming against keeping everything, start-up against the disk, host memory.
+
+Writes pairs of made-up float32 halves (one noise image, shifted, plus a common signal) and measures, each in a process
+of its own and after the page cache was emptied:
+
+- start-up of the loader that keeps everything against reading the same bytes plainly with as many threads,
+- one epoch of the U-Net's training (compiled on a GPU) with either loader: crops per second,
+- the peak of host memory of a streamed epoch above a process that did everything but load, for two numbers of pairs;
+  the larger one is made of hard links to the same files.
+
+The last line is one JSON object.
+
+Usage: python benchmarks/loaders.py [--pairs 20] [--many 200] [--shape 7420 7676] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Dict, List
+
+import numpy as np
+import torch
+
+from cryoden.config import TrainConfig
+from cryoden.data.crops import EpochPlan
+from cryoden.data.loaders import N_READERS, ManagedLoader, StreamingLoader
+from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.formats.mrc import MrcWriter
+from cryoden.model.devices import pick_device
+from cryoden.model.training import Trainer
+
+GIB = 1 << 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--many", type=int, default=200, help="number of pairs for the second reading of host memory")
+    parser.add_argument("--shape", type=int, nargs=2, default=(7420, 7676))
+    parser.add_argument("--crop", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--many-batches", type=int, help="batches of that reading (default: one epoch)")
+    parser.add_argument("--window", type=float, default=TrainConfig.default_of("window"), help="GiB")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--folder", help="on the disk to measure (default: a temporary folder)")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        print(json.dumps(STEPS[options.step](options)))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        options.folder = name
+        print(json.dumps(compare(options)))
+
+
+def compare(options: argparse.Namespace) -> Dict[str, Any]:
+    begun = time.monotonic()
+    n_bytes = write_pairs(options)
+    print(
+        f"{options.pairs} pairs of {options.shape}, {n_bytes / 1e9:.2f} GB, written in {time.monotonic() - begun:.0f} s"
+    )
+    result: Dict[str, Any] = {"bytes": n_bytes, "pairs": options.pairs, "shape": list(options.shape)}
+    for step in ("plain", "start", "managed", "streaming", "streaming alone", "bare", "few", "many"):
+        result[step] = run_step(step, options)
+        print(f"  {step:16} " + ", ".join(f"{k} {v:.4g}" for k, v in result[step].items()), flush=True)
+    rates = {step: n_bytes / result[step]["seconds"] / 1e9 for step in ("plain", "start")}
+    result["start_up_share_of_disk"] = rates["start"] / rates["plain"]
+    result["streaming_share"] = result["streaming"]["crops_per_second"] / result["managed"]["crops_per_second"]
+    print(f"disk                 {rates['plain']:8.2f} GB/s")
+    print(f"managed start-up     {rates['start']:8.2f} GB/s, {result['start_up_share_of_disk']:.2f} of the disk")
+    print(f"managed training     {result['managed']['crops_per_second']:8.1f} crops/s")
+    print(
+        f"streamed training    {result['streaming']['crops_per_second']:8.1f} crops/s, {result['streaming_share']:.3f}"
+    )
+    for step, count in (("few", options.pairs), ("many", options.many)):
+        result[f"{step}_above_bare_gib"] = above = result[step]["peak_gib"] - result["bare"]["peak_gib"]
+        print(f"memory, {count:4} pairs   {above:8.2f} GiB above the bare process")
+    return result
+
+
+def run_step(step: str, options: argparse.Namespace) -> Dict[str, float]:
+    """Run one measurement in a process of its own, with a cold page cache; return what it printed."""
+    options.how = drop_cache(Path(options.folder))
+    command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
+    for name in ("pairs", "many", "crop", "batch", "window", "many_batches"):
+        if getattr(options, name) is not None:
+            command += ["--" + name.replace("_", "-"), str(getattr(options, name))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ---------------------------------------------------------------------- steps, each in its own process
+def plain_read(options: argparse.Namespace) -> Dict[str, float]:
+    """Read every file in pieces of 4 MiB into one buffer, with as many threads as the loaders have."""
+
+    def read(path: Path) -> None:
+        buffer = bytearray(4 << 20)
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+    files = sorted(Path(options.folder).glob("few/*/*.mrc"))
+    begun = time.monotonic()
+    with ThreadPoolExecutor(N_READERS) as pool:
+        list(pool.map(read, files))
+    return {"seconds": time.monotonic() - begun}
+
+
+def start_up(options: argparse.Namespace) -> Dict[str, float]:
+    """Load every pair into memory, on the GPU where there is one."""
+    device = pick_device(options.device)
+    torch.zeros(1, device=device)
+    pairs, _ = find_pairs(*halves_of(options, "few"))
+    begun = time.monotonic()
+    ManagedLoader(pairs, [], options.crop, device, keep=device)
+    return {"seconds": time.monotonic() - begun}
+
+
+def train_managed(options: argparse.Namespace) -> Dict[str, float]:
+    return train_epoch(options, "few", [])
+
+
+def train_streaming(options: argparse.Namespace) -> Dict[str, float]:
+    return train_epoch(options, "few", ["stream", "force"])
+
+
+def train_many(options: argparse.Namespace) -> Dict[str, float]:
+    return train_epoch(options, "many", ["stream", "force"])
+
+
+def do_bare(options: argparse.Namespace) -> Dict[str, float]:
+    """Train on batches that were made once: everything but loading."""
+    trainer = make_trainer(options, "few", ["stream", "force"])
+    warm_up(trainer, options)
+    return {"peak_gib": peak_gib()}
+
+
+def stream_alone(options: argparse.Namespace) -> Dict[str, float]:
+    """Stream one epoch and throw the batches away: the loader's own speed."""
+    device = pick_device(options.device)
+    torch.zeros(1, device=device)
+    pairs, _ = find_pairs(*halves_of(options, "few"))
+    trainer_window = max(1, min(16, int(options.window * GIB) // pairs[0].n_bytes - 2))
+    plan = EpochPlan([pair.used_shape for pair in pairs], options.crop, options.batch, 1, 0, trainer_window)
+    loader = StreamingLoader(pairs, [], options.crop, device, budget_bytes=int(options.window * GIB))
+    begun = time.monotonic()
+    for batch in loader.batches(plan):
+        assert batch is not None
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.monotonic() - begun
+    return {
+        "seconds": seconds,
+        "crops_per_second": len(plan.batches) * options.batch / seconds,
+        "gb_per_s": sum(2 * 4 * pair.shape[0] * pair.shape[1] for pair in pairs) / seconds / 1e9,
+    }
+
+
+def train_epoch(options: argparse.Namespace, which: str, flags: List[str]) -> Dict[str, float]:
+    trainer = make_trainer(options, which, flags, options.many_batches if which == "many" else None)
+    warm_up(trainer, options)
+    record = trainer._train_epoch(time.monotonic())
+    return {
+        "crops_per_second": record["crops_per_second"],
+        "seconds": record["training_seconds"],
+        "peak_gib": peak_gib(),
+    }
+
+
+def make_trainer(options: argparse.Namespace, which: str, flags: List[str], max_batches: Any = None) -> Trainer:
+    """Return a trainer whose one epoch has as many crops as the half-overlapping grid."""
+    device = pick_device(options.device)
+    odd, even = halves_of(options, which)
+    config = TrainConfig(
+        odd=odd, even=even, output=str(Path(options.folder) / "out"), crop=options.crop, batch_size=options.batch,
+        compile="yes" if device.type == "cuda" else "no", epochs=1000, min_batches=1, max_batches=max_batches,
+        window=options.window, memory=1000.0, channels=(32, 64, 128, 256) if device.type == "cuda" else (4, 8),
+        **dict.fromkeys(flags, True),
+    )  # fmt: skip
+    pairs, failures = find_pairs(odd, even)
+    training, held_out = hold_out(pairs, 0.5 / len(pairs), np.random.default_rng(1))
+    return Trainer(config, training, held_out, failures, device)
+
+
+def warm_up(trainer: Trainer, options: argparse.Namespace) -> None:
+    """Take three steps on noise, so that compiling and the choice of kernels are over."""
+    inputs, targets = torch.randn((2, options.batch, 1, trainer.crop, trainer.crop), device=trainer.device)
+    for _ in range(3):
+        trainer._step(inputs, targets, 1e-3).item()
+
+
+STEPS = {
+    "plain": plain_read, "start": start_up, "managed": train_managed, "streaming": train_streaming,
+    "streaming alone": stream_alone, "bare": do_bare, "few": train_streaming, "many": train_many,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------- files and memory
+def halves_of(options: argparse.Namespace, which: str) -> List[str]:
+    return [str(Path(options.folder) / which / half) for half in ("odd", "even")]
+
+
+def write_pairs(options: argparse.Namespace) -> int:
+    """Write the pairs, and hard links to them as the larger set; return the bytes of the pairs' files."""
+    n_rows, n_columns = options.shape
+    rng = np.random.default_rng(1)
+    noise = 100 + 3 * rng.standard_normal((n_rows, n_columns), np.float32)
+    signal = np.repeat(rng.standard_normal((n_rows, -(-n_columns // 4)), np.float32), 4, axis=1)[:, :n_columns]
+    folder = Path(options.folder)
+
+    def write(job: int) -> int:
+        number, half = divmod(job, 2)
+        path = folder / "few" / ("odd", "even")[half] / f"micrograph_{number:03}.mrc"
+        image = np.roll(noise, (17 * job + 1, 31 * job + 1), (0, 1)) + np.roll(signal, 97 * number, 0)
+        with MrcWriter(path, (n_rows, n_columns), 1.0) as writer:
+            writer._n = image.size
+            writer._file.write(image.data)
+        return path.stat().st_size
+
+    for which in ("few", "many"):
+        for half in ("odd", "even"):
+            (folder / which / half).mkdir(parents=True)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        n_bytes = sum(pool.map(write, range(2 * options.pairs)))
+    for number in range(options.many):
+        for half in ("odd", "even"):
+            source = folder / "few" / half / f"micrograph_{number % options.pairs:03}.mrc"
+            os.link(source, folder / "many" / half / f"micrograph_{number:03}.mrc")
+    os.sync()
+    return n_bytes
+
+
+def drop_cache(folder: Path) -> str:
+    """Empty the page cache: all of it where that is allowed, else that of the files."""
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        return "dropped"
+    except OSError:
+        for path in folder.glob("few/*/*.mrc"):
+            file = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+        return "advised"
+
+
+def peak_gib() -> float:
+    """Return the largest resident size that this process had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / (1 << 20)
+
+
+if __name__ == "__main__":
+    main()
