@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
+import torch
 import thinned_frames
 from pwem.protocols import ProtImportMovies
 from pyworkflow.project import Manager
@@ -19,9 +20,10 @@ from pyworkflow.protocol import Protocol
 from cryoden.config import SCORE_BAND_A, DenoiseConfig
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.model.denoising import Predictor, load_predictor
+from cryoden.model.validation import measure_covariance
 from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
 from cryoden.quality.figures import draw_files, read_log
-from cryoden.quality.metrics import RingCovariance, pool, ring_covariance, score
+from cryoden.quality.metrics import RingCovariance, pool, score
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.protocol_train import MINUTES
 
@@ -105,7 +107,7 @@ def score_table(split: Protocol, train: Protocol, held_out: str) -> dict:
     """Return R2_corr of raw, best Gaussian (width from the training quadrants) and ours on the held-out quadrant."""
     pairs, _ = find_pairs(split._getExtraPath("odd"), split._getExtraPath("even"), SAMPLING_RATE_A)
     model = train.outputModel.getFileName()
-    _, predictor = load_predictor(model, DenoiseConfig(micrographs=("",), model=model, output=""))
+    _, predictor = load_predictor(model, DenoiseConfig(micrographs=("-",), model=model, output="-"))
     training = pool([compare(pair, None) for pair in pairs if pair.name != held_out])
     validation = compare(next(pair for pair in pairs if pair.name == held_out), predictor)
     blur = gaussian_transfer(validation.frequency, best_gaussian_width(training))
@@ -116,11 +118,9 @@ def score_table(split: Protocol, train: Protocol, held_out: str) -> dict:
 
 def compare(pair: HalfPair, predictor: Optional[Predictor]) -> RingCovariance:
     """Measure the covariances of a pair and its predictions (without a predictor: of the pair alone)."""
-    import torch
-
-    halves = pair.load()
-    predicted = halves if predictor is None else [predictor(torch.from_numpy(half)).cpu().numpy() for half in halves]
-    return ring_covariance(halves[0], halves[1], predicted[0], predicted[1], pair.sampling_rate)
+    halves = torch.from_numpy(pair.load().halves).float()
+    predicted = halves if predictor is None else torch.stack([predictor(half).cpu() for half in halves])
+    return measure_covariance(halves, predicted, pair.sampling_rate)
 
 
 if __name__ == "__main__":
