@@ -19,7 +19,7 @@ from pyworkflow.protocol import Protocol
 
 from cryoden.config import SCORE_BAND_A, DenoiseConfig
 from cryoden.data.pairs import HalfPair, find_pairs
-from cryoden.model.denoising import Predictor, load_predictor
+from cryoden.model.predictor import Predictor, load_predictor
 from cryoden.model.validation import measure_covariance
 from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
 from cryoden.quality.figures import draw_files, read_log

@@ -1,4 +1,4 @@
-"""Tiles in, micrograph out: the network applied to whole micrographs; reading, computing and writing overlap."""
+"""Micrographs in, denoised micrographs out: reading, computing and writing overlap."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from cryoden.config import DenoiseConfig
-from cryoden.data.crops import TilePlan, reflected_indices
 from cryoden.data.halves import Outcome
 from cryoden.data.normalize import Normalization, measure_scale
 from cryoden.data.pairs import list_halves
@@ -23,126 +21,15 @@ from cryoden.data.rescale import SAME_RATE_TOLERANCE, to_sampling_rate
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.images import ENDINGS, open_stack, read_micrograph
-from cryoden.formats.model_file import ModelCard, read_model
+from cryoden.formats.model_file import ModelCard
 from cryoden.formats.mrc import write_image
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
-from cryoden.model.devices import fast_arithmetic, pick_device
-from cryoden.model.networks import Network, build_network
+from cryoden.model.predictor import Predictor, load_predictor
 
 log = logging.getLogger(__name__)
 
 RECORD_NAME = "denoise.json"
 """Says, in the output folder, how its micrographs were denoised."""
-
-CPU_TILE, GPU_TILE = 1024, 2048
-"""Default tile sides in pixels."""
-
-
-class Predictor:
-    """A network ready to be applied to standardised images of any size.
-
-    Parameters
-    ----------
-    network
-        The trained network.
-    device
-        Where it computes.
-    tile
-        Side of the tiles in pixels, halo included; halved when the GPU's memory does not suffice.
-    views
-        1, or 8 to average over the rotated and mirrored views.
-    precision
-        `auto`, `bfloat16` or `float32`.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        device: torch.device,
-        tile: Optional[int] = None,
-        views: int = 1,
-        precision: str = "auto",
-    ) -> None:
-        self.network = network.to(device)
-        self.network.eval()
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.device, self.precision, self.views = device, precision, views
-        self.tile = tile or (GPU_TILE if device.type == "cuda" else CPU_TILE)
-        self.halo = -(-network.receptive_radius // network.step) * network.step
-
-    @torch.inference_mode()
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the prediction for one standardised image `(y, x)`, float32 on the device.
-
-        Raises
-        ------
-        torch.cuda.OutOfMemoryError
-            If even the smallest tile does not fit into the GPU.
-        """
-        image = image.to(self.device)
-        while True:
-            try:
-                return self._all_views(image)
-            except torch.cuda.OutOfMemoryError:
-                if self.tile // 2 <= 2 * self.halo:
-                    raise
-                self.tile //= 2
-                torch.cuda.empty_cache()
-                log.warning("GPU memory is short: going on with tiles of %d px.", self.tile)
-
-    def _all_views(self, image: torch.Tensor) -> torch.Tensor:
-        total = self._tiled(image)
-        for view in range(1, self.views):
-            turned = image.transpose(0, 1) if view >= 4 else image
-            result = torch.rot90(self._tiled(torch.rot90(turned, view % 4)), -(view % 4))
-            total += result.transpose(0, 1) if view >= 4 else result
-        return total / self.views
-
-    def _tiled(self, image: torch.Tensor) -> torch.Tensor:
-        shape = (int(image.shape[0]), int(image.shape[1]))
-        output = torch.empty(shape, dtype=torch.float32, device=self.device)
-        for tile in TilePlan(shape, self.tile, self.halo, self.network.step):
-            rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
-            columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
-            cut = image.index_select(0, rows).index_select(1, columns)
-            with fast_arithmetic(self.device, self.precision):
-                predicted = self.network(cut[None, None])[0, 0]
-            keep, write = tile.keep, tile.write
-            output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
-        return output
-
-
-def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predictor]:
-    """Read a model file and put its network on the device that the options name.
-
-    Raises
-    ------
-    ModelError
-        If the weights do not fit the network that the file names.
-    DeviceError
-        If the device is not there.
-    """
-    card, weights = read_model(path)
-    network = build_network(card.network, card.channels)
-    load_weights(network, weights, path)
-    views = 8 if config.quality == "best" else 1
-    return card, Predictor(network, pick_device(config.device), config.tile, views, config.precision)
-
-
-def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:
-    """Copy weights into a network.
-
-    Raises
-    ------
-    ModelError
-        If names or shapes differ, or a weight is not finite.
-    """
-    try:
-        network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-    except RuntimeError as error:
-        raise ModelError(f"The weights in {path} do not fit its network ({error}).".replace("\n", " ")) from error
-    if not all(np.isfinite(array).all() for array in weights.values()):
-        raise ModelError(f"The weights in {path} are not all finite; the training failed. Train again.")
 
 
 @dataclass(frozen=True)

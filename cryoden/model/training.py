@@ -7,10 +7,9 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,7 +18,8 @@ from tqdm import tqdm
 
 from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan, fitting_crop
-from cryoden.data.loaders import AnyLoader, ManagedLoader, Share, StreamingLoader
+from cryoden.data.loaders import Share
+from cryoden.data.memory import make_loader
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop
@@ -28,9 +28,9 @@ from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.model_file import ModelCard, read_model, write_model
 from cryoden.model import checkpoints
-from cryoden.model.denoising import Predictor, load_weights
 from cryoden.model.devices import compile_network, compiling_pays, fast_arithmetic, pick_device
 from cryoden.model.networks import Network, build_network
+from cryoden.model.predictor import Predictor, load_weights
 from cryoden.model.processes import from_first, gathered, joined, local_rank
 from cryoden.model.validation import Comparison, compare, samples, summarize
 
@@ -41,8 +41,6 @@ WARM_UP = 0.05
 
 MAX_FAILED_SHARE = 0.5
 """Training stops when a larger share of the micrographs cannot be used."""
-
-GIB = 1 << 30
 
 
 @dataclass
@@ -410,50 +408,6 @@ class Trainer:
         if crop < self.config.crop:
             log.info("Crops are %d px: the smallest micrograph, or the network's step, allows no more.", crop)
         return crop
-
-
-def make_loader(
-    config: TrainConfig,
-    training: Sequence[HalfPair],
-    held_out: Sequence[HalfPair],
-    crop: int,
-    device: torch.device,
-    share: Share,
-    normalization: Normalization,
-) -> Tuple[AnyLoader, int]:
-    """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
-
-    Returns
-    -------
-    loader
-        Ready to yield batches.
-    window
-        Over how many micrographs crops are mixed: the same for every loader, so that all yield the same batches.
-    """
-    needed = sum(pair.n_bytes for pair in (*training, *held_out))
-    largest = max(pair.n_bytes for pair in training)
-    # Batches that wait for the GPU come out of the window's memory too.
-    budget = int(config.window * GIB) - 4 * config.batch_size * 2 * 2 * crop**2
-    window = max(1, min(16, budget // largest - 2))
-    arguments = (training, held_out, crop, device, share, normalization)
-    streaming = config.stream and (config.force or needed > budget)
-    keep: Optional[torch.device] = None
-    if config.stream and not streaming:
-        log.info("Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).", needed / GIB)
-    if not streaming:
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-        limits = [(device, free), (torch.device("cpu"), psutil.virtual_memory().available)]
-        fitting = [place for place, bytes_free in limits if needed <= _allowed(config, bytes_free)]
-        keep = fitting[0] if fitting else None
-    if keep is None:
-        log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
-        return StreamingLoader(*arguments, budget_bytes=max(budget, largest)), window
-    log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, "GPU" if keep.type == "cuda" else "host")
-    return ManagedLoader(*arguments, keep=keep), window
-
-
-def _allowed(config: TrainConfig, free_bytes: int) -> float:
-    return min(config.memory * GIB, free_bytes) if config.memory else free_bytes / 2
 
 
 def _normalization(config: TrainConfig, pair: HalfPair) -> Normalization:

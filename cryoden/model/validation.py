@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cryoden.data.loaders import HeldOut
-from cryoden.model.denoising import Predictor
+from cryoden.model.predictor import Predictor
 from cryoden.quality.metrics import RingCovariance, pool, ring_covariance, score
 from cryoden.quality.noisy_reference import psnr_rows, ssim_rows
 

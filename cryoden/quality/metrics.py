@@ -166,7 +166,7 @@ def frc(covariance: RingCovariance) -> np.ndarray:
         return m[:, A, B] / np.sqrt(m[:, A, A] * m[:, B, B])
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=1)
 def _rings(shape: Tuple[int, int]) -> Tuple[np.ndarray, slice, np.ndarray]:
     """Return the ring number of every rfft2 coefficient, its columns that count twice, and the rings' frequencies.
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from cryoden.data.normalize import measure_scale
 from cryoden.formats.star import read_table
-from cryoden.model.denoising import Predictor
 from cryoden.model.networks import build_network
+from cryoden.model.predictor import Predictor
 from tests.helpers import RATE, Identity, Result, clean_signal, images_in, leftovers, read_mrc, write_mrc
 
 Run = Callable[..., Result]

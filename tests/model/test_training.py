@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from cryoden.config import TrainConfig
+from cryoden.data import memory
 from cryoden.data.crops import EpochPlan
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import find_pairs, hold_out
@@ -250,8 +251,8 @@ def test_memory_too_small_for_all_halves_streams(
     halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    streaming = training.StreamingLoader
-    monkeypatch.setattr(training, "StreamingLoader", lambda *a, **k: made.append(1) or streaming(*a, **k))
+    streaming = memory.StreamingLoader
+    monkeypatch.setattr(memory, "StreamingLoader", lambda *a, **k: made.append(1) or streaming(*a, **k))
     train(replace(QUICK, memory=1e-6, epochs=1))
     assert made
 

@@ -1,0 +1,62 @@
+"""Where micrographs are kept during training: GPU memory, host memory, or on disk with a window."""
+
+from __future__ import annotations
+
+import logging
+from typing import Optional, Sequence, Tuple
+
+import psutil
+import torch
+
+from cryoden.config import TrainConfig
+from cryoden.data.loaders import AnyLoader, ManagedLoader, Share, StreamingLoader
+from cryoden.data.normalize import Normalization
+from cryoden.data.pairs import HalfPair
+
+log = logging.getLogger(__name__)
+
+GIB = 1 << 30
+
+
+def make_loader(
+    config: TrainConfig,
+    training: Sequence[HalfPair],
+    held_out: Sequence[HalfPair],
+    crop: int,
+    device: torch.device,
+    share: Share,
+    normalization: Normalization,
+) -> Tuple[AnyLoader, int]:
+    """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
+
+    Returns
+    -------
+    loader
+        Ready to yield batches.
+    window
+        Over how many micrographs crops are mixed: the same for every loader, so that all yield the same batches.
+    """
+    needed = sum(pair.n_bytes for pair in (*training, *held_out))
+    largest = max(pair.n_bytes for pair in training)
+    # Batches that wait for the GPU come out of the window's memory too.
+    budget = int(config.window * GIB) - 4 * config.batch_size * 2 * 2 * crop**2
+    window = max(1, min(16, budget // largest - 2))
+    arguments = (training, held_out, crop, device, share, normalization)
+    streaming = config.stream and (config.force or needed > budget)
+    keep: Optional[torch.device] = None
+    if config.stream and not streaming:
+        log.info("Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).", needed / GIB)
+    if not streaming:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+        limits = [(device, free), (torch.device("cpu"), psutil.virtual_memory().available)]
+        fitting = [place for place, bytes_free in limits if needed <= _allowed(config, bytes_free)]
+        keep = fitting[0] if fitting else None
+    if keep is None:
+        log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
+        return StreamingLoader(*arguments, budget_bytes=max(budget, largest)), window
+    log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, "GPU" if keep.type == "cuda" else "host")
+    return ManagedLoader(*arguments, keep=keep), window
+
+
+def _allowed(config: TrainConfig, free_bytes: int) -> float:
+    return min(config.memory * GIB, free_bytes) if config.memory else free_bytes / 2

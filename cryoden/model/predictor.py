@@ -1,0 +1,129 @@
+"""A network applied to images of any size, tile by tile, without visible tiles."""
+
+from __future__ import annotations
+
+import logging
+from typing import Dict, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from cryoden.config import DenoiseConfig
+from cryoden.data.crops import TilePlan, reflected_indices
+from cryoden.errors import ModelError
+from cryoden.formats.model_file import ModelCard, read_model
+from cryoden.model.devices import fast_arithmetic, pick_device
+from cryoden.model.networks import Network, build_network
+
+log = logging.getLogger(__name__)
+
+CPU_TILE, GPU_TILE = 1024, 2048
+"""Default tile sides in pixels."""
+
+
+class Predictor:
+    """A network ready to be applied to standardised images of any size.
+
+    Parameters
+    ----------
+    network
+        The trained network.
+    device
+        Where it computes.
+    tile
+        Side of the tiles in pixels, halo included; halved when the GPU's memory does not suffice.
+    views
+        1, or 8 to average over the rotated and mirrored views.
+    precision
+        `auto`, `bfloat16` or `float32`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        tile: Optional[int] = None,
+        views: int = 1,
+        precision: str = "auto",
+    ) -> None:
+        self.network = network.to(device)
+        self.network.eval()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device, self.precision, self.views = device, precision, views
+        self.tile = tile or (GPU_TILE if device.type == "cuda" else CPU_TILE)
+        self.halo = -(-network.receptive_radius // network.step) * network.step
+
+    @torch.inference_mode()
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the prediction for one standardised image `(y, x)`, float32 on the device.
+
+        Raises
+        ------
+        torch.cuda.OutOfMemoryError
+            If even the smallest tile does not fit into the GPU.
+        """
+        image = image.to(self.device)
+        while True:
+            try:
+                return self._all_views(image)
+            except torch.cuda.OutOfMemoryError:
+                if self.tile // 2 <= 2 * self.halo:
+                    raise
+                self.tile //= 2
+                torch.cuda.empty_cache()
+                log.warning("GPU memory is short: going on with tiles of %d px.", self.tile)
+
+    def _all_views(self, image: torch.Tensor) -> torch.Tensor:
+        total = self._tiled(image)
+        for view in range(1, self.views):
+            turned = image.transpose(0, 1) if view >= 4 else image
+            result = torch.rot90(self._tiled(torch.rot90(turned, view % 4)), -(view % 4))
+            total += result.transpose(0, 1) if view >= 4 else result
+        return total / self.views
+
+    def _tiled(self, image: torch.Tensor) -> torch.Tensor:
+        shape = (int(image.shape[0]), int(image.shape[1]))
+        output = torch.empty(shape, dtype=torch.float32, device=self.device)
+        for tile in TilePlan(shape, self.tile, self.halo, self.network.step):
+            rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
+            columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
+            cut = image.index_select(0, rows).index_select(1, columns)
+            with fast_arithmetic(self.device, self.precision):
+                predicted = self.network(cut[None, None])[0, 0]
+            keep, write = tile.keep, tile.write
+            output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
+        return output
+
+
+def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predictor]:
+    """Read a model file and put its network on the device that the options name.
+
+    Raises
+    ------
+    ModelError
+        If the weights do not fit the network that the file names.
+    DeviceError
+        If the device is not there.
+    """
+    card, weights = read_model(path)
+    network = build_network(card.network, card.channels)
+    load_weights(network, weights, path)
+    views = 8 if config.quality == "best" else 1
+    return card, Predictor(network, pick_device(config.device), config.tile, views, config.precision)
+
+
+def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:
+    """Copy weights into a network.
+
+    Raises
+    ------
+    ModelError
+        If names or shapes differ, or a weight is not finite.
+    """
+    try:
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    except RuntimeError as error:
+        raise ModelError(f"The weights in {path} do not fit its network ({error}).".replace("\n", " ")) from error
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        raise ModelError(f"The weights in {path} are not all finite; the training failed. Train again.")
