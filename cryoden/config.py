@@ -217,7 +217,11 @@ class TrainConfig(Config):
         0.1,
         help="Fraction of the micrographs held out for validation (at least one); one micrograph is cut in two.",
     )
-    patience: int = option(0, help="Stop early when the held-out R2 has not risen for so many epochs; 0 = never.")
+    patience: Optional[int] = option(
+        None,
+        help="Stop early when the held-out R2 has not risen for so many epochs; 0 = never. Default: as many as it took "
+        "to reach the best, at least 10.",
+    )
     normalization: str = option(
         "standard",
         choices=("standard", "p95"),

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 WARM_UP = 0.05
 """Share of the training in which the learning rate rises."""
 
+LEAST_PATIENCE = 10
+"""Epochs without a better model that a training always goes on, unless told otherwise."""
+
 MAX_FAILED_SHARE = 0.5
 """Training stops when a larger share of the micrographs cannot be used."""
 
@@ -200,6 +203,8 @@ class Trainer:
 
     def _is_over(self) -> bool:
         patience = self.config.patience
+        if patience is None:
+            patience = max(LEAST_PATIENCE, self.progress.best_epoch)
         if patience and self.progress.epoch - self.progress.best_epoch >= patience:
             log.info("Stopped: the held-out R2 has not risen for %d epochs.", patience)
             return True

@@ -10,7 +10,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import pytest
@@ -511,3 +511,24 @@ def test_full_disk_leaves_the_last_checkpoint(halves: Dict[str, np.ndarray]) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert Path("out/checkpoint.pt").read_bytes() == before
     assert not list(Path("out").glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    ("patience", "epoch", "best_epoch", "is_over"),
+    [
+        (None, 12, 3, False),
+        (None, 13, 3, True),
+        (None, 40, 21, False),
+        (None, 42, 21, True),
+        (0, 90, 1, False),
+        (4, 7, 3, True),
+    ],
+)
+def test_patience_grows_with_the_best_epoch(
+    halves: Dict[str, np.ndarray], patience: Optional[int], epoch: int, best_epoch: int, is_over: bool
+) -> None:
+    """Without a number, a training may go on for as long as it took to reach the best, at least 10 epochs."""
+    pairs = find_pairs("odd", "even")[0]
+    trainer = Trainer(replace(QUICK, epochs=100, patience=patience), pairs[1:], pairs[:1], {}, torch.device("cpu"))
+    trainer.progress.epoch, trainer.progress.best_epoch = epoch, best_epoch
+    assert trainer._is_over() == is_over
