@@ -47,7 +47,7 @@ class Workflow:
         else:
             self.project = manager.createProject(PROJECT_NAME)
         # Steps that are used again keep the times of the call that ran them.
-        self.seconds = json.loads(SUMMARY.read_text())["seconds"] if SUMMARY.exists() else {}
+        self.seconds = json.loads(SUMMARY.read_text())["seconds_per_step"] if SUMMARY.exists() else {}
         os.chdir(self.project.path)  # paths in Scipion's sets are relative to the project
 
     def run(self, kind: type, label: str, **options: object) -> Protocol:
@@ -91,7 +91,8 @@ def main() -> None:
     )
     held_out = next(iter(read_log(train.getLogFile())[-1]["r2_per_micrograph"]))
     table = score_table(split, train, held_out)
-    table["seconds"] = workflow.seconds
+    table["seconds_per_step"] = workflow.seconds
+    table["seconds"] = round(sum(workflow.seconds.values()), 1)
     SUMMARY.write_text(json.dumps(table, indent=2) + "\n")
     denoised = Path(denoise._getExtraPath(f"{held_out}.mrc"))
     names = ("raw", "denoised")
@@ -101,7 +102,7 @@ def main() -> None:
     print(f"\nR2_corr on the held-out {held_out}, {low:g}-{high:g} A (1 = the unknown clean image):")
     for name in ("raw", "gaussian", "cryoden"):
         print(f"  {name:<10}{table[name]:.3f}")
-    print(f"\nAll steps: {sum(table['seconds'].values()):.0f} s. Picture: {picture}")
+    print(f"\nAll steps: {table['seconds']:.0f} s. Picture: {picture}")
     print(f"Project: {workflow.project.path} (open it with: make gui)")
     print(f"RELION:  {Path(workflow.project.path) / denoise._getExtraPath('micrographs.star')}")
 
