@@ -38,8 +38,9 @@ lint: install-dev
 unit: install-dev
 	$(BIN)/python -m pytest
 
+# One class directly; the test runner below calls the same command for every class.
 protocols: install-dev
-	$(SCIPION) tests cryoden_scipion.tests.test_protocols_cryoden
+	$(SCIPION) tests cryoden_scipion.tests.test_protocols_cryoden.TestCryodenSplitHalves
 
 testrunner: install-dev
 	$(BIN)/scipion_testrunner "$(SCIPION)" cryoden_scipion -j 1 --noGpu --testData cryoden_scipion/testData.json

@@ -4,6 +4,7 @@ Writes pairs of made-up float32 halves (one noise image, shifted, plus a common 
 of its own and after the page cache was emptied:
 
 - start-up of the loader that keeps everything against reading the same bytes plainly with as many threads,
+- where the time of loading goes: one pair in one thread, reading alone, and loading from the page cache,
 - one epoch of the U-Net's training (compiled on a GPU) with either loader: crops per second,
 - the peak of host memory of a streamed epoch above a process that did everything but load, for two numbers of pairs;
   the larger one is made of hard links to the same files.
@@ -24,7 +25,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ import torch
 from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.loaders import N_READERS, ManagedLoader, StreamingLoader
-from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.pairs import find_pairs, hold_out
+from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter
 from cryoden.model.devices import pick_device
 from cryoden.model.training import Trainer
@@ -50,14 +52,15 @@ def main() -> None:
     parser.add_argument("--many-batches", type=int, help="batches of that reading (default: one epoch)")
     parser.add_argument("--window", type=float, default=TrainConfig.default_of("window"), help="GiB")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--folder", help="on the disk to measure (default: a temporary folder)")
+    parser.add_argument("--folder", help="on the disk to measure; its pairs are kept (default: a temporary folder)")
+    parser.add_argument("--steps", nargs="*", choices=STEPS, default=list(STEPS))
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         print(json.dumps(STEPS[options.step](options)))
         return
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        options.folder = name
+    with tempfile.TemporaryDirectory() as name:
+        options.folder = options.folder or name
         print(json.dumps(compare(options)))
 
 
@@ -68,27 +71,28 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
         f"{options.pairs} pairs of {options.shape}, {n_bytes / 1e9:.2f} GB, written in {time.monotonic() - begun:.0f} s"
     )
     result: Dict[str, Any] = {"bytes": n_bytes, "pairs": options.pairs, "shape": list(options.shape)}
-    for step in ("plain", "start", "managed", "streaming", "streaming alone", "bare", "few", "many"):
+    for step in options.steps:
         result[step] = run_step(step, options)
         print(f"  {step:16} " + ", ".join(f"{k} {v:.4g}" for k, v in result[step].items()), flush=True)
-    rates = {step: n_bytes / result[step]["seconds"] / 1e9 for step in ("plain", "start")}
-    result["start_up_share_of_disk"] = rates["start"] / rates["plain"]
-    result["streaming_share"] = result["streaming"]["crops_per_second"] / result["managed"]["crops_per_second"]
-    print(f"disk                 {rates['plain']:8.2f} GB/s")
-    print(f"managed start-up     {rates['start']:8.2f} GB/s, {result['start_up_share_of_disk']:.2f} of the disk")
-    print(f"managed training     {result['managed']['crops_per_second']:8.1f} crops/s")
-    print(
-        f"streamed training    {result['streaming']['crops_per_second']:8.1f} crops/s, {result['streaming_share']:.3f}"
-    )
-    for step, count in (("few", options.pairs), ("many", options.many)):
-        result[f"{step}_above_bare_gib"] = above = result[step]["peak_gib"] - result["bare"]["peak_gib"]
-        print(f"memory, {count:4} pairs   {above:8.2f} GiB above the bare process")
+
+    def share(name: str, of: str, key: str) -> None:
+        if name in result and of in result:
+            result[f"{name} / {of}"] = ratio = result[name][key] / result[of][key]
+            print(f"{name} / {of:24} {ratio:8.3f} of {result[of][key]:.4g} {key}")
+
+    share("start", "plain", "gb_per_s")
+    share("streaming", "managed", "crops_per_second")
+    for step, count in (("streaming", options.pairs), ("many", options.many)):
+        if step in result and "bare" in result:
+            result[f"{step}_above_bare_gib"] = above = result[step]["peak_gib"] - result["bare"]["peak_gib"]
+            print(f"memory with {count:4} pairs    {above:8.3f} GiB above the bare process")
     return result
 
 
 def run_step(step: str, options: argparse.Namespace) -> Dict[str, float]:
     """Run one measurement in a process of its own, with a cold page cache; return what it printed."""
-    options.how = drop_cache(Path(options.folder))
+    if step != "cached":
+        drop_cache(Path(options.folder))
     command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
     for name in ("pairs", "many", "crop", "batch", "window", "many_batches"):
         if getattr(options, name) is not None:
@@ -111,7 +115,22 @@ def plain_read(options: argparse.Namespace) -> Dict[str, float]:
     begun = time.monotonic()
     with ThreadPoolExecutor(N_READERS) as pool:
         list(pool.map(read, files))
-    return {"seconds": time.monotonic() - begun}
+    return rate(files, time.monotonic() - begun)
+
+
+def load_one(options: argparse.Namespace) -> Dict[str, float]:
+    """Read one pair's rows in one thread, then load the same pair from the page cache, then another from the disk."""
+    pairs, _ = find_pairs(*halves_of(options, "few"))
+    begun = time.monotonic()
+    for path in (pairs[0].odd, pairs[0].even):
+        stack = open_micrograph(path)
+        for row in range(0, stack.shape[0], stack.band_rows):
+            stack.read_rows(0, row, min(row + stack.band_rows, stack.shape[0]))
+    read = time.monotonic()
+    pairs[0].load()
+    cached = time.monotonic()
+    pairs[1].load()
+    return {"read": read - begun, "load_cached": cached - read, "load_cold": time.monotonic() - cached}
 
 
 def start_up(options: argparse.Namespace) -> Dict[str, float]:
@@ -121,7 +140,12 @@ def start_up(options: argparse.Namespace) -> Dict[str, float]:
     pairs, _ = find_pairs(*halves_of(options, "few"))
     begun = time.monotonic()
     ManagedLoader(pairs, [], options.crop, device, keep=device)
-    return {"seconds": time.monotonic() - begun}
+    return rate([Path(path) for pair in pairs for path in (pair.odd, pair.even)], time.monotonic() - begun)
+
+
+def rate(files: Sequence[Path], seconds: float) -> Dict[str, float]:
+    """Return the seconds and how many GB of the files that is in a second."""
+    return {"seconds": seconds, "gb_per_s": sum(path.stat().st_size for path in files) / seconds / 1e9}
 
 
 def train_managed(options: argparse.Namespace) -> Dict[str, float]:
@@ -160,7 +184,7 @@ def stream_alone(options: argparse.Namespace) -> Dict[str, float]:
     return {
         "seconds": seconds,
         "crops_per_second": len(plan.batches) * options.batch / seconds,
-        "gb_per_s": sum(2 * 4 * pair.shape[0] * pair.shape[1] for pair in pairs) / seconds / 1e9,
+        "gb_per_s": 8 * sum(pair.shape[0] * pair.shape[1] for pair in pairs) / seconds / 1e9,
     }
 
 
@@ -198,9 +222,10 @@ def warm_up(trainer: Trainer, options: argparse.Namespace) -> None:
 
 
 STEPS = {
-    "plain": plain_read, "start": start_up, "managed": train_managed, "streaming": train_streaming,
-    "streaming alone": stream_alone, "bare": do_bare, "few": train_streaming, "many": train_many,
+    "plain": plain_read, "cached": plain_read, "one pair": load_one, "start": start_up, "managed": train_managed,
+    "streaming": train_streaming, "streaming alone": stream_alone, "bare": do_bare, "many": train_many,
 }  # fmt: skip
+"""Each in a process of its own; before all but `cached` the page cache is emptied."""
 
 
 # ---------------------------------------------------------------------- files and memory
@@ -211,6 +236,9 @@ def halves_of(options: argparse.Namespace, which: str) -> List[str]:
 def write_pairs(options: argparse.Namespace) -> int:
     """Write the pairs, and hard links to them as the larger set; return the bytes of the pairs' files."""
     n_rows, n_columns = options.shape
+    written = list(Path(options.folder).glob("few/*/*.mrc"))
+    if written:
+        return sum(path.stat().st_size for path in written)
     rng = np.random.default_rng(1)
     noise = 100 + 3 * rng.standard_normal((n_rows, n_columns), np.float32)
     signal = np.repeat(rng.standard_normal((n_rows, -(-n_columns // 4)), np.float32), 4, axis=1)[:, :n_columns]

@@ -1,11 +1,13 @@
 """How fast a whole training step is, loader included, against the same network in plain eager PyTorch.
 
-The library's rows run `Trainer` as `cryoden train` does: crops cut by the loader that keeps the halves in memory, turned
-and swapped, fused Adam, moving average of the weights, bfloat16 and channels_last on a GPU. The reference is the network
-as a textbook writes it (upsampling, then concatenation), in float32 with TF32 convolutions, contiguous tensors and
-default Adam, fed with batches that already lie in device memory. Prints crops per second, ratios, the time of
-compiling, the peak of GPU memory, and how far the step is from the floor that arithmetic and memory set. The last line
-is one JSON object. On a CPU (small crops by default) it prints the ratios alone.
+The library's rows run `Trainer` as `cryoden train` does: crops cut by the loader that keeps the halves in memory,
+turned and swapped, fused Adam, moving average of the weights, bfloat16 and channels_last on a GPU. The reference is the
+network as a textbook writes it (upsampling, then concatenation), in float32 with TF32 convolutions and the fastest
+kernels that cuDNN finds, contiguous tensors and default Adam, fed with batches that already lie in device memory.
+
+Prints crops per second, ratios, the time of compiling, the peak of GPU memory, and how far the step is from the floor
+that arithmetic and memory set. The last line is one JSON object. On a CPU (small crops by default) it prints the
+ratios alone.
 
 Usage: python benchmarks/training.py [--networks unet cnn3] [--crop 1024] [--batch 8] [--steps 40] [--repeats 3]
 """
@@ -29,7 +31,7 @@ from cryoden.config import TrainConfig
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
-from cryoden.model.networks import Network, UNet, build_network
+from cryoden.model.networks import UNet, build_network
 from cryoden.model.training import Trainer
 
 CHANNELS = (32, 64, 128, 256)
@@ -152,7 +154,7 @@ def measure_eager(name: str, options: argparse.Namespace, device: torch.device) 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        float(loss)
+        loss.item()
         return time.monotonic() - begun
 
     return figures(epoch, options.batch, options, device)
@@ -278,7 +280,7 @@ def print_floors(result: Dict[str, Any], options: argparse.Namespace) -> None:
         }  # fmt: skip
         print(
             f"  {name:5} {n_bytes / GB:5.2f} GB in {1e3 * bounds['memory']:.3f} ms, {flop / 1e9:6.1f} GFLOP in "
-            f"{1e3 * bounds['arithmetic']:.3f} ms: {1 / bounds[bound]:.0f} crops/s ({bound}); compiled is at {share:.0%}"
+            f"{1e3 * bounds['arithmetic']:.3f} ms: {1 / bounds[bound]:.0f} crops/s ({bound}), compiled {share:.0%}"
         )
 
 

@@ -87,8 +87,9 @@ class EpochPlan:
     ) -> None:
         rng = np.random.default_rng([seed, epoch])
         grids = [_grid(shape, crop) for shape in shapes]
-        n_passes = -(-min_batches * batch_size // sum(len(grid) for grid in grids))
-        grids = [np.tile(grid, (max(1, n_passes), 1)) for grid in grids]
+        n_crops = sum(len(grid) for grid in grids)
+        if n_crops <= (min_batches - 1) * batch_size:
+            grids = [np.tile(grid, (-(-min_batches * batch_size // n_crops), 1)) for grid in grids]
         order = rng.permutation(len(shapes))
         counts = np.array([len(grid) for grid in grids])
         extra = rng.integers(0, len(shapes), -int(counts.sum()) % batch_size)

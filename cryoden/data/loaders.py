@@ -75,6 +75,8 @@ class Loader:
 
     Attributes
     ----------
+    keep : torch.device
+        Where loaded pairs are.
     failures : dict
         Micrographs that could not be used, and why. Their crops are replaced by others of the same batch.
     """
@@ -90,6 +92,7 @@ class Loader:
     ) -> None:
         self._pairs, self._held_out_pairs = list(training), list(held_out)[share.rank :: share.n_ranks]
         self.crop, self.device, self.share, self.normalization = crop, device, share, normalization
+        self.keep = torch.device("cpu")
         self.failures: Dict[str, str] = {}
 
     def batches(self, plan: EpochPlan) -> Iterator[Optional[Batch]]:
@@ -98,11 +101,8 @@ class Loader:
         A batch none of whose micrographs can be used is None.
         """
         cuts = self._cuts(plan)
-        for cut in cuts if self.device.type == "cpu" else _ahead(cuts):
-            if cut is None:
-                yield None
-            else:
-                yield orient(cut.pixels.to(self.device, non_blocking=True).float(), cut.crops)
+        for cut in _ahead(cuts) if self.device.type != self.keep.type else cuts:
+            yield None if cut is None else orient(cut.pixels.to(self.device, non_blocking=True), cut.crops)
 
     def held_out(self) -> Iterator[HeldOut]:
         """Yield this process's share of the held-out pairs."""
@@ -144,7 +144,7 @@ def orient(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
     for halves, crop in zip(pixels, crops):
         halves = torch.rot90(halves.transpose(-2, -1) if crop.view >= 4 else halves, crop.view % 4, (-2, -1))
         turned.append(halves.flip(0) if crop.swap else halves)
-    batch = torch.stack(turned, dim=1).unsqueeze(2)
+    batch = torch.stack(turned, dim=1).unsqueeze(2).float()
     return batch[0], batch[1]
 
 
@@ -162,6 +162,7 @@ class ManagedLoader(Loader):
         keep: torch.device = torch.device("cpu"),
     ) -> None:
         super().__init__(training, held_out, crop, device, share, normalization)
+        self.keep = keep
         with ThreadPoolExecutor(N_READERS) as pool:
             kept = pool.map(lambda pair: self._keep(pair, keep), [*self._pairs, *self._held_out_pairs])
         loaded = list(kept)
