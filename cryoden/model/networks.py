@@ -56,7 +56,7 @@ class UNet(Network):
         Channels of each level, from full resolution downwards.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 128, 256)) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         n_pools = len(channels) - 1
         self.step = 2**n_pools

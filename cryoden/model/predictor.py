@@ -18,7 +18,7 @@ from cryoden.model.networks import Network, build_network
 
 log = logging.getLogger(__name__)
 
-CPU_TILE, GPU_TILE = 1024, 2048
+CPU_TILE, GPU_TILE = 1536, 3072
 """Default tile sides in pixels."""
 
 
