@@ -54,6 +54,7 @@ VARIANTS: Dict[str, Dict[str, Any]] = {
     "ema 0": {"ema": 0.0},
     "ema 0.999": {"ema": 0.999},
     "4 levels of 64-512": {"channels": (64, 128, 256, 512)},
+    "4 levels of 32-256": {"channels": (32, 64, 128, 256)},
     "5 levels": {"channels": (32, 64, 128, 256, 512)},
     "3 levels": {"channels": (32, 64, 128)},
     "4 levels of 16-128": {"channels": (16, 32, 64, 128)},
