@@ -15,8 +15,8 @@ import numpy as np
 
 from cryoden.errors import PixelError
 
-SAMPLE_PIXELS = 1 << 22
-"""Pixels from which a grey scale is estimated: the relative error of mean and deviation is below 1e-3."""
+SAMPLE_PIXELS = 1 << 20
+"""Pixels from which a grey scale is estimated: the error of mean and deviation is 1e-3 deviations."""
 
 OUTLIER_DEVIATIONS = 20.0
 """Pixels further out (X-ray hits, hot pixels) are clamped before the network sees them."""
@@ -83,9 +83,9 @@ class GreyScale:
         return self.percentile / self.deviation
 
 
-def sample_rows(shape: Tuple[int, int]) -> range:
-    """Return the rows, spread evenly, from which a grey scale is measured."""
-    return range(0, shape[0], max(1, shape[0] * shape[1] // SAMPLE_PIXELS))
+def sample_rows(shape: Tuple[int, int], n_pixels: int = SAMPLE_PIXELS) -> range:
+    """Return rows, spread evenly, that hold about `n_pixels`: from them a grey scale is measured."""
+    return range(0, shape[0], max(1, shape[0] * shape[1] // n_pixels))
 
 
 def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) -> GreyScale:

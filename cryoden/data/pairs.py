@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -20,6 +21,9 @@ HALF_SUFFIX = re.compile(r"[_-](odd|evn|even)$", re.IGNORECASE)
 
 MIN_CORRELATION_DEVIATIONS = 4.0
 """Halves of one micrograph correlate; by chance, a correlation this many deviations above 0 is a 1 in 30,000 event."""
+
+CORRELATED_PIXELS = 1 << 22
+"""Pixels on which the correlation of two halves is measured."""
 
 VALIDATION_ROWS = 0.25
 """Share of the rows held out where there is one micrograph only."""
@@ -78,7 +82,8 @@ class HalfPair:
             If a half cannot be read or used, or the two do not come from one movie.
         """
         halves = np.empty((2, *self.used_shape), np.float16)
-        scales = [self._load_half(path, half, normalization) for path, half in zip((self.odd, self.even), halves)]
+        with ThreadPoolExecutor(2) as pool:
+            scales = list(pool.map(self._load_half, (self.odd, self.even), halves, [normalization] * 2))
         check_correlation(self.name, halves)
         return LoadedPair(halves, (scales[0].data_range + scales[1].data_range) / 2)
 
@@ -212,7 +217,7 @@ def check_correlation(name: str, halves: np.ndarray) -> None:
     PairError
         If they are identical or do not correlate.
     """
-    rows = sample_rows((halves.shape[1], halves.shape[2]))
+    rows = sample_rows((halves.shape[1], halves.shape[2]), CORRELATED_PIXELS)
     odd, even = (half[:: rows.step].astype(np.float64).ravel() for half in halves)
     odd -= odd.mean()
     even -= even.mean()

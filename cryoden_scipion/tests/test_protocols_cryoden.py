@@ -331,8 +331,8 @@ class TestCryodenDenoise(CryodenTest):
             self.assertLess(image.std(), before.std())
         table = read_table(protocol._getExtraPath("micrographs.star"))
         self.assertEqual([os.path.exists(path) for path in table.paths], [True] * N_MOVIES)
-        self.assertAlmostEqual(table.optics[PIXEL_SIZE].iloc[0], self.model.getSamplingRate(), 4)
-        self.assertEqual(table.optics["rlnVoltage"].iloc[0], VOLTAGE)
+        self.assertAlmostEqual(float(table.optics[PIXEL_SIZE].iloc[0]), self.model.getSamplingRate(), 4)
+        self.assertEqual(float(table.optics["rlnVoltage"].iloc[0]), VOLTAGE)
 
     def testDenoisedSetIsLinkedWithTheOriginals(self):
         """Scipion offers the CTFs of the originals through the transform relation."""
