@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 
@@ -231,9 +231,6 @@ class StreamingLoader(Loader):
             item = self._load(pair)
             if item is not None:
                 yield item
-
-
-AnyLoader = Union[ManagedLoader, StreamingLoader]
 
 
 def _ahead(items: Iterator[Optional[Cut]]) -> Iterator[Optional[Cut]]:

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from cryoden.config import TrainConfig
-from cryoden.data.loaders import AnyLoader, ManagedLoader, Share, StreamingLoader
+from cryoden.data.loaders import Loader, ManagedLoader, Share, StreamingLoader
 from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair
 
@@ -26,7 +26,7 @@ def make_loader(
     device: torch.device,
     share: Share,
     normalization: Normalization,
-) -> Tuple[AnyLoader, int]:
+) -> Tuple[Loader, int]:
     """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
 
     Returns

@@ -10,9 +10,8 @@ from pyworkflow.protocol import params
 
 from cryoden.errors import CryodenError
 from cryoden.formats.model_file import read_card
+from cryoden_scipion.constants import MODEL_NAME
 from cryoden_scipion.objects import CryodenModel
-
-MODEL_NAME = "model.safetensors"
 
 
 class ImportOutputs(Enum):

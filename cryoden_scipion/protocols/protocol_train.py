@@ -12,6 +12,7 @@ from cryoden.config import NETWORKS, TrainConfig
 from cryoden.errors import FileError
 from cryoden.formats.model_file import read_card
 from cryoden_scipion import convert
+from cryoden_scipion.constants import MODEL_NAME
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
@@ -20,7 +21,6 @@ EPOCHS, MINUTES = 0, 1
 AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
 NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
 
-MODEL_NAME = "model.safetensors"
 LOG_NAME = "log.jsonl"
 WAIT_SECONDS = 10
 """Between two looks at a set that still grows."""
