@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
 from thinned_frames import SAMPLING_RATE, electron_counts, thin
 
 from cryoden.config import DenoiseConfig, TrainConfig
+from cryoden.data.loading import load_pair
 from cryoden.data.pairs import HalfPair
 from cryoden.formats.mrc import write_image
 from cryoden.model.denoising import load_predictor
@@ -166,7 +167,7 @@ def main() -> None:
         training = replace(whole, name="training", rows=(0, FIRST_HELD_OUT_ROW))
         held_out = replace(whole, name="held out", rows=(FIRST_HELD_OUT_ROW, shape[0]))
         device = pick_device("auto")
-        halves = {part.name: torch.from_numpy(part.load().halves).float().to(device) for part in (training, held_out)}
+        halves = {part.name: load_pair(part).halves.to(device).float() for part in (training, held_out)}
 
         def covariance(part: HalfPair, predictions: torch.Tensor) -> RingCovariance:
             return measure_covariance(halves[part.name], predictions, SAMPLING_RATE)

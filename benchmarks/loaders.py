@@ -32,7 +32,8 @@ import torch
 
 from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
-from cryoden.data.loaders import N_READERS, ManagedLoader, StreamingLoader
+from cryoden.data.loaders import ManagedLoader, StreamingLoader
+from cryoden.data.loading import N_READERS, load_pair
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter
@@ -127,9 +128,9 @@ def load_one(options: argparse.Namespace) -> Dict[str, float]:
         for row in range(0, stack.shape[0], stack.band_rows):
             stack.read_rows(0, row, min(row + stack.band_rows, stack.shape[0]))
     read = time.monotonic()
-    pairs[0].load()
+    load_pair(pairs[0])
     cached = time.monotonic()
-    pairs[1].load()
+    load_pair(pairs[1])
     return {"read": read - begun, "load_cached": cached - read, "load_cold": time.monotonic() - cached}
 
 

@@ -18,6 +18,7 @@ from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
 from cryoden.config import SCORE_BAND_A, DenoiseConfig
+from cryoden.data.loading import load_pair
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.model.predictor import Predictor, load_predictor
 from cryoden.model.validation import measure_covariance
@@ -122,7 +123,7 @@ def score_table(split: Protocol, train: Protocol, held_out: str) -> dict:
 
 def compare(pair: HalfPair, predictor: Optional[Predictor]) -> RingCovariance:
     """Measure the covariances of a pair and its predictions (without a predictor: of the pair alone)."""
-    halves = torch.from_numpy(pair.load().halves).float()
+    halves = load_pair(pair).halves.float()
     predicted = halves if predictor is None else torch.stack([predictor(half).cpu() for half in halves])
     return measure_covariance(halves, predicted, pair.sampling_rate)
 

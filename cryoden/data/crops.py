@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -110,15 +110,9 @@ class EpochPlan:
         ordered = [crop for _, crop in sorted(crops, key=lambda entry: entry[0])]
         self.batches: List[List[Crop]] = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
 
-    def spans(self) -> List[Tuple[int, int, int]]:
-        """Return (pair, first batch, last batch) of every pair that is used, in the order of first use."""
-        first: Dict[int, int] = {}
-        last: Dict[int, int] = {}
-        for number, batch in enumerate(self.batches):
-            for crop in batch:
-                first.setdefault(crop.pair, number)
-                last[crop.pair] = number
-        return [(pair, number, last[pair]) for pair, number in first.items()]
+    def needs(self) -> List[List[int]]:
+        """Return, for every batch, the indices of the pairs from which its crops come, each once."""
+        return [list(dict.fromkeys(crop.pair for crop in batch)) for batch in self.batches]
 
 
 @dataclass(frozen=True)

@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Deque, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Dict, Generator, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import torch
 
 from cryoden.data.crops import Crop, EpochPlan
+from cryoden.data.loading import N_READERS, LoadedPair, PairReader
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pairs import HalfPair
 from cryoden.errors import CryodenError
 
 log = logging.getLogger(__name__)
 
-N_READERS = 4
-"""Threads that read micrographs side by side; more do not help a disk."""
-
-N_AHEAD = 2
-"""Batches cut ahead of the GPU."""
+N_PAIRS_AT_ONCE = 2
+"""Pairs that are read side by side: while one is measured, the disk works for the other."""
 
 _END = object()
-"""Tells the thread that iterates that no batch follows."""
+"""Tells that no batch follows."""
 
+Item = TypeVar("Item")
 Batch = Tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, each float32 `(crops, 1, side, side)`."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A held-out pair: its halves, standardised `(2, y, x)`, and their data range."""
-
-    pair: HalfPair
-    halves: torch.Tensor
-    data_range: float
 
 
 @dataclass(frozen=True)
@@ -91,25 +80,30 @@ class Loader:
         normalization: Normalization = STANDARD,
     ) -> None:
         self._pairs, self._held_out_pairs = list(training), list(held_out)[share.rank :: share.n_ranks]
-        self.crop, self.device, self.share, self.normalization = crop, device, share, normalization
+        self.crop, self.device, self.share = crop, device, share
         self.keep = torch.device("cpu")
         self.failures: Dict[str, str] = {}
+        self._reader = PairReader(normalization)
+        self._buffer: Optional[torch.Tensor] = None
 
     def batches(self, plan: EpochPlan) -> Iterator[Optional[Batch]]:
         """Yield this process's share of the plan's batches, on the device; cutting and copying run ahead of a GPU.
 
         A batch none of whose micrographs can be used is None.
         """
-        cuts = self._cuts(plan)
-        for cut in _ahead(cuts) if self.device.type != self.keep.type else cuts:
-            yield None if cut is None else orient(cut.pixels.to(self.device, non_blocking=True), cut.crops)
+        with ExitStack() as stack:
+            cuts = stack.enter_context(closing(self._cuts(plan)))
+            if self.device.type != self.keep.type:
+                cuts = stack.enter_context(closing(_ahead(_copied(cuts, self.device))))
+            for cut in cuts:
+                yield None if cut is None else orient(cut.pixels, cut.crops)
 
-    def held_out(self) -> Iterator[HeldOut]:
+    def held_out(self) -> Iterator[LoadedPair]:
         """Yield this process's share of the held-out pairs."""
         raise NotImplementedError
 
-    def _cuts(self, plan: EpochPlan) -> Iterator[Optional[Cut]]:
-        """Yield this process's cut of every batch."""
+    def _cuts(self, plan: EpochPlan) -> Generator[Optional[Cut], None, None]:
+        """Yield this process's cut of every batch, each valid until the next is asked for."""
         raise NotImplementedError
 
     def _cut_batch(self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]) -> Optional[Cut]:
@@ -120,22 +114,22 @@ class Loader:
         crops = crops[self.share.rank :: self.share.n_ranks]
         side = self.crop
         cuts = [loaded[crop.pair][:, crop.y : crop.y + side, crop.x : crop.x + side] for crop in crops]
-        resident = cuts[0].device
-        pin = resident.type == "cpu" and self.device.type == "cuda"
-        pixels = torch.empty((len(cuts), 2, side, side), dtype=torch.float16, device=resident, pin_memory=pin)
-        return Cut(crops, torch.stack(cuts, out=pixels))
+        if self._buffer is None or len(self._buffer) != len(cuts):
+            pin = self.keep.type == "cpu" and self.device.type == "cuda"
+            shape = (len(cuts), 2, side, side)
+            self._buffer = torch.empty(shape, dtype=torch.float16, device=cuts[0].device, pin_memory=pin)
+        return Cut(crops, torch.stack(cuts, out=self._buffer))
 
-    def _load(self, pair: HalfPair) -> Optional[HeldOut]:
+    def _read(self, pair: HalfPair, readers: Executor, memory: Optional[torch.Tensor] = None) -> Optional[LoadedPair]:
         """Return a pair's halves in host memory, or None after noting why it cannot be used."""
         if pair.name in self.failures:
             return None
         try:
-            loaded = pair.load(self.normalization)
+            return self._reader.read(pair, readers, memory)
         except CryodenError as error:
             self.failures[pair.name] = str(error)
             log.error("Left out: %s", error)
             return None
-        return HeldOut(pair, torch.from_numpy(loaded.halves), loaded.data_range)
 
 
 def orient(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
@@ -163,21 +157,20 @@ class ManagedLoader(Loader):
     ) -> None:
         super().__init__(training, held_out, crop, device, share, normalization)
         self.keep = keep
-        with ThreadPoolExecutor(N_READERS) as pool:
-            kept = pool.map(lambda pair: self._keep(pair, keep), [*self._pairs, *self._held_out_pairs])
-        loaded = list(kept)
+        with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
+            loaded = list(pool.map(lambda pair: self._keep(pair, readers), [*self._pairs, *self._held_out_pairs]))
         self._loaded = {i: item.halves for i, item in enumerate(loaded[: len(self._pairs)]) if item is not None}
         self._held_out = [item for item in loaded[len(self._pairs) :] if item is not None]
 
-    def _keep(self, pair: HalfPair, keep: torch.device) -> Optional[HeldOut]:
-        item = self._load(pair)
-        return item and HeldOut(item.pair, item.halves.to(keep), item.data_range)
+    def _keep(self, pair: HalfPair, readers: Executor) -> Optional[LoadedPair]:
+        item = self._read(pair, readers)
+        return item and replace(item, halves=item.halves.to(self.keep))
 
-    def _cuts(self, plan: EpochPlan) -> Iterator[Optional[Cut]]:
+    def _cuts(self, plan: EpochPlan) -> Generator[Optional[Cut], None, None]:
         for batch in plan.batches:
             yield self._cut_batch(self._loaded, batch)
 
-    def held_out(self) -> Iterator[HeldOut]:
+    def held_out(self) -> Iterator[LoadedPair]:
         """Yield this process's share of the held-out pairs."""
         return iter(self._held_out)
 
@@ -188,7 +181,7 @@ class StreamingLoader(Loader):
     Parameters
     ----------
     budget_bytes
-        Host memory for loaded pairs. A batch that needs more at once gets it.
+        Host memory for loaded pairs; it is taken once and used again. A batch that needs more at once gets it.
     """
 
     def __init__(
@@ -202,69 +195,73 @@ class StreamingLoader(Loader):
         budget_bytes: int = 1 << 30,
     ) -> None:
         super().__init__(training, held_out, crop, device, share, normalization)
-        self.budget_bytes = budget_bytes
+        pairs = [*self._pairs, *self._held_out_pairs]
+        self._most_pixels = max(pair.n_bytes for pair in pairs) // 2
+        self.n_slots = max(1, min(budget_bytes // (2 * self._most_pixels), len(pairs)))
+        self._slots = [self._new_slot() for _ in range(self.n_slots)]
 
-    def _cuts(self, plan: EpochPlan) -> Iterator[Optional[Cut]]:
-        spans = plan.spans()
-        last_batch = {pair: last for pair, _, last in spans}
-        coming: Deque[int] = deque(pair for pair, _, _ in spans)
-        window: Dict[int, Future] = {}
-        with ThreadPoolExecutor(N_READERS) as pool:
-            for number, batch in enumerate(plan.batches):
-                wanted = {crop.pair for crop in batch}
-                for pair in [pair for pair in window if last_batch[pair] < number]:
-                    del window[pair]
-                while coming and (self._has_room(window, coming[0]) or not wanted <= set(window)):
-                    pair = coming.popleft()
-                    window[pair] = pool.submit(self._load, self._pairs[pair])
-                ready = {pair: window[pair].result() for pair in wanted}
-                cut = self._cut_batch({pair: item.halves for pair, item in ready.items() if item}, batch)
-                ready.clear()  # or the pairs of this batch would outlive their place in the window
-                yield cut
+    def held_out(self) -> Iterator[LoadedPair]:
+        """Yield this process's share of the held-out pairs, read anew; each is valid until the next is asked for."""
+        pairs = self._held_out_pairs
+        for ready in self._ready(pairs, [[index] for index in range(len(pairs))]):
+            yield from ready.values()
 
-    def _has_room(self, window: Iterable[int], pair: int) -> bool:
-        return sum(self._pairs[p].n_bytes for p in window) + self._pairs[pair].n_bytes <= self.budget_bytes
+    def _cuts(self, plan: EpochPlan) -> Generator[Optional[Cut], None, None]:
+        with closing(self._ready(self._pairs, plan.needs())) as steps:
+            for ready, batch in zip(steps, plan.batches):
+                yield self._cut_batch({index: item.halves for index, item in ready.items()}, batch)
 
-    def held_out(self) -> Iterator[HeldOut]:
-        """Yield this process's share of the held-out pairs, read anew."""
-        for pair in self._held_out_pairs:
-            item = self._load(pair)
-            if item is not None:
-                yield item
-
-
-def _ahead(items: Iterator[Optional[Cut]]) -> Iterator[Optional[Cut]]:
-    """Yield what an iterator yields, computed a few steps ahead by a thread that ends with this iteration."""
-    ready: queue.Queue = queue.Queue(N_AHEAD)
-    stopped = threading.Event()
-
-    def put(entry: object) -> None:
-        while not stopped.is_set():
+    def _ready(
+        self, pairs: Sequence[HalfPair], needs: Sequence[Sequence[int]]
+    ) -> Generator[Dict[int, LoadedPair], None, None]:
+        """Yield, for every step, the pairs that it needs and that can be used; later ones are read meanwhile."""
+        last_step = {index: number for number, wanted in enumerate(needs) for index in wanted}
+        coming = deque(last_step)  # in the order of their first use
+        window: Dict[int, Tuple[torch.Tensor, Future]] = {}
+        with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
             try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
+                for number, wanted in enumerate(needs):
+                    while coming and (self._slots or not window.keys() >= set(wanted)):
+                        index = coming.popleft()
+                        slot = self._slots.pop() if self._slots else self._new_slot()
+                        window[index] = slot, pool.submit(self._read, pairs[index], readers, slot)
+                    loaded = {index: window[index][1].result() for index in wanted}
+                    yield {index: item for index, item in loaded.items() if item is not None}
+                    for index in wanted:
+                        if last_step[index] == number:
+                            self._slots.append(window.pop(index)[0])
+                    del self._slots[self.n_slots :]
+            finally:
+                for _, future in window.values():
+                    future.cancel()
+                wait([future for _, future in window.values()])
+                self._slots = [*self._slots, *(slot for slot, _ in window.values())][: self.n_slots]
 
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(_END)
-        except BaseException as error:  # raised again by the thread that iterates
-            put(error)
+    def _new_slot(self) -> torch.Tensor:
+        return torch.empty(self._most_pixels, dtype=torch.float16)
 
-    thread = threading.Thread(target=work, name="cryoden-batches", daemon=True)
-    thread.start()
-    try:
+
+def _copied(cuts: Iterator[Optional[Cut]], device: torch.device) -> Iterator[Optional[Cut]]:
+    """Yield cuts with their pixels on the GPU; they are copied beside its work, and have arrived."""
+    stream = torch.cuda.Stream(device)
+    for cut in cuts:
+        if cut is None:
+            yield None
+            continue
+        with torch.cuda.stream(stream):
+            pixels = cut.pixels.to(device, non_blocking=True)
+        stream.synchronize()
+        pixels.record_stream(torch.cuda.current_stream(device))  # or its memory could be given away too early
+        yield Cut(cut.crops, pixels)
+
+
+def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """Yield what an iterator yields; a thread, which ends with this iteration, fetches one item while one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future = thread.submit(next, items, _END)
         while True:
-            entry = ready.get()
-            if entry is _END:
+            item = coming.result()
+            if item is _END:
                 return
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
-    finally:
-        stopped.set()
-        thread.join()
+            coming = thread.submit(next, items, _END)
+            yield item

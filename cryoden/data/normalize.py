@@ -9,7 +9,7 @@ trained on. The specification's scale, the 95th percentile of the positive value
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ OUTLIER_DEVIATIONS = 20.0
 PERCENTILE = 95.0
 ZERO_MEAN_SHARE = 0.75
 """A micrograph of counts is positive nearly everywhere; where fewer pixels are, a scale of positive values is wrong."""
+
+
+NOT_FINITE = "it has pixels that are NaN or infinite; every pixel must be a number. Remake it."
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ class GreyScale:
     limits: Tuple[float, float]
     percentile: float
 
-    def standardize(self, image: np.ndarray) -> np.ndarray:
-        """Return float32 with the grey scale taken out."""
-        clipped = np.clip(image, np.float32(self.limits[0]), np.float32(self.limits[1]))
+    def standardize(self, image: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
+        """Return float32 with the grey scale taken out, in new memory or in `out`, which may be the image itself."""
+        clipped = np.clip(image, np.float32(self.limits[0]), np.float32(self.limits[1]), out=out)
         clipped -= np.float32(self.mean)
         clipped *= np.float32(1.0 / self.deviation)
         return clipped
@@ -99,13 +102,13 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
         If nearly all pixels are equal, not finite, or (for `p95`) not counts.
     """
     rows = sample_rows((image.shape[0], image.shape[1]))
-    sample = image[:: rows.step].astype(np.float64).ravel()
+    sample = image[:: rows.step].astype(np.float32).ravel()
     if not np.isfinite(sample).all():
-        raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
+        raise PixelError(NOT_FINITE)
     for _ in range(2):
-        mean, deviation = sample.mean(), sample.std()
+        mean, deviation = sample.mean(dtype=np.float64), sample.std(dtype=np.float64)
         sample = sample[np.abs(sample - mean) <= 6 * deviation]
-    mean, deviation = float(sample.mean()), float(sample.std())
+    mean, deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
     if not deviation > 1e-6 * abs(mean):
         raise PixelError(f"nearly all pixels are {mean:g}; it holds no image. Leave it out.")
     positive = sample[sample > 0]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from cryoden.data.normalize import STANDARD, GreyScale, Normalization, measure_scale, sample_rows
-from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
-from cryoden.errors import CryodenError, FileError, PairError, PixelError
-from cryoden.formats.images import ENDINGS, open_micrograph, open_stack, read_micrograph
+from cryoden.data.normalize import sample_rows
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
+from cryoden.errors import CryodenError, FileError, PairError
+from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
 
 HALF_SUFFIX = re.compile(r"[_-](odd|evn|even)$", re.IGNORECASE)
@@ -70,60 +69,6 @@ class HalfPair:
     def n_bytes(self) -> int:
         """Bytes of both halves in memory, float16."""
         return 2 * 2 * self.used_shape[0] * self.used_shape[1]
-
-    def load(self, normalization: Normalization = STANDARD) -> LoadedPair:
-        """Read and standardise both halves, band by band: no more memory is used than the result takes.
-
-        Only a change of sampling rate needs a whole micrograph in float32 for its Fourier transform.
-
-        Raises
-        ------
-        CryodenError
-            If a half cannot be read or used, or the two do not come from one movie.
-        """
-        halves = np.empty((2, *self.used_shape), np.float16)
-        with ThreadPoolExecutor(2) as pool:
-            scales = list(pool.map(self._load_half, (self.odd, self.even), halves, [normalization] * 2))
-        check_correlation(self.name, halves)
-        return LoadedPair(halves, (scales[0].data_range + scales[1].data_range) / 2)
-
-    def _load_half(self, path: str, half: np.ndarray, normalization: Normalization) -> GreyScale:
-        first, last = self.rows or (0, self.shape[0])
-        is_rescaled = self.shape != self.file_shape
-        image = fourier_crop(read_micrograph(path)[0], self.shape) if is_rescaled else None
-        try:
-            if image is not None:
-                scale = measure_scale(image, normalization)
-                half[:] = scale.standardize(image[first:last])
-                return scale
-            stack = open_micrograph(path)
-            rows = [stack.read_rows(0, row, row + 1) for row in sample_rows(self.shape)]
-            scale = measure_scale(np.concatenate(rows), normalization)
-            for start in range(first, last, stack.band_rows):
-                stop = min(start + stack.band_rows, last)
-                band = stack.read_rows(0, start, stop).astype(np.float32)
-                if not np.isfinite(band).all():
-                    raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
-                half[start - first : stop - first] = scale.standardize(band)
-        except PixelError as error:
-            raise PixelError(f"{path} cannot be used: {error}") from error
-        return scale
-
-
-@dataclass(frozen=True)
-class LoadedPair:
-    """Both halves in memory.
-
-    Attributes
-    ----------
-    halves
-        Standardised, float16 `(2, y, x)` in the order (odd, even): its rounding is 2,000 times smaller than the noise.
-    data_range
-        95th percentile of the positive values in standardised units.
-    """
-
-    halves: np.ndarray
-    data_range: float
 
 
 def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tuple[List[HalfPair], Dict[str, str]]:
@@ -218,10 +163,11 @@ def check_correlation(name: str, halves: np.ndarray) -> None:
         If they are identical or do not correlate.
     """
     rows = sample_rows((halves.shape[1], halves.shape[2]), CORRELATED_PIXELS)
-    odd, even = (half[:: rows.step].astype(np.float64).ravel() for half in halves)
-    odd -= odd.mean()
-    even -= even.mean()
-    correlation = float(odd @ even / np.sqrt((odd @ odd) * (even @ even)))
+    odd, even = (half[:: rows.step].astype(np.float32).ravel() for half in halves)
+    odd -= odd.mean(dtype=np.float64)
+    even -= even.mean(dtype=np.float64)
+    products = [np.einsum("i,i->", a, b, dtype=np.float64) for a, b in ((odd, even), (odd, odd), (even, even))]
+    correlation = float(products[0] / np.sqrt(products[1] * products[2]))
     if correlation > 1 - 1e-6:
         raise PairError(
             f"Both halves of '{name}' are the same image; the noise of odd and even must differ. "

@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 import numpy as np
 import torch
 
-from cryoden.data.loaders import HeldOut
+from cryoden.data.loading import LoadedPair
 from cryoden.model.predictor import Predictor
 from cryoden.quality.metrics import RingCovariance, pool, ring_covariance, score
 from cryoden.quality.noisy_reference import psnr_rows, ssim_rows
@@ -45,7 +45,7 @@ class Comparison:
     sample: np.ndarray
 
 
-def compare(held_out: HeldOut, predictor: Predictor) -> Comparison:
+def compare(held_out: LoadedPair, predictor: Predictor) -> Comparison:
     """Denoise both halves of a held-out micrograph and compare each with the other half."""
     halves = held_out.halves.to(predictor.device).float()
     predictions = torch.stack([predictor(half) for half in halves])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import List, Tuple
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,23 +136,21 @@ def test_another_seed_or_epoch_gives_another_plan() -> None:
 def test_window_bounds_how_many_pairs_are_open_at_once(plan: tuple, window: int) -> None:
     shapes, crop, batch_size, seed, epoch = plan
     made = EpochPlan(shapes, crop, batch_size, seed, epoch, window)
-    spans = made.spans()
+    uses = {pair: [n for n, wanted in enumerate(made.needs()) if pair in wanted] for pair in range(len(shapes))}
     for number, batch in enumerate(made.batches):
-        n_open = sum(first <= number <= last for _, first, last in spans)
+        n_open = sum(used[0] <= number <= used[-1] for used in uses.values())
         # pairs mixed over the window, and those that begin or end within the batch
         assert n_open <= window + 1 + len({cut.pair for cut in batch})
 
 
 @QUICK
 @given(plans)
-def test_spans_tell_first_and_last_use(plan: tuple) -> None:
+def test_needs_name_the_pairs_of_every_batch_in_order_of_use(plan: tuple) -> None:
     shapes, crop, batch_size, seed, epoch = plan
     made = EpochPlan(shapes, crop, batch_size, seed, epoch)
-    uses: List[Tuple[int, int]] = [(cut.pair, number) for number, batch in enumerate(made.batches) for cut in batch]
-    for pair, first, last in made.spans():
-        numbers = [number for used, number in uses if used == pair]
-        assert (first, last) == (min(numbers), max(numbers))
-    assert {pair for pair, _, _ in made.spans()} == {pair for pair, _ in uses}
+    for wanted, batch in zip(made.needs(), made.batches):
+        used = [cut.pair for cut in batch]
+        assert wanted == sorted(set(used), key=used.index)
 
 
 def test_all_views_and_both_directions_are_drawn() -> None:

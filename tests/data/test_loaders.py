@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import gc
 import threading
-import weakref
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Iterator, List
+from typing import Callable, Iterator, List, Set
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cryoden.data.crops import Crop, EpochPlan
 from cryoden.data.loaders import Batch, ManagedLoader, Share, StreamingLoader, _ahead, orient
+from cryoden.data.loading import PairReader, load_pair
 from cryoden.data.pairs import HalfPair, find_pairs
 from tests.helpers import write_halves
 
@@ -116,58 +117,79 @@ def test_shares_together_hold_all_held_out_pairs_once(pairs: List[HalfPair]) -> 
 
 
 class Meter:
-    """Counts the bytes of the halves that `HalfPair.load` made or is making, as long as anybody holds them."""
+    """Notes which pairs `PairReader.read` reads, and into which pieces of memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = self.most = self.n_loaded = 0
-        self._lock = threading.RLock()
-        load = HalfPair.load
+        self.names: List[str] = []
+        self.memory: Set[int] = set()
+        read = PairReader.read
 
-        def counted(pair: HalfPair, *arguments: object) -> object:
-            self.add(pair.n_bytes)
-            loaded = load(pair, *arguments)
-            assert loaded.halves.nbytes == pair.n_bytes
-            self.n_loaded += 1
-            weakref.finalize(loaded.halves, self.add, -pair.n_bytes)
-            return loaded
+        def noted(reader: PairReader, pair: HalfPair, pool: object, memory: torch.Tensor) -> object:
+            self.names.append(pair.name)
+            self.memory.add(memory.data_ptr())
+            return read(reader, pair, pool, memory)
 
-        monkeypatch.setattr(HalfPair, "load", counted)
-
-    def add(self, n_bytes: int) -> None:
-        with self._lock:
-            self.now += n_bytes
-            self.most = max(self.most, self.now)
+        monkeypatch.setattr(PairReader, "read", noted)
 
 
 @pytest.mark.parametrize("n_fitting", [2, 3, 4])
-def test_streaming_never_holds_more_than_its_budget(
+def test_streaming_uses_its_budget_again_and_no_more(
     pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, n_fitting: int
 ) -> None:
     meter = Meter(monkeypatch)
     plan = plan_of(pairs, 1, batch_size=1, window=1)
-    needed = max(sum(f <= n <= last for _, f, last in plan.spans()) for n in range(len(plan.batches)))
-    budget_bytes = max(n_fitting, needed) * pairs[0].n_bytes
-    assert budget_bytes < sum(pair.n_bytes for pair in pairs)
-    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=budget_bytes)
-    n_batches = sum(1 for _ in loader.batches(plan))
-    assert (n_batches, meter.n_loaded) == (len(plan.batches), len(pairs))  # each pair is read once
-    assert meter.most <= budget_bytes
-    assert meter.most > pairs[0].n_bytes  # it reads ahead
-    gc.collect()
-    assert meter.now == 0
+    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=n_fitting * pairs[0].n_bytes + 1)
+    for _ in range(2):
+        assert sum(1 for _ in loader.batches(plan)) == len(plan.batches)
+    assert sorted(meter.names) == sorted(2 * [pair.name for pair in pairs])  # each pair is read once an epoch
+    assert len(meter.memory) == loader.n_slots == n_fitting
 
 
-def test_streaming_reads_held_out_pairs_one_at_a_time(pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streaming_reads_ahead_in_the_order_of_use(pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(monkeypatch)
-    names = [item.pair.name for item in StreamingLoader([], pairs, 32, CPU, budget_bytes=1).held_out()]
-    assert len(names) == len(pairs)
-    assert meter.most <= 2 * pairs[0].n_bytes  # the next one while the last is still in the caller's hand
+    plan = plan_of(pairs, 1, batch_size=1, window=1)
+    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=3 * pairs[0].n_bytes)
+    batches = loader.batches(plan)
+    next(batches)
+    wait_for(lambda: len(meter.names) == 3)
+    batches.close()
+    used = list(dict.fromkeys(crop.pair for batch in plan.batches for crop in batch))
+    assert meter.names == [pairs[index].name for index in used[:3]]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_memory_of_an_interrupted_epoch_is_used_again(pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(monkeypatch)
+    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=3 * pairs[0].n_bytes)
+    for seed in range(5):
+        batches = loader.batches(plan_of(pairs, seed))
+        next(batches)
+        batches.close()
+    assert len(meter.memory) <= loader.n_slots == 3
+
+
+@pytest.mark.parametrize("n_fitting", [1, 3])
+def test_streaming_reads_held_out_pairs_into_the_same_memory(
+    pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, n_fitting: int
+) -> None:
+    meter = Meter(monkeypatch)
+    loader = StreamingLoader([], pairs, 32, CPU, budget_bytes=n_fitting * pairs[0].n_bytes)
+    assert [item.pair.name for item in loader.held_out()] == [pair.name for pair in pairs]
+    assert len(meter.memory) == n_fitting
 
 
 def test_batch_that_needs_more_than_the_budget_gets_it(pairs: List[HalfPair]) -> None:
     plan = plan_of(pairs, 1, batch_size=24, window=6)
     assert max(len({crop.pair for crop in batch}) for batch in plan.batches) > 3
-    assert len(list(StreamingLoader(pairs, [], 32, CPU, budget_bytes=1).batches(plan))) == len(plan.batches)
+    loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=1)
+    assert len(list(loader.batches(plan))) == len(plan.batches)
+    assert len(loader._slots) == loader.n_slots == 1  # and gives it back
 
 
 @pytest.mark.parametrize("kind", [ManagedLoader, StreamingLoader])
@@ -175,7 +197,7 @@ def test_unexpected_error_of_a_reader_reaches_the_training(
     pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, kind: type
 ) -> None:
     before = threading.active_count()
-    monkeypatch.setattr(HalfPair, "load", lambda self, normalization: 1 / 0)
+    monkeypatch.setattr(PairReader, "read", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(kind(pairs, [], 32, CPU).batches(plan_of(pairs, 1)))
     assert threading.active_count() == before
@@ -185,7 +207,8 @@ def test_reading_ahead_changes_nothing(pairs: List[HalfPair]) -> None:
     """What a GPU gets by way of a thread is what a CPU gets without."""
     plan = plan_of(pairs, 1)
     loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=1)
-    ahead = [orient(cut.pixels.float(), cut.crops) for cut in _ahead(loader._cuts(plan)) if cut is not None]
+    copied = (cut and replace(cut, pixels=cut.pixels.clone()) for cut in loader._cuts(plan))
+    ahead = [orient(cut.pixels.float(), cut.crops) for cut in _ahead(copied) if cut is not None]
     assert_same(ahead, list(loader.batches(plan)))
 
 
@@ -220,15 +243,17 @@ def test_streaming_ends_its_thread_when_an_epoch_is_cut_short(pairs: List[HalfPa
 
 def test_held_out_pairs_are_the_same_for_both_loaders(pairs: List[HalfPair]) -> None:
     first = list(ManagedLoader([], pairs[:2], 32, CPU).held_out())
-    second = list(StreamingLoader([], pairs[:2], 32, CPU, budget_bytes=1).held_out())
-    assert [item.pair.name for item in first] == [item.pair.name for item in second] == ["mic0", "mic1"]
-    assert all(torch.equal(a.halves, b.halves) for a, b in zip(first, second))
+    second = StreamingLoader([], pairs[:2], 32, CPU, budget_bytes=1).held_out()
+    assert [item.pair.name for item in first] == ["mic0", "mic1"]
+    for one, other in zip(first, second):
+        assert (one.pair, one.data_range) == (other.pair, other.data_range)
+        assert torch.equal(one.halves, other.halves)
 
 
 def test_input_and_target_are_the_two_halves_of_one_place(pairs: List[HalfPair]) -> None:
     """Each crop's input and target are found at one place of one pair, one in odd and the other in even."""
     plan = plan_of(pairs, 3)
-    halves = [pair.load().halves for pair in pairs]
+    halves = [load_pair(pair).halves.numpy() for pair in pairs]
     for crops, (inputs, targets) in zip(plan.batches, ManagedLoader(pairs, [], 32, CPU).batches(plan)):
         for crop, given_, wanted in zip(crops, inputs[:, 0].numpy(), targets[:, 0].numpy()):
             odd, even = halves[crop.pair][:, crop.y : crop.y + 32, crop.x : crop.x + 32]

@@ -6,11 +6,10 @@ from typing import Callable
 import numpy as np
 import pytest
 
-import cryoden.data.pairs as pairs_module
-from cryoden.data.normalize import Normalization
+from cryoden.data.loading import load_pair
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, hold_out, list_halves
 from cryoden.errors import FileError, PairError
-from tests.helpers import RATE, Result, leftovers, read_mrc, two_halves, write_halves, write_mrc
+from tests.helpers import RATE, Result, leftovers, two_halves, write_halves, write_mrc
 
 Run = Callable[..., Result]
 
@@ -45,72 +44,6 @@ def test_own_column_pairs_halves_of_other_names(tmp_path: Path) -> None:
         )
     pairs, _ = find_pairs("odd.star", "even.star")
     assert [(p.name, p.odd, p.even) for p in pairs] == [("same", "x.mrc", "y.mrc")]
-
-
-def test_loaded_halves_are_standardised_in_the_order_odd_even(tmp_path: Path) -> None:
-    write_halves(tmp_path, 1, (40, 50))
-    halves = find_pairs("odd", "even")[0][0].load().halves
-    _, odd, even = two_halves((40, 50), 100, 1.0)
-    assert halves.dtype == np.float16
-    for half, raw in zip(halves, (odd, even)):
-        # float16 keeps 11 bits: it rounds by 2**-12 of a value at most, 2**-11 with what float32 adds before
-        np.testing.assert_allclose(half, (raw - raw.mean()) / raw.std(), rtol=2**-11, atol=1e-4)
-
-
-def test_data_range_is_the_percentile_in_deviations(tmp_path: Path) -> None:
-    _, odd, even = two_halves((40, 50), 100, 1.0)
-    for half, image in (("odd", odd), ("even", even)):
-        write_mrc(tmp_path / half / "mic0.mrc", 30 + image)
-    expected = np.mean([np.percentile(30 + image, 95) / image.std() for image in (odd, even)])
-    assert find_pairs("odd", "even")[0][0].load().data_range == pytest.approx(expected, rel=1e-5)
-
-
-def test_bands_of_rows_give_the_same_halves_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_halves(tmp_path, 1, (53, 50))
-    pair = find_pairs("odd", "even")[0][0]
-    whole = pair.load().halves
-    opened = pairs_module.open_micrograph
-
-    def in_small_bands(path: str) -> object:
-        stack = opened(path)
-        stack.band_rows = 7
-        return stack
-
-    monkeypatch.setattr(pairs_module, "open_micrograph", in_small_bands)
-    np.testing.assert_array_equal(pair.load().halves, whole)
-
-
-def test_loading_refuses_halves_that_do_not_correlate(tmp_path: Path) -> None:
-    for seed, half in enumerate(("odd", "even")):
-        write_mrc(tmp_path / half / "mic0.mrc", np.random.default_rng(seed).normal(size=(60, 60)))
-    with pytest.raises(PairError, match=r"The halves of 'mic0' do not correlate \("):
-        find_pairs("odd", "even")[0][0].load()
-
-
-def test_loading_refuses_one_image_given_twice(tmp_path: Path) -> None:
-    """The files differ in name and scale: only their pixels tell, and these are rounded to float16."""
-    image = np.random.default_rng(1).normal(size=(60, 60))
-    write_mrc(tmp_path / "odd" / "mic0.mrc", image)
-    write_mrc(tmp_path / "even" / "mic0.mrc", 3 * image + 1)
-    with pytest.raises(PairError, match="Both halves of 'mic0' are the same image; the noise of odd and even"):
-        find_pairs("odd", "even")[0][0].load()
-
-
-def test_normalization_decides_what_is_loaded(tmp_path: Path) -> None:
-    for half, image in zip(("odd", "even"), two_halves((60, 60), 1, 1.0)[1:]):
-        write_mrc(tmp_path / half / "mic0.mrc", 30 + image)
-    pair = find_pairs("odd", "even")[0][0]
-    halves = pair.load(Normalization("p95", 0.5, 0.25)).halves
-    image = read_mrc(tmp_path / "odd" / "mic0.mrc").astype(np.float64)
-    expected = (np.clip(image / np.percentile(image, 95), 0, 1) - 0.5) / 0.25
-    np.testing.assert_allclose(halves[0], expected, rtol=2**-11, atol=1e-4)  # float16
-
-
-def test_working_rate_shrinks_the_halves(tmp_path: Path) -> None:
-    write_halves(tmp_path, 1, (60, 90), rate=2.0)
-    pair = find_pairs("odd", "even", 4.0)[0][0]
-    assert pair.load().halves.shape == (2, 30, 45 // 2 * 2)
-    assert pair.sampling_rate == pytest.approx(2.0 * 90 / 44)
 
 
 def test_missing_half(tmp_path: Path) -> None:
@@ -222,8 +155,8 @@ def test_part_of_a_micrograph_is_loaded_at_the_scale_of_the_whole(tmp_path: Path
     write_halves(tmp_path, 1, (100, 80))
     pair = find_pairs("odd", "even")[0][0]
     training, held_out = hold_out([pair], 0.1, np.random.default_rng(1))
-    whole = np.concatenate([part.load().halves for part in (training[0], held_out[0])], axis=1)
-    np.testing.assert_array_equal(whole, pair.load().halves)
+    whole = np.concatenate([load_pair(part).halves for part in (training[0], held_out[0])], axis=1)
+    np.testing.assert_array_equal(whole, load_pair(pair).halves)
 
 
 def damage(path: Path, how: str) -> str:

@@ -19,6 +19,7 @@ import torch
 from cryoden.config import TrainConfig
 from cryoden.data import memory
 from cryoden.data.crops import EpochPlan
+from cryoden.data.loading import load_pair
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, FileError, ModelError, TrainingError
@@ -211,7 +212,7 @@ def test_samples_are_input_output_and_target_of_held_out_micrographs(halves: Dic
     with np.load("out/samples.npz") as kept:
         assert sorted(kept) == [pair.name for pair in held_out]
         for pair in held_out:
-            loaded = pair.load().halves
+            loaded = load_pair(pair).halves.numpy()
             np.testing.assert_array_equal(kept[pair.name][[0, 2]], loaded)
             assert 0 < kept[pair.name][1].std() < loaded[0].std()
 

@@ -1,0 +1,165 @@
+"""From the two files of a pair to standardised halves in memory, in stripes of rows that several threads share."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+import torch
+
+from cryoden.data.normalize import NOT_FINITE, STANDARD, GreyScale, Normalization, measure_scale, sample_rows
+from cryoden.data.pairs import HalfPair, check_correlation
+from cryoden.data.rescale import fourier_crop
+from cryoden.errors import PixelError
+from cryoden.formats.files import PathLike
+from cryoden.formats.images import Stack, open_micrograph, read_micrograph
+
+N_READERS = min(8, max(2, os.cpu_count() or 2))
+"""Threads that read and standardise stripes: enough to keep a fast disk busy."""
+
+N_STRIPES = 8
+"""Parts into which a half is cut, so that one micrograph is there as fast as the disk allows."""
+
+_SMALL = (1 << 15) - 1
+"""Up to this size PyTorch computes in the calling thread; above, each reader would start a thread for every core."""
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """A pair with both its halves in memory.
+
+    Attributes
+    ----------
+    pair
+        Where they come from.
+    halves
+        Standardised, float16 `(2, y, x)` in the order (odd, even): its rounding is 2,000 times smaller than the noise.
+    data_range
+        95th percentile of the positive values in standardised units.
+    """
+
+    pair: HalfPair
+    halves: torch.Tensor
+    data_range: float
+
+
+class PairReader:
+    """Reads pairs; what it learns of one at the first reading (grey scales, that the halves fit) it does not ask again.
+
+    Parameters
+    ----------
+    normalization
+        How micrographs are standardised.
+    """
+
+    def __init__(self, normalization: Normalization = STANDARD) -> None:
+        self._normalization = normalization
+        self._scales: Dict[HalfPair, List[GreyScale]] = {}
+
+    def read(self, pair: HalfPair, pool: Executor, memory: Optional[torch.Tensor] = None) -> LoadedPair:
+        """Read and standardise both halves; no more memory is used than the result and a band of rows per thread take.
+
+        Only a change of sampling rate needs whole micrographs in float32 for their Fourier transforms.
+
+        Parameters
+        ----------
+        pair
+            What to read.
+        pool
+            Threads for the stripes. They never wait for each other, so many pairs may be read with one pool.
+        memory
+            Float16 tensor of one axis whose first `2 * y * x` elements become the halves; None takes new memory.
+
+        Raises
+        ------
+        CryodenError
+            If a half cannot be read or used, or the two do not come from one movie.
+        """
+        rows, columns = pair.used_shape
+        n_pixels = 2 * rows * columns
+        memory = torch.empty(n_pixels, dtype=torch.float16) if memory is None else memory
+        halves = memory[:n_pixels].view(2, rows, columns)
+        is_known = pair in self._scales
+        if pair.shape != pair.file_shape:
+            self._scales[pair] = list(pool.map(self._rescale, (pair.odd, pair.even), (pair, pair), halves))
+        else:
+            stacks = [open_micrograph(path) for path in (pair.odd, pair.even)]
+            if not is_known:
+                self._scales[pair] = list(pool.map(self._measure, stacks))
+            list(pool.map(lambda stripe: stripe.read(), _stripes(pair, stacks, self._scales[pair], halves)))
+        if not is_known:
+            check_correlation(pair.name, halves.numpy())
+        return LoadedPair(pair, halves, sum(scale.data_range for scale in self._scales[pair]) / 2)
+
+    def _measure(self, stack: Stack) -> GreyScale:
+        rows = [stack.read_rows(0, row, row + 1) for row in sample_rows(stack.shape)]
+        with _naming(stack.path):
+            return measure_scale(np.concatenate(rows), self._normalization)
+
+    def _rescale(self, path: str, pair: HalfPair, half: torch.Tensor) -> GreyScale:
+        first, last = pair.rows or (0, pair.shape[0])
+        image = fourier_crop(read_micrograph(path)[0], pair.shape)
+        with _naming(path):
+            scale = measure_scale(image, self._normalization)
+        _round(scale.standardize(image[first:last]), half)
+        return scale
+
+
+@dataclass(frozen=True)
+class _Stripe:
+    """Rows `start` to `stop` (excluded) of one half, and the memory `(stop - start, x)` to which they go."""
+
+    stack: Stack
+    scale: GreyScale
+    start: int
+    stop: int
+    memory: torch.Tensor
+
+    def read(self) -> None:
+        for first in range(self.start, self.stop, self.stack.band_rows):
+            last = min(first + self.stack.band_rows, self.stop)
+            band = self.stack.read_rows(0, first, last).astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = band.sum()  # not finite if any pixel is not, or if it overflows
+            if not np.isfinite(total) and not np.isfinite(band).all():
+                raise PixelError(f"{self.stack.path} cannot be used: {NOT_FINITE}")
+            self.scale.standardize(band, out=band)
+            _round(band, self.memory[first - self.start : last - self.start])
+
+
+def _stripes(
+    pair: HalfPair, stacks: Sequence[Stack], scales: Sequence[GreyScale], halves: torch.Tensor
+) -> Iterator[_Stripe]:
+    """Yield the stripes of both halves in turn; a file that is decoded as a whole is one stripe."""
+    top, bottom = pair.rows or (0, pair.shape[0])
+    n_stripes = min(N_STRIPES, *(max(1, pair.shape[0] // stack.band_rows) for stack in stacks))
+    edges = np.linspace(top, bottom, n_stripes + 1).astype(int).tolist()
+    for start, stop in zip(edges, edges[1:]):
+        for stack, scale, half in zip(stacks, scales, halves):
+            yield _Stripe(stack, scale, start, stop, half[start - top : stop - top])
+
+
+def _round(image: np.ndarray, memory: torch.Tensor) -> None:
+    """Write contiguous float32 as float16: PyTorch's conversion is 40 times faster than that of NumPy 1.26."""
+    source, target = torch.from_numpy(image).view(-1), memory.view(-1)
+    for small_source, small_target in zip(source.split(_SMALL), target.split(_SMALL)):
+        small_target.copy_(small_source)
+
+
+@contextmanager
+def _naming(path: PathLike) -> Iterator[None]:
+    """Say which file it is whose pixels cannot be used."""
+    try:
+        yield
+    except PixelError as error:
+        raise PixelError(f"{path} cannot be used: {error}") from error
+
+
+def load_pair(pair: HalfPair, normalization: Normalization = STANDARD) -> LoadedPair:
+    """Read one pair; see `PairReader.read`."""
+    with ThreadPoolExecutor(N_READERS) as pool:
+        return PairReader(normalization).read(pair, pool)
