@@ -39,11 +39,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("side", [(200, 333), (97, 64)])
-def test_gpu_predicts_what_the_cpu_does(side: Tuple[int, int]) -> None:
+@pytest.mark.parametrize("name", ["unet", "cnn3"])
+def test_gpu_predicts_what_the_cpu_does(name: str, side: Tuple[int, int]) -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=side).astype(np.float32))
-    expected = Predictor(build_network("unet", (8, 16, 32)), CPU)(image)
+    expected = Predictor(build_network(name, (8, 16, 32)), CPU)(image)
     for precision, tolerance in (("float32", 3e-3), ("bfloat16", 3e-2)):  # TF32 and bfloat16 keep 10 and 7 bits
-        predicted = Predictor(build_network("unet", (8, 16, 32)), GPU, 128, 1, precision)(image).cpu()
+        predicted = Predictor(build_network(name, (8, 16, 32)), GPU, 128, 1, precision)(image).cpu()
         assert float((predicted - expected).std() / expected.std()) < tolerance
 
 

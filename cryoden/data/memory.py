@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 
+READING_BYTES = 80 << 20
+"""Host memory of the threads that read: a band of rows each, and the samples of grey scales (benchmarks/loaders.py)."""
+
 
 def make_loader(
     config: TrainConfig,
@@ -38,8 +41,8 @@ def make_loader(
     """
     needed = sum(pair.n_bytes for pair in (*training, *held_out))
     largest = max(pair.n_bytes for pair in training)
-    # Batches that wait for the GPU come out of the window's memory too.
-    budget = int(config.window * GIB) - 4 * config.batch_size * 2 * 2 * crop**2
+    # The batch that is being cut, and what readers need for themselves, come out of the window's memory too.
+    budget = int(config.window * GIB) - config.batch_size * 2 * 2 * crop**2 - READING_BYTES
     window = max(1, min(16, budget // largest - 2))
     arguments = (training, held_out, crop, device, share, normalization)
     streaming = config.stream and (config.force or needed > budget)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cryoden.errors import DeviceError
-from cryoden.model.networks import CNN3, Network
+from cryoden.model.networks import Network
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,5 @@ def compiling_pays(device: torch.device, minutes: Optional[float], n_pixels: flo
 
 
 def compile_network(network: Network) -> nn.Module:
-    """Return the network compiled by torch; the small CNN3 is worth the search for the fastest kernels."""
-    mode = "max-autotune-no-cudagraphs" if isinstance(network, CNN3) else None
-    return torch.compile(network, mode=mode, dynamic=False)  # type: ignore[return-value]
+    """Return the network compiled by torch, for images of one size."""
+    return torch.compile(network, dynamic=False)  # type: ignore[return-value]

@@ -44,7 +44,34 @@ class CNN3(Network):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the prediction."""
+        if images.is_cuda and images.shape[-2] % 2 == images.shape[-1] % 2 == 0:
+            return self.packed(images)
         return self.layers(images)
+
+    def packed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the same prediction, computed on squares of 2 x 2 pixels; rows and columns must be even.
+
+        With the 4 pixels of a square as channels, a 3 x 3 convolution of n channels is a 3 x 3 convolution of 4 n
+        channels in which most weights are zero: more multiplications, but 16 channels are far too few for a GPU.
+        """
+        features = functional.pixel_unshuffle(images, 2)
+        for layer in self.layers:
+            features = _packed_convolution(features, layer) if isinstance(layer, nn.Conv2d) else layer(features)
+        return functional.pixel_shuffle(features, 2)
+
+
+# [p, r, k, d]: whether tap d of a 3-pixel kernel leads from place p of a square to place r of the k-th square.
+_PLACES = torch.tensor(
+    [[[[float(2 * (k - 1) + r - p == d - 1) for d in range(3)] for k in range(3)] for r in range(2)] for p in range(2)]
+)
+
+
+def _packed_convolution(features: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
+    n_out, n_in = layer.weight.shape[:2]
+    places = _PLACES.to(layer.weight)
+    weight = torch.einsum("prkd,qsle,oide->opqirskl", places, places, layer.weight)
+    bias = cast(torch.Tensor, layer.bias).repeat_interleave(4)
+    return functional.conv2d(features, weight.reshape(4 * n_out, 4 * n_in, 3, 3), bias, padding=1)
 
 
 class UNet(Network):

@@ -44,6 +44,21 @@ def test_receptive_radius_of_cnn3_is_what_the_gradient_reaches() -> None:
     assert reach(CNN3().double(), 15) == CNN3.receptive_radius
 
 
+def test_cnn3_on_squares_of_pixels_is_the_same_function() -> None:
+    """Output and gradients, at the border too; float64 leaves rounding alone."""
+    network = build_network("cnn3").double()
+    assert isinstance(network, CNN3)
+    images = torch.randn((2, 1, 12, 18), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for parameter in network.parameters():
+        parameter.data += 0.1  # biases that are not zero
+    results = []
+    for forward in (network.layers, network.packed):
+        output = forward(images)
+        results.append([output, *torch.autograd.grad(output.square().sum(), list(network.parameters()))])
+    for plain, packed in zip(*results):
+        torch.testing.assert_close(packed, plain, rtol=1e-12, atol=1e-12)
+
+
 def test_cnn3_has_2625_parameters() -> None:
     assert sum(p.numel() for p in CNN3().parameters()) == 2625
 
