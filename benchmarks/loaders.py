@@ -207,7 +207,8 @@ def make_trainer(options: argparse.Namespace, which: str, flags: List[str], max_
     config = TrainConfig(
         odd=odd, even=even, output=str(Path(options.folder) / "out"), crop=options.crop, batch_size=options.batch,
         compile="yes" if device.type == "cuda" else "no", epochs=1000, min_batches=1, max_batches=max_batches,
-        window=options.window, memory=1000.0, channels=(32, 64, 128, 256) if device.type == "cuda" else (4, 8),
+        window=options.window, memory=1000.0,
+        channels=TrainConfig.default_of("channels") if device.type == "cuda" else (4, 8),
         **dict.fromkeys(flags, True),
     )  # fmt: skip
     pairs, failures = find_pairs(odd, even)

@@ -9,7 +9,7 @@ Prints crops per second, ratios, the time of compiling, the peak of GPU memory, 
 that arithmetic and memory set. The last line is one JSON object. On a CPU (small crops by default) it prints the
 ratios alone.
 
-Usage: python benchmarks/training.py [--networks unet cnn3] [--crop 1024] [--batch 8] [--steps 40] [--repeats 3]
+Usage: python benchmarks/training.py [--networks NAME...] [--crop 1024] [--batch 8] [--steps 40] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -31,10 +31,16 @@ from cryoden.config import TrainConfig
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
-from cryoden.model.networks import UNet, build_network
+from cryoden.model.networks import Network, UNet, build_network
 from cryoden.model.training import Trainer
 
-CHANNELS = (32, 64, 128, 256)
+NETWORKS: Dict[str, Tuple[int, ...]] = {
+    "unet": TrainConfig.default_of("channels"),
+    "unet of 4 levels": (32, 64, 128, 256),
+    "cnn3": (),
+}
+"""Name of the row -> channels of the levels."""
+
 GB = 1e9
 
 
@@ -61,7 +67,7 @@ class PlainUNet(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="*", choices=("unet", "cnn3"), default=("unet", "cnn3"))
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--crop", type=int, help="side of the crops in pixels (default: 1024 on a GPU, 128 on a CPU)")
     parser.add_argument("--batch", type=int, default=8)
@@ -100,7 +106,7 @@ def measure_network(name: str, folder: Path, options: argparse.Namespace, device
         key = "compiled" if compiled == "yes" else "not compiled"
         rows[key] = measure_library(name, compiled, options.batch, folder, options, device)
         report("library, " + key, rows[key], rows["eager"])
-        if device.type == "cuda" and name == "unet":
+        if device.type == "cuda" and name != "cnn3":
             rows[f"{key}, batch {options.memory_batch}"] = row = measure_library(
                 name, compiled, options.memory_batch, folder, options, device
             )
@@ -124,9 +130,9 @@ def measure_library(
     """Return the figures of the library's own training, several epochs of `steps` batches."""
     forget(device)
     config = TrainConfig(
-        odd=str(folder / "odd"), even=str(folder / "even"), output=str(folder / "out"), network=name, channels=CHANNELS,
-        crop=options.crop, batch_size=batch, compile=compiled, epochs=1000, min_batches=options.steps,
-        max_batches=options.steps,
+        odd=str(folder / "odd"), even=str(folder / "even"), output=str(folder / "out"), network=name.split()[0],
+        channels=NETWORKS[name] or TrainConfig.default_of("channels"), crop=options.crop, batch_size=batch,
+        compile=compiled, epochs=1000, min_batches=options.steps, max_batches=options.steps,
     )  # fmt: skip
     pairs, failures = find_pairs(config.odd, config.even)
     training, held_out = hold_out(pairs, config.validation, np.random.default_rng(1))
@@ -182,8 +188,12 @@ def figures(
     return row
 
 
+def build(name: str) -> Network:
+    return build_network(name.split()[0], NETWORKS[name])
+
+
 def reference(name: str) -> nn.Module:
-    network = build_network(name, CHANNELS)
+    network = build(name)
     return PlainUNet(network) if isinstance(network, UNet) else network
 
 
@@ -191,7 +201,7 @@ def difference(name: str) -> float:
     """Return the largest difference between the outputs of reference and library, relative to the largest output."""
     images = torch.randn((1, 1, 64, 64), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        ours, plain = build_network(name, CHANNELS)(images), reference(name)(images)
+        ours, plain = build(name)(images), reference(name)(images)
     return float((ours - plain).abs().max() / plain.abs().max())
 
 
@@ -248,12 +258,13 @@ def convolutions(name: str) -> List[Tuple[float, float, float]]:
     """
     if name == "cnn3":
         return [(i, o, 9 * i * o) for i, o in ((1, 16), (16, 16), (16, 1))]
-    layers: List[Tuple[float, float, float]] = [(CHANNELS[0], 1, CHANNELS[0])]
-    for level, (above, own) in enumerate(zip((1, *CHANNELS), CHANNELS)):
+    channels = NETWORKS[name]
+    layers: List[Tuple[float, float, float]] = [(channels[0], 1, channels[0])]
+    for level, (above, own) in enumerate(zip((1, *channels), channels)):
         size = 0.25**level
         layers += [(size * i, size * own, size * 9 * i * own) for i in (above, own)]
-        if level + 1 < len(CHANNELS):
-            below = CHANNELS[level + 1]
+        if level + 1 < len(channels):
+            below = channels[level + 1]
             layers.append((size * (own + below / 4), size * own, size * own * (9 * own + 4 * below)))
             layers.append((size * own, size * own, size * 9 * own * own))
     return layers
@@ -279,7 +290,7 @@ def print_floors(result: Dict[str, Any], options: argparse.Namespace) -> None:
             "bytes": n_bytes, "flop": flop, "bound": bound, "seconds": bounds[bound], "share": share,
         }  # fmt: skip
         print(
-            f"  {name:5} {n_bytes / GB:5.2f} GB in {1e3 * bounds['memory']:.3f} ms, {flop / 1e9:6.1f} GFLOP in "
+            f"  {name:16} {n_bytes / GB:5.2f} GB in {1e3 * bounds['memory']:.3f} ms, {flop / 1e9:6.1f} GFLOP in "
             f"{1e3 * bounds['arithmetic']:.3f} ms: {1 / bounds[bound]:.0f} crops/s ({bound}), compiled {share:.0%}"
         )
 
