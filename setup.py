@@ -14,6 +14,7 @@ REQUIREMENTS = [
     "numpy>=1.19,<2",
     "scipy>=1.6",
     "scikit-image",
+    "Pillow",
     "torch>=2.1",
     "mrcfile>=1.4.3",
     "tifffile",

@@ -17,6 +17,7 @@ from cryoden import __version__
 from cryoden.config import Config, DenoiseConfig, HalvesConfig, TrainConfig
 from cryoden.errors import CryodenError, OptionError
 from cryoden.formats.files import read_json, write_json
+from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
@@ -67,11 +68,38 @@ def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
     return outcome.failures
 
 
+def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
+    """Simulate pairs and say where they are; returns the failures."""
+    from cryoden.simulate.pairs import simulate_pairs
+
+    outcome = simulate_pairs(config)
+    print(f"{outcome.n_done} of {outcome.n_inputs} pairs are simulated: {Path(config.output)}/{{odd,even,clean}}")
+    return outcome.failures
+
+
+def run_simulate_movies(config: SimulateMoviesConfig) -> Dict[str, str]:
+    """Simulate movies and say where they are."""
+    from cryoden.simulate.movies import MOVIES_STAR, simulate_movies
+
+    facts = simulate_movies(config)
+    n_particles = sum(len(item.coordinates) for item in facts.values())
+    print(f"{len(facts)} movies with {n_particles} particles are simulated: {Path(config.output) / MOVIES_STAR}")
+    return {}
+
+
+GROUPS = {
+    "simulate": "Make data whose truth is known.",
+}
+"""First words of commands that have two, and what the help says of them."""
+
 COMMANDS: Dict[str, Tuple[Type[Config], Callable[[Any], Dict[str, str]]]] = {
     "halves": (HalvesConfig, run_halves),
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
+    "simulate pairs": (SimulatePairsConfig, run_simulate_pairs),
+    "simulate movies": (SimulateMoviesConfig, run_simulate_movies),
 }
+"""What is typed after `cryoden`: its options and what it runs."""
 
 
 def parse(argv: List[str]) -> Config:
@@ -85,25 +113,35 @@ def parse(argv: List[str]) -> Config:
         From tyro, for unknown words (2) and for help (0).
     """
     argv, file = _take_option(argv, "--config")
-    name = argv[0] if argv else "--help"
+    n_words = 2 if argv and argv[0] in GROUPS else 1
+    name = " ".join(argv[:n_words])
     default = COMMANDS[name][0].from_dict(read_json(file)) if file and name in COMMANDS else None
-    variants = tuple(
-        Annotated[
-            kind,
-            tyro.conf.subcommand(
-                command, default=default if default and command == name else tyro.MISSING, prefix_name=False
-            ),
-        ]
-        for command, (kind, _) in COMMANDS.items()
-    )
     return tyro.cli(
-        cast(Any, Union[variants]),
+        _command_tree(name, default),
         prog="cryoden",
         description=f"{about}\n\n{FOOTER}",
-        args=argv or ["--help"],
+        args=argv if len(argv) >= n_words else [*argv, "--help"],
         registry=_registry(),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def _command_tree(chosen: str, default: Optional[Config]) -> Any:
+    """Return the type that tyro makes the command line from; the chosen command starts from `default`, if any."""
+    groups: Dict[str, List[Any]] = {}
+    kind: Any
+    for command, (kind, _) in COMMANDS.items():
+        first, last = command.split()[0], command.split()[-1]
+        start = default if default and command == chosen else tyro.MISSING
+        leaf = Annotated[kind, tyro.conf.subcommand(last, default=start, prefix_name=False)]
+        groups.setdefault(first, []).append(leaf)
+    branches = tuple(
+        Annotated[Union[tuple(leaves)], tyro.conf.subcommand(first, description=GROUPS[first], prefix_name=False)]
+        if first in GROUPS
+        else leaves[0]
+        for first, leaves in groups.items()
+    )
+    return cast(Any, Union[branches])
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -132,6 +132,18 @@ def _above_zero(name: str, value: Optional[float]) -> Iterator[str]:
         yield f"Option {_words(name)} is {value}; it must be above 0 and finite."
 
 
+def within(name: str, value: Optional[float], least: float, most: float = math.inf) -> Iterator[str]:
+    """Yield a sentence if an option lies outside a range, ends included, or is not finite; None is no value."""
+    if value is not None and not (least <= value <= most and math.isfinite(value)):
+        bound = f"at least {least:g} and finite" if most == math.inf else f"between {least:g} and {most:g}"
+        yield f"Option {_words(name)} is {value:g}; it must be {bound}."
+
+
+def above_zero(name: str, value: Optional[float]) -> Iterator[str]:
+    """Yield a sentence if an option is not above 0, or not finite; None is no value."""
+    return _above_zero(name, value)
+
+
 def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
     """Return first and last frame (counted from 1, both included) of a text such as `3-40` or `3-`.
 

@@ -18,4 +18,26 @@ BIBTEX = """
     year = {2015},
     doi = {10.1007/978-3-319-24574-4_28}
 }
+
+@article{Grant2015,
+    author = {Grant, Timothy and Grigorieff, Nikolaus},
+    title = {Measuring the optimal exposure for single particle cryo-{EM} using a 2.6 {\\AA} reconstruction of rotavirus
+        {VP6}},
+    journal = {eLife},
+    volume = {4},
+    pages = {e06980},
+    year = {2015},
+    doi = {10.7554/eLife.06980}
+}
+
+@article{Vulovic2013,
+    author = {Vulovi\\'c, Milo\\v{s} and Ravelli, Raimond B. G. and van Vliet, Lucas J. and Koster, Abraham J. and
+        Lazi\\'c, Ivan and L{\\"u}cken, Uwe and Rullg{\\aa}rd, Hans and {\\"O}ktem, Ozan and Rieger, Bernd},
+    title = {Image formation modeling in cryo-electron microscopy},
+    journal = {Journal of Structural Biology},
+    volume = {183},
+    pages = {19--32},
+    year = {2013},
+    doi = {10.1016/j.jsb.2013.05.008}
+}
 """

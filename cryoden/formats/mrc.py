@@ -18,6 +18,9 @@ HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
 """Marks a file of IMOD, whose flags at byte 156 say whether mode 0 is signed (https://bio3d.colorado.edu/imod)."""
 
+_STATISTICS_PIXELS = 1 << 16
+"""Pixels turned into float64 at once for the header's statistics: few enough to stay in the processor's cache."""
+
 _MODES = {0: np.int8, 1: np.int16, 2: np.float32, 6: np.uint16, 12: np.float16}
 
 
@@ -73,22 +76,29 @@ class MrcStack:
 
 
 class MrcWriter:
-    """Write one float image by rows, with its statistics and pixel size in the header.
+    """Write one image, or a stack of images, by rows, with statistics and pixel size in the header.
 
     Use it as a context manager on a temporary path; the header is written last.
 
     Parameters
     ----------
     shape
-        Rows and columns of the image.
+        Rows and columns of an image.
     sampling_rate
         A/px; None is written as an unknown (zero) cell.
     dtype
-        `float32` (mode 2) or `float16` (mode 12).
+        `float32` (mode 2) or `float16` (mode 12); for the frames of movies also `int8` (mode 0) or `uint16` (mode 6).
+    n_images
+        Images in the stack, written one after the other.
     """
 
     def __init__(
-        self, path: PathLike, shape: Tuple[int, int], sampling_rate: Optional[float], dtype: str = "float32"
+        self,
+        path: PathLike,
+        shape: Tuple[int, int],
+        sampling_rate: Optional[float],
+        dtype: str = "float32",
+        n_images: int = 1,
     ) -> None:
         self.path, self.shape, self.sampling_rate, self.dtype = (
             Path(path),
@@ -96,6 +106,7 @@ class MrcWriter:
             sampling_rate,
             np.dtype(dtype),
         )
+        self.n_images = n_images
         self._n = 0
         self._sum = self._sum_of_squares = 0.0
         self._min, self._max = np.inf, -np.inf
@@ -109,11 +120,13 @@ class MrcWriter:
         """Append rows of shape `(any, x)`."""
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         self._file.write(rows.data)
-        flat = rows.astype(np.float64).ravel() if rows.dtype == np.float16 else rows.ravel()
-        self._n += flat.size
-        self._sum += float(flat.sum(dtype=np.float64))
-        self._sum_of_squares += float(np.einsum("i,i->", flat, flat, dtype=np.float64))
-        self._min, self._max = min(self._min, float(flat.min())), max(self._max, float(flat.max()))
+        flat = rows.reshape(-1)
+        for first in range(0, flat.size, _STATISTICS_PIXELS):
+            piece = flat[first : first + _STATISTICS_PIXELS].astype(np.float64)
+            self._n += piece.size
+            self._sum += float(piece.sum())
+            self._sum_of_squares += float(piece @ piece)
+            self._min, self._max = min(self._min, float(piece.min())), max(self._max, float(piece.max()))
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         try:
@@ -125,11 +138,11 @@ class MrcWriter:
 
     def _header(self) -> np.ndarray:
         n_rows, n_columns = self.shape
-        if self._n != n_rows * n_columns:
-            raise ValueError(f"{self._n} pixels were written to an image of {n_rows} x {n_columns}")
+        if self._n != self.n_images * n_rows * n_columns:
+            raise ValueError(f"{self._n} pixels were written to {self.n_images} image(s) of {n_rows} x {n_columns}")
         header = np.zeros((), dtype=HEADER_DTYPE)
-        header["nx"], header["ny"], header["nz"] = n_columns, n_rows, 1
-        header["mode"] = 12 if self.dtype == np.float16 else 2
+        header["nx"], header["ny"], header["nz"] = n_columns, n_rows, self.n_images
+        header["mode"] = next(mode for mode, kind in _MODES.items() if self.dtype == kind)
         header["mx"], header["my"], header["mz"] = n_columns, n_rows, 1
         pixel = self.sampling_rate or 0.0
         header["cella"] = (n_columns * pixel, n_rows * pixel, pixel)

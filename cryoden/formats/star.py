@@ -109,6 +109,12 @@ def write_table(path: PathLike, table: ImageTable) -> None:
         starfile.write({"optics": table.optics, block: table.images}, str(temporary), overwrite=True)
 
 
+def write_coordinates(path: PathLike, optics: pd.DataFrame, particles: pd.DataFrame) -> None:
+    """Write particles of micrographs: `data_optics` and `data_particles` with `rlnCoordinateX`, `rlnCoordinateY`."""
+    with whole_file(path) as temporary:
+        starfile.write({"optics": optics, "particles": particles}, str(temporary), overwrite=True)
+
+
 def read_table(path: PathLike) -> ImageTable:
     """Read a STAR file of movies or micrographs; RELION 3.0 files without optics get one optics group.
 

@@ -3,5 +3,6 @@
 from .protocol_denoise import CryodenProtDenoise as CryodenProtDenoise
 from .protocol_models import CryodenProtExportModel as CryodenProtExportModel
 from .protocol_models import CryodenProtImportModel as CryodenProtImportModel
+from .protocol_simulate_movies import CryodenProtSimulateMovies as CryodenProtSimulateMovies
 from .protocol_split_halves import CryodenProtSplitHalves as CryodenProtSplitHalves
 from .protocol_train import CryodenProtTrain as CryodenProtTrain

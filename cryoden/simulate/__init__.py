@@ -1,0 +1,1 @@
+"""Made-up data whose truth is known: noisy pairs, and movies as a microscope would take them."""

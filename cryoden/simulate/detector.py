@@ -1,0 +1,83 @@
+"""A counting detector: pixels of uneven sensitivity, dead and hot ones, and the chance of every electron."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoden.formats.files import PathLike, whole_file
+from cryoden.simulate.specimen import Grid
+
+HOT = 20.0
+"""A hot pixel counts this many times the dose."""
+
+BAND_PIXELS = 1 << 17
+"""Pixels whose counts are drawn at once: few enough to stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What multiplies and spoils the counts.
+
+    Attributes
+    ----------
+    gain
+        Gain reference, float32 `(y, x)`: counts times gain are corrected. Defective pixels have 1.
+    dead, hot
+        Flat indices of pixels that count nothing, and far too much.
+    """
+
+    gain: np.ndarray
+    dead: np.ndarray
+    hot: np.ndarray
+
+    def count(self, expected: np.ndarray, dose: float, count_type: np.dtype, rng: np.random.Generator) -> np.ndarray:
+        """Draw the counts of one frame.
+
+        An electron is counted in a pixel near the one that it hit. Points of a Poisson process that are displaced at
+        random, each for itself, are a Poisson process whose intensity is blurred by the distribution of the
+        displacements; so the counts of a blurred expectation are independent and exactly Poisson.
+
+        Parameters
+        ----------
+        expected
+            Mean electrons in every pixel, blurred, `(y, x)`; values below 0 count as 0.
+        dose
+            Mean electrons in a pixel without specimen: what hot pixels multiply.
+        count_type
+            Integer type of the result; higher counts are cut off at its highest value.
+        """
+        means = np.maximum(expected, 0) / self.gain
+        flat = means.reshape(-1)
+        flat[self.dead], flat[self.hot] = 0, HOT * dose
+        counts = np.empty(flat.size, count_type)
+        most = np.iinfo(count_type).max
+        for first in range(0, flat.size, BAND_PIXELS):
+            band = slice(first, first + BAND_PIXELS)
+            counts[band] = np.minimum(rng.poisson(flat[band]), most)
+        return counts.reshape(expected.shape)
+
+
+def make_detector(grid: Grid, gain_spread: float, n_dead: int, n_hot: int, rng: np.random.Generator) -> Detector:
+    """Draw the pixels' sensitivities (mean 1) and which pixels are defective."""
+    rows, columns = grid.frame_shape
+    sensitivity = 1 + gain_spread * rng.standard_normal(grid.frame_shape, np.float32)
+    sensitivity = np.clip(sensitivity, 0.1, None)
+    defects = rng.choice(rows * columns, min(n_dead + n_hot, rows * columns), replace=False)
+    gain = (sensitivity.mean(dtype=np.float64) / sensitivity).astype(np.float32)
+    gain.reshape(-1)[defects] = 1
+    return Detector(gain, np.sort(defects[:n_dead]), np.sort(defects[n_dead:]))
+
+
+def write_defects(path: PathLike, detector: Detector) -> None:
+    """Write the defective pixels as MotionCor2 reads them: a line `x y width height` for each, counted from 0."""
+    columns = detector.gain.shape[1]
+    pixels = np.sort(np.concatenate((detector.dead, detector.hot)))
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(f"{pixel % columns} {pixel // columns} 1 1\n" for pixel in pixels.tolist()))
+
+
+def count_type(dose: float) -> np.dtype:
+    """Return the narrowest type that holds the counts at a mean of `dose` electrons a pixel: int8 or uint16."""
+    return np.dtype(np.int8 if dose + 12 * np.sqrt(dose) + 12 < np.iinfo(np.int8).max else np.uint16)

@@ -1,0 +1,143 @@
+"""Pairs of noisy images with one clean image each: the simplest data on which a denoiser can be tried and checked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import numpy as np
+import scipy.ndimage
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from cryoden.data.halves import Outcome
+from cryoden.errors import CryodenError, FileError
+from cryoden.formats.files import make_folder, mrc_name, whole_file
+from cryoden.formats.images import ENDINGS, read_micrograph
+from cryoden.formats.mrc import write_image
+from cryoden.simulate.config import SHAPES, SimulatePairsConfig
+from cryoden.simulate.shapes import Particle, build_shape
+
+log = logging.getLogger(__name__)
+
+KINDS = ("clean", "odd", "even")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+PARTICLE_RATE, PARTICLE_AREA = 2.0, 150.0**2
+"""A/px at which phantoms of particles are made, and pixels of the image for each particle."""
+
+
+def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
+    """Write `clean/NAME.mrc`, `odd/NAME.mrc` and `even/NAME.mrc` of every image or phantom.
+
+    Raises
+    ------
+    FileError
+        If no image can be used, or two would be written under one name.
+    """
+    inputs = list(config.images) or [f"{config.phantom}_{number + 1:04d}" for number in range(config.pairs)]
+    names = [mrc_name(path) if config.images else f"{path}.mrc" for path in inputs]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled:
+        raise FileError(f"Two images would both be written as {doubled}; rename one of them.")
+    output = make_folder(config.output)
+    for kind in KINDS:
+        make_folder(output / kind)
+    paint = None if config.images else _phantom_painter(config)
+    failures: Dict[str, str] = {}
+    for number, (path, name) in enumerate(tqdm(list(zip(inputs, names)), unit="pair", disable=None)):
+        rng = np.random.default_rng([config.seed, number])
+        try:
+            clean = paint(rng) if paint else read_picture(path)
+        except CryodenError as error:
+            failures[path] = str(error)
+            log.error("%s", error)
+            continue
+        for kind, image in zip(KINDS, noisy_pair(clean, config, rng)):
+            with whole_file(output / kind / name) as temporary:
+                write_image(temporary, image, config.sampling_rate)
+    if len(failures) == len(inputs):
+        raise FileError(f"None of {len(inputs)} images could be used; the first reason: {failures[inputs[0]]}")
+    return Outcome(len(inputs), failures)
+
+
+def noisy_pair(clean: np.ndarray, config: SimulatePairsConfig, rng: np.random.Generator) -> List[np.ndarray]:
+    """Return the scaled clean image and two with independent noise, float32 `(y, x)` each."""
+    low, high = float(clean.min()), float(clean.max())
+    scaled = (clean.astype(np.float64) - low) / (high - low)
+    if config.noise == "gaussian":
+        return [scaled, *(scaled + config.sigma * rng.standard_normal(scaled.shape) for _ in range(2))]
+    expected = scaled * (config.dose / scaled.mean())
+    return [expected, *(rng.poisson(expected).astype(np.float32) for _ in range(2))]
+
+
+def read_picture(path: str) -> np.ndarray:
+    """Read a clean image of any kind as grey values `(y, x)`.
+
+    Raises
+    ------
+    CryodenError
+        If it cannot be read, or is constant.
+    """
+    ending = Path(path).suffix.lower()
+    if ending in ENDINGS:
+        return read_micrograph(path)[0]
+    if ending not in PICTURE_ENDINGS:
+        raise FileError(f"{path} has the unknown ending {ending!r}; give {', '.join((*ENDINGS, *PICTURE_ENDINGS))}.")
+    try:
+        with Image.open(path) as picture:
+            is_deep = picture.mode.startswith(("I", "F"))
+            image = np.asarray(picture if is_deep else picture.convert("L"), dtype=np.float64)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} cannot be read as a picture ({error}); check what it is.") from error
+    if image.min() == image.max():
+        raise FileError(f"{path} is constant: every pixel is {image.flat[0]:g}. It holds no image; leave it out.")
+    return image
+
+
+def _phantom_painter(config: SimulatePairsConfig) -> Callable[[np.random.Generator], np.ndarray]:
+    shape = (config.size[0], config.size[1])
+    if config.phantom == "discs":
+        return lambda rng: _discs(shape, rng)
+    if config.phantom == "lines":
+        return lambda rng: _lines(shape, rng)
+    shape_rng = np.random.default_rng([config.seed])
+    particles = [Particle(build_shape(name, PARTICLE_RATE, shape_rng), PARTICLE_RATE, 1.0) for name in SHAPES]
+    return lambda rng: _projections(shape, particles, rng)
+
+
+def _projections(shape: Tuple[int, int], particles: List[Particle], rng: np.random.Generator) -> np.ndarray:
+    """Return projections of all built-in particles, turned at random, dark on bright; they may overlap."""
+    image = np.zeros(shape)
+    for _ in range(max(3, int(shape[0] * shape[1] / PARTICLE_AREA))):
+        particle = particles[rng.integers(len(particles))]
+        patch = particle.project(Rotation.from_quat(rng.standard_normal(4)), PARTICLE_RATE)
+        side = min(len(patch), *shape)
+        patch = patch[:side, :side]
+        y, x = (int(rng.integers(0, n - side + 1)) for n in shape)
+        image[y : y + side, x : x + side] -= patch
+    return image
+
+
+def _discs(shape: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Return dark discs with soft edges on a bright ground that brightens to one side."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = 1 + 0.2 * x / shape[1]
+    for _ in range(max(4, shape[0] * shape[1] // 12000)):
+        centre, radius = rng.uniform(0, shape), rng.uniform(6, 24)
+        image -= rng.uniform(0.3, 0.8) / (1 + np.exp(np.hypot(y - centre[0], x - centre[1]) - radius))
+    return image
+
+
+def _lines(shape: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Return thin dark lines in random directions: what a denoiser blurs first."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = np.ones(shape)
+    for _ in range(max(6, sum(shape) // 60)):
+        angle, width = rng.uniform(0, np.pi), rng.uniform(0.7, 2.0)
+        centre = rng.uniform(0, shape)
+        away = (y - centre[0]) * np.cos(angle) - (x - centre[1]) * np.sin(angle)
+        image -= 0.5 * np.exp(-0.5 * np.square(away / width))
+    return scipy.ndimage.gaussian_filter(image, 0.5)

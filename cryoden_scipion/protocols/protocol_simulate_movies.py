@@ -1,0 +1,179 @@
+"""Simulate movies: nothing -> SetOfMovies, the true SetOfMicrographs and the SetOfCoordinates."""
+
+import json
+import os
+from enum import Enum
+
+from pwem.objects import Acquisition, Coordinate, Movie, SetOfCoordinates, SetOfMicrographs, SetOfMovies
+from pyworkflow.constants import BETA
+from pyworkflow.protocol import params
+
+from cryoden.simulate.config import SimulateMoviesConfig
+from cryoden_scipion import convert
+from cryoden_scipion.protocols.protocol_base import CryodenProtBase
+
+SECTIONS = {
+    "Movies": {
+        "movies": (params.IntParam, "Movies"),
+        "frames": (params.IntParam, "Frames in a movie"),
+        "sampling_rate": (params.FloatParam, "Pixel size (A/px)"),
+        "dose_per_frame": (params.FloatParam, "Dose per frame (e/A^2)"),
+        "seed": (params.IntParam, "Seed"),
+    },
+    "Specimen": {
+        "map": (params.FileParam, "Particle map"),
+        "potential": (params.FloatParam, "Particle's potential (V)"),
+        "particles": (params.IntParam, "Particles in a movie"),
+        "ice_thickness": (params.FloatParam, "Ice thickness (A)"),
+        "ice_gradient": (params.FloatParam, "Ice gradient"),
+        "carbon": (params.FloatParam, "Share of carbon"),
+        "drift": (params.FloatParam, "Drift (A)"),
+        "no_damage": (params.BooleanParam, "No radiation damage?"),
+    },
+    "Microscope": {
+        "voltage": (params.FloatParam, "Voltage (kV)"),
+        "spherical_aberration": (params.FloatParam, "Spherical aberration (mm)"),
+        "amplitude_contrast": (params.FloatParam, "Amplitude contrast"),
+        "defocus": (params.FloatParam, "Underfocus (um)"),
+        "defocus_spread": (params.FloatParam, "Spread of underfocus (um)"),
+    },
+    "Detector": {
+        "blur": (params.FloatParam, "Blur (px)"),
+        "gain_spread": (params.FloatParam, "Spread of sensitivity"),
+        "dead_pixels": (params.IntParam, "Dead pixels"),
+        "hot_pixels": (params.IntParam, "Hot pixels"),
+    },
+}
+"""Options of the command in the sections of the form."""
+
+BOX_DIAMETERS = 1.5
+"""Side of the particles' boxes in diameters of the particle."""
+
+
+class SimulateOutputs(Enum):
+    """Movies, what they would show without noise, and where the particles are."""
+
+    outputMovies = SetOfMovies
+    outputMicrographs = SetOfMicrographs
+    outputCoordinates = SetOfCoordinates
+
+
+class CryodenProtSimulateMovies(CryodenProtBase):
+    """Simulate movies of particles in ice, of which everything is known: to try a workflow and see what it gets wrong.
+
+    The movies are physically scaled: particles from a map or built-in shapes, contrast transfer, radiation damage,
+    drift, counted electrons, uneven pixels. The true micrographs are what all frames show together, unmoved and without
+    counting noise.
+    """
+
+    _label = "simulate movies"
+    _devStatus = BETA
+    _possibleOutputs = SimulateOutputs
+
+    # --------------------------- DEFINE param functions ----------------------
+    def _defineParams(self, form):
+        for section, options in SECTIONS.items():
+            form.addSection(label=section)
+            if section == "Movies":
+                self._addSize(form)
+            if section == "Specimen":
+                self._addChoice(form, SimulateMoviesConfig, "shape", "Built-in particle", condition="not map")
+            for name, (paramClass, label) in options.items():
+                self._addOption(form, SimulateMoviesConfig, name, paramClass, label)
+
+    @staticmethod
+    def _addSize(form):
+        rows, columns = SimulateMoviesConfig.default_of("size")
+        line = form.addLine("Size (px)", help="Columns and rows of the frames.")
+        line.addParam("columns", params.IntParam, default=columns, label="x")
+        line.addParam("rows", params.IntParam, default=rows, label="y")
+
+    # --------------------------- INSERT steps functions -----------------------
+    def _insertAllSteps(self):
+        self._insertFunctionStep(self.simulateStep, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, needsGPU=False)
+
+    # --------------------------- STEPS functions ------------------------------
+    def simulateStep(self):
+        """Run `cryoden simulate movies`."""
+        self._runCryoden("simulate movies", self._config())
+
+    def createOutputStep(self):
+        """Register movies, true micrographs and coordinates; they know each other by micrograph name."""
+        config, facts = self._config(), self._facts()
+        acquisition = Acquisition(
+            voltage=config.voltage,
+            sphericalAberration=config.spherical_aberration,
+            amplitudeContrast=config.amplitude_contrast,
+            magnification=50000,  # Scipion asks for one; nothing follows from it
+            doseInitial=0.0,
+            dosePerFrame=config.dose_per_frame,
+        )
+        movies, micrographs = self._createSetOfMovies(), self._createSetOfMicrographs()
+        for images in (movies, micrographs):
+            images.setAcquisition(acquisition)
+            images.setSamplingRate(config.sampling_rate)
+        movies.setGain(self._getExtraPath("gain.mrc"))
+        movies.setFramesRange([1, config.frames, 1])
+        coordinates = self._createSetOfCoordinates(micrographs)
+        for number, (name, fact) in enumerate(facts.items(), 1):
+            movie = Movie(location=self._getExtraPath("movies", f"{name}.mrcs"))
+            movie.setObjId(number)
+            movie.setMicName(f"{name}.mrcs")
+            movie.setAcquisition(acquisition)
+            movie.setSamplingRate(config.sampling_rate)
+            movie.setFramesRange([1, config.frames, 1])
+            movies.append(movie)
+            truth = self._getExtraPath("truth", f"{name}.mrc")
+            micrograph = convert.newMicrograph(movie, truth, config.sampling_rate)
+            micrographs.append(micrograph)
+            for x, y in fact["coordinates"]:
+                coordinate = Coordinate()
+                coordinate.setMicrograph(micrograph)
+                coordinate.setPosition(round(x), round(y))
+                coordinates.append(coordinate)
+        coordinates.setBoxSize(2 * round(BOX_DIAMETERS / 2 * fact["diameter_px"]))
+        self._defineOutputs(outputMovies=movies, outputMicrographs=micrographs)
+        self._defineOutputs(outputCoordinates=coordinates)
+        self._defineSourceRelation(movies, micrographs)
+        self._defineSourceRelation(micrographs, coordinates)
+
+    # --------------------------- INFO functions -------------------------------
+    def _validate(self):
+        return self._problemsOf(self._config)
+
+    def _summary(self):
+        facts = self._facts()
+        if not self.hasAttribute(SimulateOutputs.outputCoordinates.name):
+            return ["No movies yet."]
+        lines = [f"*{len(facts)}* movies with *{sum(len(fact['coordinates']) for fact in facts.values())}* particles."]
+        for name, fact in list(facts.items())[:10]:
+            lines.append(
+                f"{name}: underfocus {fact['defocus'] / 1e4:.2f} um, {fact['counts_per_pixel']:.3f} e/px and frame, "
+                f"particles' contrast {100 * fact['contrast']:.1f} %, SNR {fact['snr']:.3g} per pixel"
+            )
+        return lines
+
+    def _citations(self):
+        return ["Grant2015", "Vulovic2013"]
+
+    # --------------------------- UTILS functions ------------------------------
+    def _config(self):
+        names = [name for options in SECTIONS.values() for name in options]
+        values = {name: self.getAttributeValue(name) for name in names}
+        return SimulateMoviesConfig(
+            **{**values, "map": values["map"] or None},
+            output=self._getExtraPath(),
+            size=(self.rows.get(), self.columns.get()),
+            shape=self._choice(SimulateMoviesConfig, "shape"),
+        )
+
+    def _facts(self):
+        """Return what the command recorded of each movie, name -> record."""
+        folder = self._getExtraPath("truth")
+        facts = {}
+        for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if file.endswith(".json"):
+                with open(os.path.join(folder, file)) as record:
+                    facts[os.path.splitext(file)[0]] = json.load(record)
+        return facts
