@@ -14,7 +14,7 @@ from typing_extensions import Annotated
 
 from cryoden import __doc__ as about
 from cryoden import __version__
-from cryoden.config import Config, DenoiseConfig, HalvesConfig, TrainConfig
+from cryoden.config import Config, DenoiseConfig, EvaluateConfig, HalvesConfig, TrainConfig
 from cryoden.errors import CryodenError, OptionError
 from cryoden.formats.files import read_json, write_json
 from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
@@ -68,6 +68,19 @@ def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
     return outcome.failures
 
 
+def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
+    """Evaluate, write the report and say the headline; returns the failures."""
+    from cryoden.quality.evaluation import evaluate
+    from cryoden.quality.tables import summary_lines
+
+    table, outcome = evaluate(config)
+    print("\n".join(summary_lines(table)))
+    for warning in table["warnings"]:
+        print(f"cryoden: warning: {warning}", file=sys.stderr)
+    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are evaluated: {Path(config.output) / 'metrics.json'}")
+    return outcome.failures
+
+
 def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
     """Simulate pairs and say where they are; returns the failures."""
     from cryoden.simulate.pairs import simulate_pairs
@@ -96,6 +109,7 @@ COMMANDS: Dict[str, Tuple[Type[Config], Callable[[Any], Dict[str, str]]]] = {
     "halves": (HalvesConfig, run_halves),
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
+    "evaluate": (EvaluateConfig, run_evaluate),
     "simulate pairs": (SimulatePairsConfig, run_simulate_pairs),
     "simulate movies": (SimulateMoviesConfig, run_simulate_movies),
 }

@@ -15,6 +15,9 @@ from typing import Any, Dict, Iterator, Optional, Tuple, Type, TypeVar, get_args
 from cryoden.errors import OptionError
 
 NETWORKS = ("unet", "cnn3")
+TOPAZ_NETWORKS = ("unet", "unet-small", "affine")
+"""Pretrained networks of Topaz-Denoise that its --arch really selects."""
+
 SCORE_BAND_A = (300.0, 8.0)
 """Score band in Angstrom: below, illumination gradients; above, noise and water."""
 
@@ -328,6 +331,84 @@ class DenoiseConfig(Config):
         yield from _above_zero("sampling_rate", self.sampling_rate)
         yield from _at_least("tile", self.tile, 64)
         yield from _device_problems(self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """Measure how good denoisers are, without ground truth, beside the baselines that anything must beat."""
+
+    odd: str = option(help="Folder or STAR file of the odd micrographs.")
+    even: str = option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+    output: str = option(help="Folder for report.html, metrics.json, metrics.csv, metrics.star and the pictures.")
+    model: Tuple[str, ...] = option((), help="Model files to compare; the first is the one the report is about.")
+    truth: Optional[str] = option(
+        None, help="Folder or STAR file of the clean images, where they are known (simulations); matched by name."
+    )
+    band: Tuple[float, float] = option(
+        SCORE_BAND_A, help="Longest and shortest period in A that count: below lie illumination gradients, above noise."
+    )
+    sampling_rate: Optional[float] = option(
+        None, help="Pixel size in A/px at which images are compared. Default: the coarsest that a model works at."
+    )
+    scored: str = option(
+        "held-out",
+        choices=("held-out", "all"),
+        help="held-out leaves micrographs that a model was trained on out of the overall numbers, if others are there.",
+    )
+    topaz: str = option(
+        "auto",
+        help="Topaz-Denoise as a baseline. auto: if topaz-em is installed here; no: never; else the command that "
+        "starts Topaz, such as /opt/topaz/bin/topaz. It needs minutes per micrograph on a CPU.",
+    )
+    topaz_network: str = option("unet", choices=TOPAZ_NETWORKS, help="Pretrained network of Topaz-Denoise.")
+    quality: str = option(
+        "fast", choices=("fast", "best"), help="best averages the 8 rotated and mirrored views (8 times slower)."
+    )
+    precision: str = option(
+        "auto", choices=("auto", "bfloat16", "float32"), help="Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
+    )
+    tile: Optional[int] = option(None, help="Side of the tiles in pixels; default: as large as the memory allows.")
+    bootstrap: int = option(1000, help="Resamplings of the micrographs from which errors are estimated.")
+    seed: int = option(1, help="Seed of the resampling.")
+    overwrite: bool = option(False, help="Measure again what an earlier run left in the output folder.")
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
+
+    def _problems(self) -> Iterator[str]:
+        if len(self.band) != 2 or not 0 < self.band[1] < self.band[0] < math.inf:
+            given = " ".join(f"{period:g}" for period in self.band)
+            yield f"Option --band is {given}; it must be two periods in A, the longer first, such as 300 8."
+        if len(set(self.model)) < len(self.model):
+            yield f"A model is named twice in --model {' '.join(self.model)}; name each once."
+        if not self.topaz.strip():
+            yield "Option --topaz is empty; it must be auto, no, or the command that starts Topaz."
+        yield from _above_zero("sampling_rate", self.sampling_rate)
+        yield from _at_least("tile", self.tile, 64)
+        yield from _at_least("bootstrap", self.bootstrap, 10)
+        yield from _at_least("seed", self.seed, 0)
+        yield from _device_problems(self.device)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig(Config):
+    """Look at the data: crops of both halves, their sum, difference and histograms, before training."""
+
+    odd: str = option(help="Folder or STAR file of the odd micrographs.")
+    even: str = option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+    output: str = option(help="Folder for the contact sheets, PNG.")
+    micrographs: int = option(8, help="Micrographs shown, evenly spread over the set.")
+    crops: int = option(1, help="Crops of each micrograph, at random places.")
+    crop: int = option(256, help="Side of the crops in pixels (smaller where micrographs are).")
+    sampling_rate: Optional[float] = option(
+        None, help="Pixel size in A/px at which to look: the one at which you will train. Default: as they are."
+    )
+    seed: int = option(1, help="Seed of the places.")
+
+    def _problems(self) -> Iterator[str]:
+        for name in ("micrographs", "crops"):
+            yield from _at_least(name, getattr(self, name), 1)
+        yield from _at_least("crop", self.crop, 16)
+        yield from _at_least("seed", self.seed, 0)
+        yield from _above_zero("sampling_rate", self.sampling_rate)
 
 
 def _device_problems(device: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cryoden.__main__ import main
 from cryoden.data.normalize import STANDARD
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.model.networks import build_network
-from tests.helpers import RATE, Result
+from tests.helpers import RATE, Result, blurring_cnn3
 
 
 def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
@@ -48,6 +48,15 @@ def cryoden(capsys: pytest.CaptureFixture) -> Callable[..., Result]:
         return Result(status, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def blur_model(tmp_path: Path) -> Path:
+    """Write a CNN3 model that blurs: a denoiser whose effect is known exactly."""
+    write_model(
+        tmp_path / "blur.safetensors", blurring_cnn3(), ModelCard("cnn3", (), RATE, asdict(STANDARD), {"seed": 1})
+    )
+    return tmp_path / "blur.safetensors"
 
 
 @pytest.fixture

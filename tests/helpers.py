@@ -146,3 +146,30 @@ def python(
     return subprocess.run(
         [sys.executable, *words], cwd=str(cwd), env=environment, capture_output=True, text=True, timeout=60
     )
+
+
+def blurring_cnn3() -> Dict[str, np.ndarray]:
+    """Return weights that make CNN3 a linear filter: three 3 x 3 binomial blurs.
+
+    Two channels carry the positive and the negative part, so that the ReLUs between the convolutions change nothing.
+    """
+    blur = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    weights = {
+        key: np.zeros(shape, np.float32)
+        for key, shape in {
+            "layers.0.weight": (16, 1, 3, 3), "layers.0.bias": (16,), "layers.2.weight": (16, 16, 3, 3),
+            "layers.2.bias": (16,), "layers.4.weight": (1, 16, 3, 3), "layers.4.bias": (1,),
+        }.items()
+    }  # fmt: skip
+    for channel, sign in enumerate((1, -1)):
+        weights["layers.0.weight"][channel, 0] = sign * blur
+        weights["layers.2.weight"][channel, channel] = blur
+        weights["layers.4.weight"][0, channel] = sign * blur
+    return weights
+
+
+def blurred_three_times(image: np.ndarray) -> np.ndarray:
+    """Return what `blurring_cnn3` makes of an image, up to its edges."""
+    for _ in range(3):
+        image = scipy.ndimage.correlate(image, np.outer([1, 2, 1], [1, 2, 1]) / 16, mode="mirror")
+    return image

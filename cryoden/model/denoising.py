@@ -98,7 +98,7 @@ def _pipeline(
     jobs: Sequence[Job], predictor: Predictor, card: ModelCard, dtype: str
 ) -> Iterator[Tuple[Job, Union[float, CryodenError]]]:
     """Yield (job, sampling rate or error) in input order: one thread reads ahead, one writes behind."""
-    normalization = _normalization(card)
+    normalization = card_normalization(card)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading: List[Future] = [reader.submit(_read, job, card.sampling_rate) for job in jobs[:2]]
         writing: List[Tuple[Job, Future]] = []
@@ -119,7 +119,14 @@ def _pipeline(
             yield _collect(job, written)
 
 
-def _normalization(card: ModelCard) -> Normalization:
+def card_normalization(card: ModelCard) -> Normalization:
+    """Return how a model wants its micrographs standardised.
+
+    Raises
+    ------
+    ModelError
+        If this version does not know it.
+    """
     try:
         return Normalization(**card.normalization)
     except TypeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Predictor:
         image = image.to(self.device)
         while True:
             try:
-                return self._all_views(image)
+                return self._all_views(image, self._tiled)
             except torch.cuda.OutOfMemoryError:
                 if self.tile // 2 <= 2 * self.halo:
                     raise
@@ -74,13 +74,25 @@ class Predictor:
                 torch.cuda.empty_cache()
                 log.warning("GPU memory is short: going on with tiles of %d px.", self.tile)
 
-    def _all_views(self, image: torch.Tensor) -> torch.Tensor:
-        total = self._tiled(image)
+    @torch.inference_mode()
+    def on_cut(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the prediction for a cut-out whose sides are multiples of the network's step, without halo.
+
+        A quick look: near its edges, the prediction is not that of the whole image.
+        """
+        return self._all_views(image.to(self.device), self._apply)
+
+    def _all_views(self, image: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        total = predict(image)
         for view in range(1, self.views):
             turned = image.transpose(0, 1) if view >= 4 else image
-            result = torch.rot90(self._tiled(torch.rot90(turned, view % 4)), -(view % 4))
+            result = torch.rot90(predict(torch.rot90(turned, view % 4)), -(view % 4))
             total += result.transpose(0, 1) if view >= 4 else result
         return total / self.views
+
+    def _apply(self, image: torch.Tensor) -> torch.Tensor:
+        with fast_arithmetic(self.device, self.precision):
+            return self.network(image[None, None])[0, 0].float()
 
     def _tiled(self, image: torch.Tensor) -> torch.Tensor:
         shape = (int(image.shape[0]), int(image.shape[1]))
@@ -89,8 +101,7 @@ class Predictor:
             rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
             columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
             cut = image.index_select(0, rows).index_select(1, columns)
-            with fast_arithmetic(self.device, self.precision):
-                predicted = self.network(cut[None, None])[0, 0]
+            predicted = self._apply(cut)
             keep, write = tile.keep, tile.write
             output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
         return output

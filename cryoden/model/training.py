@@ -157,6 +157,9 @@ class Trainer:
         self.config, self.device, self.share, self.output = config, device, share, Path(config.output)
         self.failures = failures
         self.held_out = {pair.name for pair in held_out}
+        self.held_out_rows = {
+            pair.name: [row / pair.shape[0] for row in pair.rows or (0, pair.shape[0])] for pair in held_out
+        }
         self.names = {pair.name for pair in (*training, *held_out)} | set(failures)
         self.shapes = [pair.used_shape for pair in training]
         self.sampling_rate = training[0].sampling_rate
@@ -380,6 +383,9 @@ class Trainer:
             score_band_A=list(SCORE_BAND_A), n_pairs=len(self.names) - len(self.failures), crop=self.crop,
             n_left_out=len(self.failures), seconds=self.progress.seconds, options=_lasting_options(config),
         )  # fmt: skip
+        # Which micrographs the weights know, so that an evaluation can leave them out; rows as shares of the height.
+        trained = sorted(self.names - set(self.failures) - {n for n, r in self.held_out_rows.items() if r == [0, 1]})
+        summary.update(trained_on=trained, held_out=self.held_out_rows)
         channels = config.channels if config.network == "unet" else ()
         card = ModelCard(config.network, channels, self.sampling_rate, asdict(self.normalization), summary)
         write_model(path, weights, card)

@@ -6,15 +6,19 @@ ceiling (a perfect denoiser), a constant image, and the unprocessed other half (
 
 from __future__ import annotations
 
-from typing import Dict
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from cryoden.quality.metrics import FA, FB, A, B
+from cryoden.quality.metrics import FA, FB, A, B, psnr
 
 SSIM_SIDE = 512
 """Side in pixels of the central cut-out on which SSIM is computed."""
+
+PSNR_LINES_DB = (("> 18 dB", 18.0, np.inf), ("20-21 dB", 20.0, 21.0), ("> 21 dB", 21.0, np.inf))
+SSIM_LINES = (("> 0.8", 0.8, np.inf), ("> 0.85", 0.85, np.inf))
+"""Verdicts that the specification asks for: words, above which value, up to which."""
 
 
 def psnr_rows(covariance: np.ndarray, data_range: float) -> Dict[str, float]:
@@ -35,25 +39,84 @@ def psnr_rows(covariance: np.ndarray, data_range: float) -> Dict[str, float]:
         "constant": (c[A, A] + c[B, B]) / 2,
         "identity": 2 * noise,
     }
-    return {name: float(-10 * np.log10(error / data_range**2)) for name, error in errors.items()}
+    return {name: psnr(error, data_range) for name, error in errors.items()}
 
 
 def ssim_rows(odd: np.ndarray, even: np.ndarray, denoised_odd: np.ndarray, data_range: float) -> Dict[str, float]:
     """Return SSIM against the even half of the denoised odd half, the ceiling, a constant image and the identity.
 
-    The ceiling is what the prediction would score if it were the truth: its SSIM with itself plus noise of the measured
-    variance. Images are `(y, x)`; the central `SSIM_SIDE` pixels are used.
+    Images are `(y, x)`; the central `SSIM_SIDE` pixels are used.
     """
-    place = tuple(
-        slice(max(0, (side - SSIM_SIDE) // 2), max(0, (side - SSIM_SIDE) // 2) + SSIM_SIDE) for side in odd.shape
-    )
-    a, b, f = (image[place].astype(np.float64) for image in (odd, even, denoised_odd))
+    a, b, f = (centre(image, SSIM_SIDE).astype(np.float64) for image in (odd, even, denoised_odd))
+    denoised, ceiling = ssim_and_ceiling(a, b, f, data_range)
+    constant, identity = ssim_of_constant_and_identity(a, b, data_range)
+    return {"denoised": denoised, "ceiling": ceiling, "constant": constant, "identity": identity}
+
+
+def ssim_and_ceiling(a: np.ndarray, b: np.ndarray, f: np.ndarray, data_range: float) -> Tuple[float, float]:
+    """Return SSIM of the prediction `f` (of half `a`) with half `b`, and the ceiling.
+
+    The ceiling is what the prediction would score if it were the truth: its SSIM with itself plus noise of the variance
+    that the halves have.
+    """
     deviation = np.sqrt(np.mean((a - b - np.mean(a - b)) ** 2) / 2)
-    noisy_prediction = f + np.random.default_rng(0).normal(0.0, deviation, f.shape)
-    pairs = {
-        "denoised": (f, b),
-        "ceiling": (f, noisy_prediction),
-        "constant": (np.full_like(b, b.mean()), b),
-        "identity": (a, b),
-    }
-    return {name: float(structural_similarity(x, y, data_range=data_range)) for name, (x, y) in pairs.items()}
+    noisy_prediction = f + np.random.default_rng(0).normal(0.0, deviation, f.shape).astype(f.dtype)
+    return (
+        float(structural_similarity(f, b, data_range=data_range)),
+        float(structural_similarity(f, noisy_prediction, data_range=data_range)),
+    )
+
+
+def ssim_of_constant_and_identity(a: np.ndarray, b: np.ndarray, data_range: float) -> Tuple[float, float]:
+    """Return SSIM with half `b` of its own mean everywhere, and of half `a`."""
+    return (
+        float(structural_similarity(np.full_like(b, b.mean()), b, data_range=data_range)),
+        float(structural_similarity(a, b, data_range=data_range)),
+    )
+
+
+def centre(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the central cut-out of `side` pixels, smaller where the image `(..., y, x)` is."""
+    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in image.shape[-2:])
+    return image[..., rows, columns]
+
+
+def verdicts(psnr_dB: Optional[Dict[str, float]], ssim: Optional[Dict[str, float]]) -> List[Dict[str, Any]]:
+    """Return the specification's lines: each with its threshold, what was reached, and what the noise allows.
+
+    Parameters
+    ----------
+    psnr_dB, ssim
+        Rows of `psnr_rows` and `ssim_rows`; None where there is no data range (zero-mean micrographs).
+
+    Returns
+    -------
+    lines
+        Dictionaries with `quantity`, `wanted`, `value`, `ceiling`, `constant`, `is_reached`, `is_possible` and `text`.
+    """
+    lines = []
+    for rows, wanted_lines in ((psnr_dB, PSNR_LINES_DB), (ssim, SSIM_LINES)):
+        for wanted, low, high in wanted_lines if rows else ():
+            assert rows is not None
+            value, ceiling, constant = rows["denoised"], rows["ceiling"], rows["constant"]
+            is_reached = low < value <= high
+            line = {
+                "quantity": "PSNR" if rows is psnr_dB else "SSIM", "wanted": wanted, "value": value,
+                "ceiling": ceiling, "constant": constant, "is_reached": bool(is_reached),
+                "is_possible": bool(ceiling > low),
+            }  # fmt: skip
+            lines.append({**line, "text": _verdict_text(line, value > high)})
+    return lines
+
+
+def _verdict_text(line: Dict[str, Any], is_above: bool) -> str:
+    unit, digits = (" dB", 2) if line["quantity"] == "PSNR" else ("", 3)
+    value, ceiling, constant = (f"{line[key]:.{digits}f}{unit}" for key in ("value", "ceiling", "constant"))
+    verdict = "reached" if line["is_reached"] else "exceeded" if is_above else "not reached"
+    if not line["is_possible"]:
+        allows = f"no denoiser can: the noise of the half allows {ceiling} at most"
+    elif line["constant"] > line["value"]:
+        allows = f"the noise allows {ceiling}; a constant image scores {constant}, more than this denoiser"
+    else:
+        allows = f"the noise allows {ceiling}; a constant image scores {constant}"
+    return f"{line['quantity']} {line['wanted']}: {verdict} ({value}); {allows}."
