@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Dict, Generator, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
+import numpy as np
 import torch
 
 from cryoden.data.crops import Crop, EpochPlan
@@ -118,7 +119,11 @@ class Loader:
             pin = self.keep.type == "cpu" and self.device.type == "cuda"
             shape = (len(cuts), 2, side, side)
             self._buffer = torch.empty(shape, dtype=torch.float16, device=cuts[0].device, pin_memory=pin)
-        return Cut(crops, torch.stack(cuts, out=self._buffer))
+        if self._buffer.is_cuda:
+            torch.stack(cuts, out=self._buffer)
+        else:  # by NumPy: PyTorch's threads would fight with those that read
+            np.stack([cut.numpy() for cut in cuts], out=self._buffer.numpy())
+        return Cut(crops, self._buffer)
 
     def _read(self, pair: HalfPair, readers: Executor, memory: Optional[torch.Tensor] = None) -> Optional[LoadedPair]:
         """Return a pair's halves in host memory, or None after noting why it cannot be used."""

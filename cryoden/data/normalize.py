@@ -9,7 +9,7 @@ trained on. The specification's scale, the 95th percentile of the positive value
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Tuple
 
 import numpy as np
 
@@ -69,9 +69,10 @@ class GreyScale:
     limits: Tuple[float, float]
     percentile: float
 
-    def standardize(self, image: np.ndarray, out: Optional[np.ndarray] = None) -> np.ndarray:
-        """Return float32 with the grey scale taken out, in new memory or in `out`, which may be the image itself."""
-        clipped = np.clip(image, np.float32(self.limits[0]), np.float32(self.limits[1]), out=out)
+    def standardize(self, image: np.ndarray) -> np.ndarray:
+        """Return float32 with the grey scale taken out."""
+        image = image.astype(np.float32, copy=False)
+        clipped = np.clip(image, np.float32(self.limits[0]), np.float32(self.limits[1]))
         clipped -= np.float32(self.mean)
         clipped *= np.float32(1.0 / self.deviation)
         return clipped
@@ -102,7 +103,7 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
         If nearly all pixels are equal, not finite, or (for `p95`) not counts.
     """
     rows = sample_rows((image.shape[0], image.shape[1]))
-    sample = image[:: rows.step].astype(np.float32).ravel()
+    sample = image[:: rows.step].astype(np.float32, copy=False).ravel()
     if not np.isfinite(sample).all():
         raise PixelError(NOT_FINITE)
     for _ in range(2):

@@ -24,6 +24,9 @@ MIN_CORRELATION_DEVIATIONS = 4.0
 CORRELATED_PIXELS = 1 << 22
 """Pixels on which the correlation of two halves is measured."""
 
+CORRELATED_ROWS = 32
+"""Rows that are looked at together: little memory."""
+
 VALIDATION_ROWS = 0.25
 """Share of the rows held out where there is one micrograph only."""
 
@@ -163,17 +166,21 @@ def check_correlation(name: str, halves: np.ndarray) -> None:
         If they are identical or do not correlate.
     """
     rows = sample_rows((halves.shape[1], halves.shape[2]), CORRELATED_PIXELS)
-    odd, even = (half[:: rows.step].astype(np.float32).ravel() for half in halves)
-    odd -= odd.mean(dtype=np.float64)
-    even -= even.mean(dtype=np.float64)
-    products = [np.einsum("i,i->", a, b, dtype=np.float64) for a, b in ((odd, even), (odd, odd), (even, even))]
-    correlation = float(products[0] / np.sqrt(products[1] * products[2]))
+    means, products, n_pixels = np.zeros(2), np.zeros((2, 2)), 0
+    for first in range(0, len(rows), CORRELATED_ROWS):
+        block = rows[first : first + CORRELATED_ROWS]
+        values = halves[:, block.start : block.stop : block.step].astype(np.float64).reshape(2, -1)
+        n_pixels += values.shape[1]
+        means += values.sum(axis=1)
+        products += values @ values.T
+    covariance = products / n_pixels - np.outer(means, means) / n_pixels**2
+    correlation = float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
     if correlation > 1 - 1e-6:
         raise PairError(
             f"Both halves of '{name}' are the same image; the noise of odd and even must differ. "
             "Give the odd micrographs as odd and the even ones as even."
         )
-    if correlation < MIN_CORRELATION_DEVIATIONS / np.sqrt(odd.size):
+    if correlation < MIN_CORRELATION_DEVIATIONS / np.sqrt(n_pixels):
         raise PairError(
             f"The halves of '{name}' do not correlate ({correlation:.4f}); halves of one movie do. "
             "Check that both come from the same movie."
