@@ -14,8 +14,9 @@ from typing_extensions import Annotated
 
 from cryoden import __doc__ as about
 from cryoden import __version__
-from cryoden.config import Config, DenoiseConfig, EvaluateConfig, HalvesConfig, TrainConfig
+from cryoden.config import Config, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
 from cryoden.errors import CryodenError, OptionError
+from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
 from cryoden.formats.files import read_json, write_json
 from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
 
@@ -81,6 +82,31 @@ def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
     return outcome.failures
 
 
+def run_patches_export(config: PatchesExportConfig) -> Dict[str, str]:
+    """Write patch files and say how many; returns the failures."""
+    from cryoden.exchange.patches import export_patches
+    from cryoden.formats.patch_file import MANIFEST_NAME, open_patches
+
+    outcome = export_patches(config)
+    counts = ", ".join(f"{files.n} to {part}" for part, files in open_patches(config.output).parts.items())
+    print(f"Patches of {outcome.n_done} of {outcome.n_inputs} micrographs, {counts}: {config.output}/{MANIFEST_NAME}")
+    return outcome.failures
+
+
+def run_patches_verify(config: PatchesVerifyConfig) -> Dict[str, str]:
+    """Check patch files; returns what is wrong."""
+    from cryoden.exchange.patches import verify_patches
+    from cryoden.formats.patch_file import open_patches
+
+    problems = verify_patches(config)
+    if not problems:
+        folder = open_patches(config.folder, config.patch)
+        counts = ", ".join(f"{files.n} to {part}" for part, files in folder.parts.items())
+        manifest = "" if folder.manifest else " There is no manifest: checksums and sources could not be checked."
+        print(f"{config.folder}: {counts}, {folder.patch} x {folder.patch} px; all is well.{manifest}")
+    return problems
+
+
 def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
     """Simulate pairs and say where they are; returns the failures."""
     from cryoden.simulate.pairs import simulate_pairs
@@ -101,22 +127,25 @@ def run_simulate_movies(config: SimulateMoviesConfig) -> Dict[str, str]:
 
 
 GROUPS = {
+    "patches": "Exchange training data with other trainers.",
     "simulate": "Make data whose truth is known.",
 }
 """First words of commands that have two, and what the help says of them."""
 
-COMMANDS: Dict[str, Tuple[Type[Config], Callable[[Any], Dict[str, str]]]] = {
+COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Dict[str, str]]]] = {
     "halves": (HalvesConfig, run_halves),
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
     "evaluate": (EvaluateConfig, run_evaluate),
+    "patches export": (PatchesExportConfig, run_patches_export),
+    "patches verify": (PatchesVerifyConfig, run_patches_verify),
     "simulate pairs": (SimulatePairsConfig, run_simulate_pairs),
     "simulate movies": (SimulateMoviesConfig, run_simulate_movies),
 }
 """What is typed after `cryoden`: its options and what it runs."""
 
 
-def parse(argv: List[str]) -> Config:
+def parse(argv: List[str]) -> Options:
     """Return the configuration that a command line asks for.
 
     Raises
@@ -140,7 +169,7 @@ def parse(argv: List[str]) -> Config:
     )
 
 
-def _command_tree(chosen: str, default: Optional[Config]) -> Any:
+def _command_tree(chosen: str, default: Optional[Options]) -> Any:
     """Return the type that tyro makes the command line from; the chosen command starts from `default`, if any."""
     groups: Dict[str, List[Any]] = {}
     kind: Any
@@ -172,7 +201,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             write_json(save_to, config.to_dict())
             return ALL_DONE
         failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-        if IS_FIRST:
+        if IS_FIRST and isinstance(config, Config):
             write_json(Path(config.output) / FAILURES_NAME, failures)
     except CryodenError as error:
         print(f"cryoden: {error}", file=sys.stderr)
@@ -199,7 +228,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
 
     @registry.struct_rule
     def _(info: tyro.constructors.StructTypeInfo) -> Optional[tyro.constructors.StructConstructorSpec]:
-        if not (isinstance(info.type, type) and issubclass(info.type, Config)):
+        if not (isinstance(info.type, type) and issubclass(info.type, Options)):
             return None
         hints = get_type_hints(info.type)
         fields = []
@@ -212,7 +241,7 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
             if field.metadata.get("positional"):
                 kind = Annotated[kind, tyro.conf.Positional]
             default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
-            if isinstance(info.default, Config):
+            if isinstance(info.default, Options):
                 default = getattr(info.default, field.name)
             fields.append(tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=field.metadata["help"]))
         return tyro.constructors.StructConstructorSpec(info.type, tuple(fields))

@@ -21,7 +21,7 @@ TOPAZ_NETWORKS = ("unet", "unet-small", "affine")
 SCORE_BAND_A = (300.0, 8.0)
 """Score band in Angstrom: below, illumination gradients; above, noise and water."""
 
-C = TypeVar("C", bound="Config")
+C = TypeVar("C", bound="Options")
 
 
 def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) -> Any:
@@ -30,10 +30,8 @@ def option(default: Any = dataclasses.MISSING, *, help: str, **metadata: Any) ->
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Options:
     """Base of all commands: checks its rules when made, travels as JSON."""
-
-    output: str = option(help="Folder for everything that is written.")
 
     def __post_init__(self) -> None:
         problems = [*self._choice_problems(), *self._problems()]
@@ -97,6 +95,13 @@ class Config:
     def default_of(cls, name: str) -> Any:
         """Return the default of one option."""
         return next(f.default for f in dataclasses.fields(cls) if f.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Base of the commands that fill a folder."""
+
+    output: str = option(help="Folder for everything that is written.")
 
 
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

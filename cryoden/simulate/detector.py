@@ -25,7 +25,7 @@ class Detector:
     gain
         Gain reference, float32 `(y, x)`: counts times gain are corrected. Defective pixels have 1.
     dead, hot
-        Flat indices of pixels that count nothing, and far too much.
+        Flat indices, sorted, of pixels that count nothing, and far too much.
     """
 
     gain: np.ndarray
@@ -42,21 +42,25 @@ class Detector:
         Parameters
         ----------
         expected
-            Mean electrons in every pixel, blurred, `(y, x)`; values below 0 count as 0.
+            Share of the electrons that are expected in every pixel, blurred, `(y, x)`; below 0 counts as 0.
         dose
-            Mean electrons in a pixel without specimen: what hot pixels multiply.
+            Mean electrons in a pixel without specimen.
         count_type
             Integer type of the result; higher counts are cut off at its highest value.
         """
-        means = np.maximum(expected, 0) / self.gain
-        flat = means.reshape(-1)
-        flat[self.dead], flat[self.hot] = 0, HOT * dose
-        counts = np.empty(flat.size, count_type)
+        counts = np.empty(expected.shape, count_type)
+        n_rows, n_columns = expected.shape
         most = np.iinfo(count_type).max
-        for first in range(0, flat.size, BAND_PIXELS):
-            band = slice(first, first + BAND_PIXELS)
-            counts[band] = np.minimum(rng.poisson(flat[band]), most)
-        return counts.reshape(expected.shape)
+        step = max(1, BAND_PIXELS // n_columns)
+        for first in range(0, n_rows, step):
+            rows = slice(first, first + step)
+            means = np.maximum(expected[rows], 0) * np.float32(dose)
+            means /= self.gain[rows]
+            for pixels, mean in ((self.dead, 0.0), (self.hot, HOT * dose)):
+                low, high = np.searchsorted(pixels, (first * n_columns, (first + step) * n_columns))
+                means.reshape(-1)[pixels[low:high] - first * n_columns] = mean
+            counts[rows] = np.minimum(rng.poisson(means), most)
+        return counts
 
 
 def make_detector(grid: Grid, gain_spread: float, n_dead: int, n_hot: int, rng: np.random.Generator) -> Detector:

@@ -40,6 +40,9 @@ DRIFT_EXPOSURE = 8.0
 DRIFT_JITTER = 0.03
 """Random part of the way between two frames, relative to the whole way."""
 
+SPECTRUM_ROWS = 16
+"""Rows of a spectrum that are worked on at once: few enough to stay in the processor's cache."""
+
 GAIN_NAME, DEFECTS_NAME = "gain.mrc", "defects.txt"
 MOVIES_STAR, TRUTH_STAR, COORDINATES_STAR = "movies.star", "micrographs.star", "coordinates.star"
 
@@ -142,11 +145,17 @@ class Exposure:
 
     def image(self, before: float, shift: Tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
         """Return the relative intensity of the frames `(y, x)` after an exposure of `before` e/A^2, shifted in px."""
-        spectrum = self.contrast * np.exp(np.float32(-before) * self.decay)
-        spectrum += self.plain
-        if any(shift):
-            for frequency, pixels in zip(self.grid.frequencies(), shift):
-                spectrum *= np.exp(np.complex64(-2j * np.pi * pixels * self.grid.rate) * frequency)
+        spectrum = np.empty_like(self.contrast)
+        turns = [
+            np.exp(np.complex64(-2j * np.pi * pixels * self.grid.rate) * frequency)
+            for frequency, pixels in zip(self.grid.frequencies(), shift)
+        ]
+        for first in range(0, len(spectrum), SPECTRUM_ROWS):
+            rows = slice(first, first + SPECTRUM_ROWS)
+            np.multiply(self.contrast[rows], np.exp(np.float32(-before) * self.decay[rows]), out=spectrum[rows])
+            spectrum[rows] += self.plain[rows]
+            spectrum[rows] *= turns[0][rows]
+            spectrum[rows] *= turns[1]
         return self.grid.cut(scipy.fft.irfft2(spectrum, self.grid.shape, overwrite_x=True))
 
 
@@ -173,7 +182,7 @@ def _simulate_movie(
 
         def make(frame: int) -> np.ndarray:
             image = exposure.image(frame * config.dose_per_frame, (shifts[frame][0], shifts[frame][1]))
-            return detector.count(dose * image, dose, kind, _generator(config.seed, 2, number, frame + 1))
+            return detector.count(image, dose, kind, _generator(config.seed, 2, number, frame + 1))
 
         bar = tqdm(total=config.frames, unit="frame", desc=name, leave=False, disable=None)
         for counts in _in_order(make, config.frames, config.threads or os.cpu_count() or 1):

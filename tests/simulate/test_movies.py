@@ -210,7 +210,7 @@ def test_counts_that_do_not_fit_into_a_byte() -> None:
     assert frames_of("out").dtype == np.uint16
     assert frames_of("out").mean() == pytest.approx(400, rel=0.001)
     detector = Detector(np.ones((4, 4), np.float32), np.array([0]), np.array([1]))
-    counts = detector.count(np.full((4, 4), 10.0), 10.0, np.dtype(np.int8), np.random.default_rng(1))
+    counts = detector.count(np.ones((4, 4)), 10.0, np.dtype(np.int8), np.random.default_rng(1))
     assert counts[0, 0] == 0
     assert counts[0, 1] == 127 < 10 * HOT
 

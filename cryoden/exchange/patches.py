@@ -1,0 +1,392 @@
+"""Halves into patch files, a band of rows at a time: memory stays small whatever the data set."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cryoden.data.halves import Outcome
+from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
+from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.errors import CryodenError, FileError, PixelError
+from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
+from cryoden.formats.files import make_folder, read_json, write_json
+from cryoden.formats.images import Stack, open_micrograph
+from cryoden.formats.patch_file import (
+    DTYPE,
+    FORMAT,
+    MANIFEST_NAME,
+    PARTS,
+    ROLES,
+    digest,
+    open_patches,
+    patch_file_name,
+    value_range,
+)
+
+log = logging.getLogger(__name__)
+
+PROGRESS_NAME = ".patches.part"
+"""In the output folder while an export is under way: what is finished. Files have their final names at the end."""
+
+GIB = 1 << 30
+
+
+def patch_places(shape: Tuple[int, int], patch: int, stride: int, edges: bool) -> Tuple[List[int], List[int]]:
+    """Return the first rows and first columns of the patches of an image.
+
+    Without `edges` they are floor((side - patch) / stride) + 1 along an axis.
+    """
+
+    def along(side: int) -> List[int]:
+        starts = list(range(0, side - patch + 1, stride))
+        if edges and starts and starts[-1] + patch < side:
+            starts.append(side - patch)
+        return starts
+
+    return along(shape[0]), along(shape[1])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A micrograph and the part of it that goes to one pair of files.
+
+    Attributes
+    ----------
+    pair
+        Its halves.
+    part
+        `train` or `test`.
+    rows, columns
+        First rows and columns of its patches, in the micrograph.
+    """
+
+    pair: HalfPair
+    part: str
+    rows: List[int]
+    columns: List[int]
+
+    @property
+    def n(self) -> int:
+        """Number of patches."""
+        return len(self.rows) * len(self.columns)
+
+
+def export_patches(config: PatchesExportConfig) -> Outcome:
+    """Write patch files and their manifest; a stopped export goes on at the first unfinished micrograph.
+
+    Raises
+    ------
+    CryodenError
+        If no pair of halves can be used, the disk is too small, or the folder holds other patches.
+    """
+    pairs, failures = find_pairs(config.odd, config.even)
+    sources, too_small = plan_sources(pairs, config)
+    failures.update(too_small)
+    output = Path(config.output)
+    _check_room(output, sources, config)
+    make_folder(output)
+    export = _Export(output, config)
+    if export.is_done():
+        log.info("%s is complete already.", output / MANIFEST_NAME)
+        return Outcome(len(sources) + len(failures), {**failures, **export.progress["failures"]})
+    with export:
+        bar = tqdm(sources, unit="micrograph", desc="Cutting", disable=None)
+        for source in bar:
+            export.add(source)
+        failures.update(export.progress["failures"])
+        export.finish(len(pairs) - len(too_small))
+    for reason in failures.values():
+        log.error("Left out: %s", reason)
+    names = {source.pair.name for source in sources} | set(failures)
+    return Outcome(len(names), failures)
+
+
+def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[List[Source], Dict[str, str]]:
+    """Decide which micrographs, or which rows of a single one, are for training and which for testing.
+
+    Whole micrographs are held out, because patches of one micrograph overlap.
+
+    Returns
+    -------
+    sources
+        In the order of the files.
+    failures
+        Micrographs smaller than a patch, and why they are left out.
+
+    Raises
+    ------
+    FileError
+        If no micrograph is large enough, for training and for testing.
+    """
+    training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
+    sources, failures = [], {}
+    for part, members in zip(PARTS, (training, held_out)):
+        for pair in members:
+            first, last = pair.rows or (0, pair.shape[0])
+            shape = (last - first, pair.shape[1])
+            rows, columns = patch_places(shape, config.patch, config.stride, config.edges)
+            if not rows or not columns:
+                failures[pair.name] = (
+                    f"'{pair.name}' has {shape[1]} x {shape[0]} px for {part}ing, less than one patch of "
+                    f"{config.patch} px; choose a smaller --patch, or give more micrographs."
+                )
+                continue
+            sources.append(Source(pair, part, [first + row for row in rows], columns))
+    for part in PARTS:
+        if not any(source.part == part for source in sources):
+            reason = next(iter(failures.values()))
+            raise FileError(f"There is no patch for {part}ing; the first reason: {reason}")
+    return sources, failures
+
+
+def needed_bytes(sources: List[Source], patch: int) -> int:
+    """Return the size of all files: 4 bytes x patch^2 x count, for input and target."""
+    return 2 * DTYPE.itemsize * patch**2 * sum(source.n for source in sources)
+
+
+def _check_room(output: Path, sources: List[Source], config: PatchesExportConfig) -> None:
+    place = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    names = [patch_file_name(part, role) for part in PARTS for role in ROLES]
+    written = [output / name for name in (*names, *(f".{name}.part" for name in names))]
+    needed = needed_bytes(sources, config.patch) - sum(file.stat().st_size for file in written if file.is_file())
+    free = shutil.disk_usage(str(place)).free
+    if needed > free:
+        raise FileError(
+            f"The patch files need {needed / GIB:.2f} GiB more in {output}, but {free / GIB:.2f} GiB are free there. "
+            "Free the disk, choose another --output, or a larger --stride."
+        )
+
+
+class _Export:
+    """Four growing files and what is known of them; a context manager that closes them.
+
+    Parameters
+    ----------
+    output
+        The folder.
+    config
+        The options.
+    """
+
+    def __init__(self, output: Path, config: PatchesExportConfig) -> None:
+        self.output, self.config = output, config
+        self.options = {key: value for key, value in config.to_dict().items() if key != "output"}
+        self.progress: Dict[str, Any] = {"options": self.options, "micrographs": [], "failures": {}}
+        self.counts = dict.fromkeys(PARTS, 0)
+        path = output / PROGRESS_NAME
+        for file in (output / MANIFEST_NAME, path):
+            if file.is_file() and read_json(file).get("options") != self.options:
+                raise FileError(
+                    f"{output} holds patches that were cut with other options ({file.name}); choose another --output "
+                    "folder."
+                )
+        if path.is_file():
+            self.progress = read_json(path)
+        elif self.is_done():
+            self.progress["failures"] = read_json(output / MANIFEST_NAME)["failures"]
+        self.files: Dict[str, BinaryIO] = {}
+        self.digests: Dict[str, Any] = {}
+
+    def is_done(self) -> bool:
+        """Return whether the manifest, which is written last, is there."""
+        return (self.output / MANIFEST_NAME).is_file()
+
+    def __enter__(self) -> _Export:
+        """Open the files where the last finished micrograph ended."""
+        for record in self.progress["micrographs"]:
+            self.counts[record["part"]] += record["count"]
+        if self.progress["micrographs"]:
+            log.info("Going on after %d finished micrographs.", len(self.progress["micrographs"]))
+        for part in PARTS:
+            size = self.counts[part] * self.config.patch**2 * DTYPE.itemsize
+            for role in ROLES:
+                name = patch_file_name(part, role)
+                path = self._part_path(name)
+                path.touch()
+                self.digests[name] = digest(path, size)
+                self.files[name] = open(str(path), "r+b")
+                self.files[name].truncate(size)
+                self.files[name].seek(size)
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def _part_path(self, name: str) -> Path:
+        return self.output / f".{name}.part"
+
+    def add(self, source: Source) -> None:
+        """Append a micrograph's patches, unless an earlier run did; one that cannot be used is noted and left out."""
+        name, part = source.pair.name, source.part
+        done = [(record["name"], record["part"]) for record in self.progress["micrographs"]]
+        if (name, part) in done or name in self.progress["failures"]:
+            return
+        names = {role: patch_file_name(part, role) for role in ROLES}
+        before = {role: (self.files[names[role]].tell(), self.digests[names[role]].copy()) for role in ROLES}
+        try:
+            scales = [
+                self._append(path, source, names[role])
+                for role, path in zip(ROLES, (source.pair.odd, source.pair.even))
+            ]
+        except OSError as error:
+            raise FileError(
+                f"{self.output} cannot be written ({error.strerror}); free the disk and start the same export again: "
+                "it goes on where it stopped."
+            ) from error
+        except CryodenError as error:
+            self.progress["failures"][name] = str(error)
+            for role, (size, state) in before.items():
+                self.files[names[role]].seek(size)
+                self.files[names[role]].truncate()
+                self.digests[names[role]] = state
+        else:
+            self.progress["micrographs"].append(self._record(source, scales))
+            self.counts[part] += source.n
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        write_json(self.output / PROGRESS_NAME, self.progress)
+
+    def _append(self, path: str, source: Source, name: str) -> GreyScale:
+        normalization = Normalization(self.config.normalization)
+        stack = open_micrograph(path)
+        try:
+            sample = [stack.read_rows(0, row, row + 1) for row in sample_rows(stack.shape)]
+            scale = measure_scale(np.concatenate(sample), normalization)
+            for patch in _cut(stack, scale, source, self.config):
+                self.digests[name].update(patch.data)
+                self.files[name].write(patch.data)
+        except PixelError as error:
+            raise PixelError(f"{path} cannot be used: {error}") from error
+        return scale
+
+    def _record(self, source: Source, scales: List[GreyScale]) -> Dict[str, Any]:
+        values = {
+            role: {"percentile_95": scale.percentile, "mean": scale.mean, "deviation": scale.deviation}
+            for role, scale in zip(ROLES, scales)
+        }
+        if self.config.normalization == "p95":
+            for value in values.values():
+                del value["mean"], value["deviation"]
+        pair = source.pair
+        return {
+            "name": pair.name,
+            "part": source.part,
+            "first": self.counts[source.part],
+            "count": source.n,
+            "input": pair.odd,
+            "target": pair.even,
+            "shape": list(pair.shape),
+            "sampling_rate": pair.sampling_rate,
+            "rows": source.rows,
+            "columns": source.columns,
+            "scale": values,
+        }
+
+    def finish(self, n_wanted: int) -> None:
+        """Check the sizes, give the files their names, and write the manifest last.
+
+        Raises
+        ------
+        FileError
+            If no micrograph could be used, for training or testing.
+        """
+        for part in PARTS:
+            if not self.counts[part]:
+                reason = next(iter(self.progress["failures"].values()))
+                raise FileError(f"None of the {n_wanted} micrographs gave a {part} patch; the first reason: {reason}")
+        files = {}
+        for part in PARTS:
+            for role in ROLES:
+                name = patch_file_name(part, role)
+                self.files[name].close()
+                size = self._part_path(name).stat().st_size
+                expected = DTYPE.itemsize * self.config.patch**2 * self.counts[part]
+                if size != expected:
+                    raise FileError(f"{self._part_path(name)} has {size} bytes instead of {expected}; export again.")
+                files[name] = {"bytes": size, "sha256": self.digests[name].hexdigest()}
+                os.replace(str(self._part_path(name)), str(self.output / name))
+        manifest = {
+            "format": FORMAT,
+            "version": 1,
+            "dtype": "float32",
+            "byte_order": "little",
+            "axis_order": ["patch", "row", "column"],
+            "patch": self.config.patch,
+            "stride": self.config.stride,
+            "counts": self.counts,
+            "normalization": self.config.normalization,
+            "sampling_rate": self.progress["micrographs"][0]["sampling_rate"],
+            "seed": self.config.seed,
+            "validation": self.config.validation,
+            "files": files,
+            **self.progress,
+        }
+        write_json(self.output / MANIFEST_NAME, manifest)
+        (self.output / PROGRESS_NAME).unlink()
+
+
+def _cut(stack: Stack, scale: GreyScale, source: Source, config: PatchesExportConfig) -> Iterator[np.ndarray]:
+    """Yield the patches of a micrograph, row by row of patches, each float32 `(patch, patch)` and contiguous."""
+    patch = config.patch
+    band = np.empty((patch, stack.shape[1]), DTYPE)
+    for first in source.rows:
+        for row in range(0, patch, stack.band_rows):
+            last = min(row + stack.band_rows, patch)
+            pixels = stack.read_rows(0, first + row, first + last).astype(np.float32)
+            if not np.isfinite(pixels).all():
+                raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
+            band[row:last] = scale.standardize(pixels)
+        if config.normalization == "p95":
+            np.minimum(band, 1, out=band)  # the division rounds
+        for column in source.columns:
+            yield np.ascontiguousarray(band[:, column : column + patch])
+
+
+def verify_patches(config: PatchesVerifyConfig) -> Dict[str, str]:
+    """Read patch files again and compare them with their manifest.
+
+    Returns
+    -------
+    problems
+        Name of the file -> what is wrong; empty if all is well.
+
+    Raises
+    ------
+    FileError
+        If sizes and counts are wrong already.
+    """
+    folder = open_patches(config.folder, config.patch)
+    problems: Dict[str, str] = {}
+    promised = folder.manifest.get("files", {})
+    is_scaled = folder.manifest.get("normalization") == "p95"
+    for part in tqdm(folder.parts.values(), unit="part", desc="Reading", disable=None):
+        for path in (part.input, part.target):
+            low, high = value_range(path)
+            if not np.isfinite(low + high):
+                problems[path.name] = f"{path} has values that are NaN or infinite; export it again."
+            elif is_scaled and not 0 <= low <= high <= 1:
+                problems[path.name] = f"{path} has values from {low:g} to {high:g}, but p95 means 0 to 1; export again."
+            elif path.name in promised and digest(path).hexdigest() != promised[path.name]["sha256"]:
+                problems[path.name] = (
+                    f"{path} has another SHA-256 than the manifest says: it was changed or damaged. Copy or export it "
+                    "again."
+                )
+    for part_name, files in folder.parts.items():
+        records = [record for record in folder.manifest.get("micrographs", ()) if record["part"] == part_name]
+        counted = sum(record["count"] for record in records)
+        if records and counted != files.n:
+            problems[MANIFEST_NAME] = (
+                f"{folder.path / MANIFEST_NAME} lists micrographs with {counted} {part_name} patches, but the files "
+                f"hold {files.n}; export again."
+            )
+    return problems

@@ -1,0 +1,191 @@
+"""Patch files: pairs of square cut-outs as plain numbers, for trainers in any language.
+
+A folder holds `train_input.bin`, `train_target.bin`, `test_input.bin` and `test_target.bin` (or `noisy_train.bin`,
+`clean_train.bin`, `noisy_test.bin`, `clean_test.bin`): float32, little-endian, no header, one patch after the other,
+each contiguous and row-major. Patch number i of the input belongs to patch number i of the target. `manifest.json` says
+what they are; files of other programs may lack it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import numpy as np
+
+from cryoden.errors import FileError
+from cryoden.formats.files import PathLike, read_json
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "cryoden-patches"
+DTYPE = np.dtype("<f4")
+PARTS, ROLES = ("train", "test"), ("input", "target")
+
+_OTHER_NAMES = {"input": "noisy", "target": "clean"}
+_CHUNK_BYTES = 4 << 20
+
+
+def patch_file_name(part: str, role: str) -> str:
+    """Return the name of a file: `train_input.bin` for part `train` and role `input`."""
+    return f"{part}_{role}.bin"
+
+
+@dataclass(frozen=True)
+class PatchFiles:
+    """The two files of one part.
+
+    Attributes
+    ----------
+    input, target
+        Their paths.
+    patch
+        Side of a patch in pixels.
+    n
+        Patches in each.
+    """
+
+    input: Path
+    target: Path
+    patch: int
+    n: int
+
+    def read(self, number: int) -> np.ndarray:
+        """Return input and target of one patch, float32 `(2, patch, patch)`."""
+        n_pixels = self.patch * self.patch
+        pair = [
+            np.fromfile(str(path), DTYPE, n_pixels, offset=number * n_pixels * DTYPE.itemsize)
+            for path in (self.input, self.target)
+        ]
+        return np.stack(pair).reshape(2, self.patch, self.patch)
+
+
+@dataclass(frozen=True)
+class PatchFolder:
+    """A folder of patch files whose sizes are right.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    patch
+        Side of the patches in pixels.
+    parts
+        `train` and, where there are such files, `test`.
+    manifest
+        The content of manifest.json; empty where there is none.
+    """
+
+    path: Path
+    patch: int
+    parts: Dict[str, PatchFiles]
+    manifest: Dict[str, Any] = field(default_factory=dict)
+
+
+def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
+    """Open patch files: find them by their names, read the manifest, compare sizes. No pixel is read.
+
+    Parameters
+    ----------
+    patch
+        Side of the patches in pixels; needed where there is no manifest.
+
+    Raises
+    ------
+    FileError
+        If files are missing, their size is no multiple of a patch, input and target differ in count, or the manifest
+        says otherwise.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileError(f"{path} is no folder; give the folder that holds the patch files.")
+    manifest = _read_manifest(path)
+    promised = manifest.get("patch")
+    if promised and patch and promised != patch:
+        raise FileError(f"{path / MANIFEST_NAME} says that patches are {promised} px wide, not {patch} px.")
+    side = promised or patch
+    if not side:
+        raise FileError(f"{path} has no {MANIFEST_NAME}; say with --patch how many pixels wide its patches are.")
+    parts = {}
+    for part in PARTS:
+        files = [_find(path, part, role) for role in ROLES]
+        if files[0] and files[1]:
+            parts[part] = _open_part(path, part, (files[0], files[1]), side)
+        elif files[0] or files[1]:
+            there, missing = (0, 1) if files[0] else (1, 0)
+            raise FileError(
+                f"{files[there]} has no partner {patch_file_name(part, ROLES[missing])}; give both or none."
+            )
+    if "train" not in parts:
+        raise FileError(f"{path} holds no patch files (train_input.bin, train_target.bin); check the folder.")
+    for part, count in manifest.get("counts", {}).items():
+        found = parts[part].n if part in parts else 0
+        if found != count:
+            raise FileError(
+                f"{path / MANIFEST_NAME} promises {count} {part} patches but the files hold {found}. Copy or export "
+                "them again."
+            )
+    return PatchFolder(path, side, parts, manifest)
+
+
+def digest(path: PathLike, n_bytes: Optional[int] = None) -> Any:
+    """Return the SHA-256 object of a file's first bytes (all by default), read piece by piece."""
+    result = hashlib.sha256()
+    left = Path(path).stat().st_size if n_bytes is None else n_bytes
+    with open(str(path), "rb") as file:
+        while left:
+            piece = file.read(min(_CHUNK_BYTES, left))
+            if not piece:
+                raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.")
+            result.update(piece)
+            left -= len(piece)
+    return result
+
+
+def value_range(path: PathLike) -> Tuple[float, float]:
+    """Return the lowest and highest value of a patch file, NaN if one is; read piece by piece."""
+    low, high = np.inf, -np.inf
+    with open(str(path), "rb") as file:
+        while True:
+            piece = np.frombuffer(file.read(_CHUNK_BYTES), DTYPE)
+            if not piece.size:
+                return float(low), float(high)
+            low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())
+
+
+def _read_manifest(folder: Path) -> Dict[str, Any]:
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return {}
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FileError(f"{path} is no manifest of patch files (format {FORMAT!r}); move it away or export again.")
+    sides, counts = manifest.get("patch"), manifest.get("counts")
+    if not isinstance(sides, int) or not isinstance(counts, dict) or set(counts) - set(PARTS):
+        raise FileError(f"{path} does not say patch and counts (train, test) as whole numbers; export again.")
+    return manifest
+
+
+def _find(folder: Path, part: str, role: str) -> Optional[Path]:
+    names = (patch_file_name(part, role), f"{_OTHER_NAMES[role]}_{part}.bin")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _open_part(folder: Path, part: str, files: Tuple[Path, Path], side: int) -> PatchFiles:
+    patch_bytes = side * side * DTYPE.itemsize
+    counts = []
+    for file in files:
+        size = file.stat().st_size
+        if size % patch_bytes or not size:
+            raise FileError(
+                f"{file} has {size} bytes, which is no multiple of a patch of {side} x {side} float32 = {patch_bytes} "
+                "bytes. It was cut off, or the patches have another size."
+            )
+        counts.append(size // patch_bytes)
+    if counts[0] != counts[1]:
+        raise FileError(
+            f"{files[0]} holds {counts[0]} patches but {files[1]} holds {counts[1]}; each input needs its target. "
+            "Copy or export them again."
+        )
+    return PatchFiles(files[0], files[1], side, counts[0])
