@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import sys
@@ -16,7 +17,14 @@ from cryoden import __doc__ as about
 from cryoden import __version__
 from cryoden.config import Config, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
 from cryoden.errors import CryodenError, OptionError
-from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
+from cryoden.exchange.config import (
+    ImportWeightsConfig,
+    PatchesExportConfig,
+    PatchesVerifyConfig,
+    StepBenchmarkConfig,
+    VerifyCompareConfig,
+    VerifyExportConfig,
+)
 from cryoden.formats.files import read_json, write_json
 from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
 
@@ -107,6 +115,52 @@ def run_patches_verify(config: PatchesVerifyConfig) -> Dict[str, str]:
     return problems
 
 
+def run_verify_export(config: VerifyExportConfig) -> Dict[str, str]:
+    """Write a verification bundle."""
+    from cryoden.exchange.verification import export_bundle
+
+    bundle = export_bundle(config)
+    print(f"{len(bundle.items)} items, loss {float(bundle.arrays['loss']):.9g}: {config.output}/index.json")
+    return {}
+
+
+def run_verify_compare(config: VerifyCompareConfig) -> Dict[str, str]:
+    """Compare a verification bundle and print every difference; returns what differs too much."""
+    from cryoden.exchange.verification import compare_bundles
+
+    differences = compare_bundles(config)
+    print(f"{'item':28}{'kind':10}{'max absolute':>14}{'max relative':>14}{'allowed':>10}")
+    failures = {}
+    for item in differences:
+        verdict = "" if item.is_passed else "  FAILED"
+        print(f"{item.name:28}{item.kind:10}{item.absolute:14.3g}{item.relative:14.3g}{item.tolerance:10.0e}{verdict}")
+        if not item.is_passed:
+            failures[item.name] = f"differs by {item.relative:.3g} of its largest value; {item.tolerance:g} is allowed."
+    print(f"{len(differences) - len(failures)} of {len(differences)} items agree.")
+    return failures
+
+
+def run_import_weights(config: ImportWeightsConfig) -> Dict[str, str]:
+    """Make a model of somebody else's weights."""
+    from cryoden.exchange.verification import import_weights
+
+    print(f"Model written: {import_weights(config)}")
+    return {}
+
+
+def run_step_benchmark(config: StepBenchmarkConfig) -> Dict[str, str]:
+    """Time the parts of a step; the last line is JSON."""
+    from cryoden.exchange.step_benchmark import PARTS, time_steps
+
+    times = time_steps(config)
+    total = sum(times[part] for part in PARTS)
+    for part in PARTS:
+        print(f"{part:10}{1e3 * times[part]:10.2f} ms {100 * times[part] / total:6.1f} %")
+    print(f"{'step':10}{1e3 * total:10.2f} ms  {times['crops_per_second']:.2f} crops/s")
+    print(json.dumps(times))
+    return {}
+
+
 def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
     """Simulate pairs and say where they are; returns the failures."""
     from cryoden.simulate.pairs import simulate_pairs
@@ -128,6 +182,7 @@ def run_simulate_movies(config: SimulateMoviesConfig) -> Dict[str, str]:
 
 GROUPS = {
     "patches": "Exchange training data with other trainers.",
+    "verify": "Prove that another implementation computes the same; take over its weights.",
     "simulate": "Make data whose truth is known.",
 }
 """First words of commands that have two, and what the help says of them."""
@@ -139,6 +194,10 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Dict[str, str]]]] = {
     "evaluate": (EvaluateConfig, run_evaluate),
     "patches export": (PatchesExportConfig, run_patches_export),
     "patches verify": (PatchesVerifyConfig, run_patches_verify),
+    "verify export": (VerifyExportConfig, run_verify_export),
+    "verify compare": (VerifyCompareConfig, run_verify_compare),
+    "verify import-weights": (ImportWeightsConfig, run_import_weights),
+    "verify benchmark": (StepBenchmarkConfig, run_step_benchmark),
     "simulate pairs": (SimulatePairsConfig, run_simulate_pairs),
     "simulate movies": (SimulateMoviesConfig, run_simulate_movies),
 }

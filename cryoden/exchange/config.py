@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Tuple
 
-from cryoden.config import Config, Options, option, within
+from cryoden.config import NETWORKS, Config, Options, above_zero, option, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,3 +46,95 @@ class PatchesVerifyConfig(Options):
 
     def _problems(self) -> Iterator[str]:
         yield from within("patch", self.patch, 1)
+
+
+NETWORK = option("cnn3", choices=NETWORKS, help="unet or cnn3, where no model is given.")
+CHANNELS = option((32, 64, 128, 256), help="Channels of the U-Net's levels, where no model is given.")
+ORDER = option(
+    "C",
+    choices=("C", "F"),
+    help="Order of the numbers in the files: C (last axis fastest) or F (first axis fastest, as Fortran keeps an array "
+    "of the same shape).",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyExportConfig(Config):
+    """Write a bundle with which another implementation can prove that it computes the same."""
+
+    output: str = option(help="Folder for index.json and one file for each item.")
+    model: Optional[str] = option(None, help="Model file; default: a new network whose weights --seed draws.")
+    network: str = NETWORK
+    channels: Tuple[int, ...] = CHANNELS
+    patches: Optional[str] = option(None, help="Folder of patch files whose first patches are the batch; else noise.")
+    batch_size: int = option(2, help="Patches in the batch.")
+    size: int = option(64, help="Side of the patches in pixels; those of patch files are cut to it.")
+    order: str = ORDER
+    seed: int = option(1, help="Seed of weights and noise.")
+
+    def _problems(self) -> Iterator[str]:
+        for name, least in (("batch_size", 1), ("size", 16), ("seed", 0)):
+            yield from within(name, getattr(self, name), least)
+        yield from channel_problems(self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyCompareConfig(Options):
+    """Compare a bundle that another implementation wrote with what cryoden computes from its weights and batch."""
+
+    folder: str = option(positional=True, help="Folder of the other implementation's bundle.")
+    reference: Optional[str] = option(
+        None, help="Bundle of `cryoden verify export` to compare with instead of computing anew."
+    )
+    tolerance: float = option(1e-5, help="Largest difference of output and gradients, relative to their largest value.")
+    loss_tolerance: float = option(1e-6, help="Largest relative difference of the loss.")
+
+    def _problems(self) -> Iterator[str]:
+        yield from above_zero("tolerance", self.tolerance)
+        yield from above_zero("loss_tolerance", self.loss_tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportWeightsConfig(Config):
+    """Make a model of cryoden from weights of another trainer: conv1_weights.bin, conv1_bias.bin and so on."""
+
+    folder: str = option(positional=True, help="Folder of the weights; an index.json in it is obeyed.")
+    output: str = option(help="Folder for model.safetensors.")
+    sampling_rate: float = option(help="A/px of the micrographs it was trained on.")
+    network: str = NETWORK
+    channels: Tuple[int, ...] = CHANNELS
+    order: str = ORDER
+    normalization: str = option(
+        "p95",
+        choices=("p95", "standard"),
+        help="What the trainer saw: p95 (percentile-scaled, 0 to 1, as in patch files) or standard (mean 0, "
+        "deviation 1).",
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from above_zero("sampling_rate", self.sampling_rate)
+        yield from channel_problems(self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBenchmarkConfig(Options):
+    """Time one optimisation step in its parts: forward, backward, Adam."""
+
+    network: str = NETWORK
+    channels: Tuple[int, ...] = CHANNELS
+    batch_size: int = option(4, help="Crops in a batch.")
+    size: int = option(1024, help="Side of the crops in pixels.")
+    steps: int = option(10, help="Steps that are timed, after 3 to warm up; the median is told.")
+    precision: str = option("float32", choices=("float32", "bfloat16"), help="Arithmetic of forward and backward.")
+    device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
+
+    def _problems(self) -> Iterator[str]:
+        for name, least in (("batch_size", 1), ("size", 16), ("steps", 1)):
+            yield from within(name, getattr(self, name), least)
+        yield from channel_problems(self.channels)
+
+
+def channel_problems(channels: Tuple[int, ...]) -> Iterator[str]:
+    """Yield a sentence if a U-Net cannot have these channels."""
+    if len(channels) < 2 or min(channels) < 1:
+        yield f"Option --channels is {' '.join(map(str, channels))}; it must be two numbers or more, each at least 1."

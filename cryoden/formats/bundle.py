@@ -1,0 +1,178 @@
+"""Verification bundles: arrays as plain numbers in one file each, and an index in JSON that says what they are.
+
+Every file is float32, little-endian, without header. `index.json` names items, shapes and the order of the axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from cryoden.errors import FileError
+from cryoden.formats.files import PathLike, make_folder, read_json, whole_file, write_json
+
+INDEX_NAME, FORMAT, BYTE_ORDER, DTYPE = "index.json", "cryoden-verification", "little", np.dtype("<f4")
+
+HUGE, TINY = 1e15, 1e-30
+"""Magnitudes that no item has; most numbers read in the wrong byte order are beyond them."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One array of a bundle.
+
+    Attributes
+    ----------
+    name
+        Such as `conv1_weights`; its file is the name with .bin.
+    kind
+        `weight`, `batch`, `forward`, `loss` or `gradient`.
+    shape
+        Length of every axis.
+    axes
+        What the axes are, in the same order.
+    """
+
+    name: str
+    kind: str
+    shape: Tuple[int, ...]
+    axes: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a folder holds.
+
+    Attributes
+    ----------
+    network, channels
+        What was computed.
+    items
+        In the order of the index.
+    arrays
+        Name -> values, float32 in the item's shape.
+    """
+
+    network: str
+    channels: Tuple[int, ...]
+    items: List[Item]
+    arrays: Dict[str, np.ndarray]
+
+    def of_kind(self, *kinds: str) -> Dict[str, np.ndarray]:
+        """Return the arrays of some kinds."""
+        return {item.name: self.arrays[item.name] for item in self.items if item.kind in kinds}
+
+
+def write_bundle(folder: PathLike, bundle: Bundle, order: str) -> None:
+    """Write one file for each item and, last, the index; `order` is `C` (last axis fastest) or `F` (first)."""
+    path = make_folder(folder)
+    for item in bundle.items:
+        with whole_file(path / f"{item.name}.bin") as temporary:
+            bundle.arrays[item.name].astype(DTYPE).ravel(order=_numpy_order(order)).tofile(str(temporary))
+    index = {
+        "format": FORMAT,
+        "version": 1,
+        "dtype": "float32",
+        "byte_order": BYTE_ORDER,
+        "order": order,
+        "network": bundle.network,
+        "channels": list(bundle.channels),
+        "items": [{**asdict(item), "file": f"{item.name}.bin"} for item in bundle.items],
+    }
+    write_json(path / INDEX_NAME, index)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `index.json` says; `order` is `C` or `F`."""
+
+    network: str
+    channels: Tuple[int, ...]
+    order: str
+    items: List[Item]
+
+
+def read_bundle(folder: PathLike) -> Bundle:
+    """Read an index and every item that it names.
+
+    Raises
+    ------
+    FileError
+        If the index cannot be used, or an item is missing, has another shape or byte order.
+    """
+    index = read_index(folder)
+    arrays = {item.name: read_array(Path(folder) / f"{item.name}.bin", item.shape, index.order) for item in index.items}
+    return Bundle(index.network, index.channels, index.items, arrays)
+
+
+def read_index(folder: PathLike) -> Index:
+    """Read the index of a bundle.
+
+    Raises
+    ------
+    FileError
+        If it is missing or does not say what an index must say.
+    """
+    path = Path(folder)
+    index_file = path / INDEX_NAME
+    if not index_file.is_file():
+        raise FileError(f"{path} holds no {INDEX_NAME}; give the folder of a verification bundle.")
+    index = read_json(index_file)
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise FileError(f"{index_file} is no index of a verification bundle (format {FORMAT!r}).")
+    for key, wanted in (("byte_order", (BYTE_ORDER,)), ("dtype", ("float32",)), ("order", ("C", "F"))):
+        if index.get(key) not in wanted:
+            raise FileError(
+                f"{index_file} says {key} {index.get(key)!r}; it must be {' or '.join(wanted)}. Write the files so."
+            )
+    try:
+        items = [
+            Item(str(i["name"]), str(i["kind"]), tuple(int(n) for n in i["shape"]), tuple(i["axes"]))
+            for i in index["items"]
+        ]
+        network, channels = str(index["network"]), tuple(int(n) for n in index["channels"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(
+            f"{index_file} lacks network, channels, or an item's name, kind, shape or axes ({error})."
+        ) from error
+    return Index(network, channels, index["order"], items)
+
+
+def read_array(path: PathLike, shape: Sequence[int], order: str) -> np.ndarray:
+    """Read one file of float32 numbers as an array of a known shape.
+
+    Raises
+    ------
+    FileError
+        If it is missing, has another size, or was written in the wrong byte order.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileError(f"Item {path} is missing; write it.")
+    needed = int(np.prod(shape, dtype=np.int64)) * DTYPE.itemsize
+    if path.stat().st_size != needed:
+        raise FileError(
+            f"Item {path} has {path.stat().st_size} bytes, but shape {' x '.join(map(str, shape)) or 'of one number'} "
+            f"in float32 needs {needed}; write it in that shape."
+        )
+    values = np.fromfile(str(path), DTYPE)
+    if _is_strange(values) and not _is_strange(values.byteswap()):
+        raise FileError(f"Item {path} is big-endian; write its float32 numbers little-endian.")
+    return values.reshape(tuple(shape), order=_numpy_order(order))
+
+
+def _numpy_order(order: str) -> Any:
+    return {"C": "C", "F": "F"}[order]
+
+
+def _is_strange(values: np.ndarray) -> bool:
+    """Return whether a tenth of the numbers or more are such as no computation gives."""
+    sizes = np.abs(values[values != 0])
+    if not sizes.size:
+        return False
+    with np.errstate(invalid="ignore"):
+        strange = ~((sizes < HUGE) & (sizes > TINY))
+    return bool(strange.mean() > 0.1)
