@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import importlib
 import logging
 import os
 import sys
@@ -90,94 +90,13 @@ def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
     return outcome.failures
 
 
-def run_patches_export(config: PatchesExportConfig) -> Dict[str, str]:
-    """Write patch files and say how many; returns the failures."""
-    from cryoden.exchange.patches import export_patches
-    from cryoden.formats.patch_file import MANIFEST_NAME, open_patches
+def _later(room: str, name: str) -> Callable[[Any], Dict[str, str]]:
+    """Return a command of `cryoden.ROOM.commands` that imports its room when it runs, so that help stays fast."""
 
-    outcome = export_patches(config)
-    counts = ", ".join(f"{files.n} to {part}" for part, files in open_patches(config.output).parts.items())
-    print(f"Patches of {outcome.n_done} of {outcome.n_inputs} micrographs, {counts}: {config.output}/{MANIFEST_NAME}")
-    return outcome.failures
+    def run(config: Any) -> Dict[str, str]:
+        return getattr(importlib.import_module(f"cryoden.{room}.commands"), name)(config)
 
-
-def run_patches_verify(config: PatchesVerifyConfig) -> Dict[str, str]:
-    """Check patch files; returns what is wrong."""
-    from cryoden.exchange.patches import verify_patches
-    from cryoden.formats.patch_file import open_patches
-
-    problems = verify_patches(config)
-    if not problems:
-        folder = open_patches(config.folder, config.patch)
-        counts = ", ".join(f"{files.n} to {part}" for part, files in folder.parts.items())
-        manifest = "" if folder.manifest else " There is no manifest: checksums and sources could not be checked."
-        print(f"{config.folder}: {counts}, {folder.patch} x {folder.patch} px; all is well.{manifest}")
-    return problems
-
-
-def run_verify_export(config: VerifyExportConfig) -> Dict[str, str]:
-    """Write a verification bundle."""
-    from cryoden.exchange.verification import export_bundle
-
-    bundle = export_bundle(config)
-    print(f"{len(bundle.items)} items, loss {float(bundle.arrays['loss']):.9g}: {config.output}/index.json")
-    return {}
-
-
-def run_verify_compare(config: VerifyCompareConfig) -> Dict[str, str]:
-    """Compare a verification bundle and print every difference; returns what differs too much."""
-    from cryoden.exchange.verification import compare_bundles
-
-    differences = compare_bundles(config)
-    print(f"{'item':28}{'kind':10}{'max absolute':>14}{'max relative':>14}{'allowed':>10}")
-    failures = {}
-    for item in differences:
-        verdict = "" if item.is_passed else "  FAILED"
-        print(f"{item.name:28}{item.kind:10}{item.absolute:14.3g}{item.relative:14.3g}{item.tolerance:10.0e}{verdict}")
-        if not item.is_passed:
-            failures[item.name] = f"differs by {item.relative:.3g} of its largest value; {item.tolerance:g} is allowed."
-    print(f"{len(differences) - len(failures)} of {len(differences)} items agree.")
-    return failures
-
-
-def run_import_weights(config: ImportWeightsConfig) -> Dict[str, str]:
-    """Make a model of somebody else's weights."""
-    from cryoden.exchange.verification import import_weights
-
-    print(f"Model written: {import_weights(config)}")
-    return {}
-
-
-def run_step_benchmark(config: StepBenchmarkConfig) -> Dict[str, str]:
-    """Time the parts of a step; the last line is JSON."""
-    from cryoden.exchange.step_benchmark import PARTS, time_steps
-
-    times = time_steps(config)
-    total = sum(times[part] for part in PARTS)
-    for part in PARTS:
-        print(f"{part:10}{1e3 * times[part]:10.2f} ms {100 * times[part] / total:6.1f} %")
-    print(f"{'step':10}{1e3 * total:10.2f} ms  {times['crops_per_second']:.2f} crops/s")
-    print(json.dumps(times))
-    return {}
-
-
-def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
-    """Simulate pairs and say where they are; returns the failures."""
-    from cryoden.simulate.pairs import simulate_pairs
-
-    outcome = simulate_pairs(config)
-    print(f"{outcome.n_done} of {outcome.n_inputs} pairs are simulated: {Path(config.output)}/{{odd,even,clean}}")
-    return outcome.failures
-
-
-def run_simulate_movies(config: SimulateMoviesConfig) -> Dict[str, str]:
-    """Simulate movies and say where they are."""
-    from cryoden.simulate.movies import MOVIES_STAR, simulate_movies
-
-    facts = simulate_movies(config)
-    n_particles = sum(len(item.coordinates) for item in facts.values())
-    print(f"{len(facts)} movies with {n_particles} particles are simulated: {Path(config.output) / MOVIES_STAR}")
-    return {}
+    return run
 
 
 GROUPS = {
@@ -192,14 +111,14 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Dict[str, str]]]] = {
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
     "evaluate": (EvaluateConfig, run_evaluate),
-    "patches export": (PatchesExportConfig, run_patches_export),
-    "patches verify": (PatchesVerifyConfig, run_patches_verify),
-    "verify export": (VerifyExportConfig, run_verify_export),
-    "verify compare": (VerifyCompareConfig, run_verify_compare),
-    "verify import-weights": (ImportWeightsConfig, run_import_weights),
-    "verify benchmark": (StepBenchmarkConfig, run_step_benchmark),
-    "simulate pairs": (SimulatePairsConfig, run_simulate_pairs),
-    "simulate movies": (SimulateMoviesConfig, run_simulate_movies),
+    "patches export": (PatchesExportConfig, _later("exchange", "run_patches_export")),
+    "patches verify": (PatchesVerifyConfig, _later("exchange", "run_patches_verify")),
+    "verify export": (VerifyExportConfig, _later("exchange", "run_verify_export")),
+    "verify compare": (VerifyCompareConfig, _later("exchange", "run_verify_compare")),
+    "verify import-weights": (ImportWeightsConfig, _later("exchange", "run_import_weights")),
+    "verify benchmark": (StepBenchmarkConfig, _later("exchange", "run_step_benchmark")),
+    "simulate pairs": (SimulatePairsConfig, _later("simulate", "run_simulate_pairs")),
+    "simulate movies": (SimulateMoviesConfig, _later("simulate", "run_simulate_movies")),
 }
 """What is typed after `cryoden`: its options and what it runs."""
 

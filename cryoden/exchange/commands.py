@@ -1,0 +1,85 @@
+"""What the commands of the exchange print; each returns what failed, name -> reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Dict
+
+from cryoden.exchange.config import (
+    ImportWeightsConfig,
+    PatchesExportConfig,
+    PatchesVerifyConfig,
+    StepBenchmarkConfig,
+    VerifyCompareConfig,
+    VerifyExportConfig,
+)
+from cryoden.exchange.patches import export_patches, verify_patches
+from cryoden.formats.patch_file import MANIFEST_NAME, PatchFolder, open_patches
+
+
+def run_patches_export(config: PatchesExportConfig) -> Dict[str, str]:
+    """Write patch files and say how many; returns the failures."""
+    outcome = export_patches(config)
+    counts = _counts(open_patches(config.output))
+    print(f"Patches of {outcome.n_done} of {outcome.n_inputs} micrographs, {counts}: {config.output}/{MANIFEST_NAME}")
+    return outcome.failures
+
+
+def run_patches_verify(config: PatchesVerifyConfig) -> Dict[str, str]:
+    """Check patch files; returns what is wrong."""
+    problems = verify_patches(config)
+    if not problems:
+        folder = open_patches(config.folder, config.patch)
+        manifest = "" if folder.manifest else " There is no manifest: checksums and sources could not be checked."
+        print(f"{config.folder}: {_counts(folder)}, {folder.patch} x {folder.patch} px; all is well.{manifest}")
+    return problems
+
+
+def run_verify_export(config: VerifyExportConfig) -> Dict[str, str]:
+    """Write a verification bundle."""
+    from cryoden.exchange.verification import export_bundle  # torch
+
+    bundle = export_bundle(config)
+    print(f"{len(bundle.items)} items, loss {float(bundle.arrays['loss']):.9g}: {config.output}/index.json")
+    return {}
+
+
+def run_verify_compare(config: VerifyCompareConfig) -> Dict[str, str]:
+    """Compare a verification bundle and print every difference; returns what differs too much."""
+    from cryoden.exchange.verification import compare_bundles  # torch
+
+    differences = compare_bundles(config)
+    print(f"{'item':28}{'kind':10}{'max absolute':>14}{'max relative':>14}{'allowed':>10}")
+    failures = {}
+    for item in differences:
+        verdict = "" if item.is_passed else "  FAILED"
+        print(f"{item.name:28}{item.kind:10}{item.absolute:14.3g}{item.relative:14.3g}{item.tolerance:10.0e}{verdict}")
+        if not item.is_passed:
+            failures[item.name] = f"differs by {item.relative:.3g} of its largest value; {item.tolerance:g} is allowed."
+    print(f"{len(differences) - len(failures)} of {len(differences)} items agree.")
+    return failures
+
+
+def run_import_weights(config: ImportWeightsConfig) -> Dict[str, str]:
+    """Make a model of somebody else's weights."""
+    from cryoden.exchange.verification import import_weights  # torch
+
+    print(f"Model written: {import_weights(config)}")
+    return {}
+
+
+def run_step_benchmark(config: StepBenchmarkConfig) -> Dict[str, str]:
+    """Time the parts of a step; the last line is JSON."""
+    from cryoden.exchange.step_benchmark import PARTS, time_steps  # torch
+
+    times = time_steps(config)
+    total = sum(times[part] for part in PARTS)
+    for part in PARTS:
+        print(f"{part:10}{1e3 * times[part]:10.2f} ms {100 * times[part] / total:6.1f} %")
+    print(f"{'step':10}{1e3 * total:10.2f} ms  {times['crops_per_second']:.2f} crops/s")
+    print(json.dumps(times))
+    return {}
+
+
+def _counts(folder: PatchFolder) -> str:
+    return ", ".join(f"{files.n} to {part}" for part, files in folder.parts.items())

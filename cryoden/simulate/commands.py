@@ -1,0 +1,25 @@
+"""What the commands of the simulation print; each returns what failed, name -> reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict
+
+from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
+from cryoden.simulate.movies import MOVIES_STAR, simulate_movies
+from cryoden.simulate.pairs import simulate_pairs
+
+
+def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
+    """Simulate pairs and say where they are; returns the failures."""
+    outcome = simulate_pairs(config)
+    print(f"{outcome.n_done} of {outcome.n_inputs} pairs are simulated: {Path(config.output)}/{{odd,even,clean}}")
+    return outcome.failures
+
+
+def run_simulate_movies(config: SimulateMoviesConfig) -> Dict[str, str]:
+    """Simulate movies and say where they are."""
+    facts = simulate_movies(config)
+    n_particles = sum(len(item.coordinates) for item in facts.values())
+    print(f"{len(facts)} movies with {n_particles} particles are simulated: {Path(config.output) / MOVIES_STAR}")
+    return {}
