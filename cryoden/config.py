@@ -176,29 +176,86 @@ class HalvesConfig(Config):
     """Split movies into the sums of their odd and even frames."""
 
     movies: Tuple[str, ...] = option(
-        positional=True, help="Movies (MRC or TIFF stacks), or one RELION STAR file that lists them."
+        positional=True,
+        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file that lists them.",
     )
-    output: str = option(help="Folder for full/, odd/, even/ and micrographs.star.")
-    gain: Optional[str] = option(None, help="Gain reference (MRC or TIFF): frames are multiplied by it.")
+    output: str = option(help="Folder for full/, odd/, even/, micrographs.star and log.jsonl.")
+    gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain): frames are multiplied by it.")
+    gain_rotation: str = option(
+        "0",
+        choices=("0", "90", "180", "270"),
+        help="Turn the references (gain and dark) by so many degrees, counter-clockwise with the first row on top.",
+    )
+    gain_flip: str = option(
+        "none", choices=("none", "up-down", "left-right"), help="Mirror the references, after they were turned."
+    )
     dark: Optional[str] = option(None, help="Dark reference (MRC or TIFF): subtracted from frames before the gain.")
-    frames: Optional[str] = option(None, help="Frames to use, FIRST-LAST, counted from 1 and inclusive; default all.")
+    hot_pixels: Optional[float] = option(
+        None,
+        help="Replace pixels that lie so many deviations above the median of their neighbourhood in the sum of all "
+        "frames, such as 8, and pixels where the gain is 0, by the mean of their neighbours. Default: keep all.",
+    )
+    frames: Optional[str] = option(
+        None,
+        help="Frames to use, FIRST-LAST, counted from 1 and inclusive; default all. The first used frame goes to the "
+        "odd half, so of an odd number of frames the odd half has one more.",
+    )
+    expect_frames: Optional[int] = option(
+        None, help="Leave out movies that do not have this number of frames (interrupted exposures)."
+    )
+    shifts: Optional[str] = option(
+        None,
+        help="Folder with the shifts of every movie in NAME.star, as RELION's motion correction writes them. Only "
+        "global shifts are applied, not local motion.",
+    )
+    dose_per_frame: Optional[float] = option(
+        None,
+        help="Dose of a frame in e/A2: weight frames by their exposure (Grant & Grigorieff 2015). Default: no weights.",
+    )
+    initial_dose: float = option(0.0, help="Dose in e/A2 before the first frame, for the weights.")
+    flip_tiff: bool = option(
+        False,
+        help="Count the rows of TIFF files from the bottom, as RELION, MotionCor2 and IMOD do: needed where the gain "
+        "is an MRC file of these programs, or the shifts are theirs. The micrographs are then mirrored up-down.",
+    )
+    eer_frames: Optional[int] = option(None, help="Sum the hardware frames of EER movies to so many frames.")
+    eer_dose: Optional[float] = option(
+        None, help="Instead of --eer-frames: so many counted electrons per A2 in each frame; needs the pixel size."
+    )
+    eer_sampling: str = option(
+        "4K", choices=("4K", "8K"), help="Grid of EER movies: the detector's pixels, or each of them as 2 x 2."
+    )
     sampling_rate: Optional[float] = option(
         None, help="Pixel size in A/px, where the movies or the STAR file do not say it or say it wrongly."
     )
-    voltage: float = option(300.0, help="Acceleration voltage in kV, written to micrographs.star.")
+    voltage: float = option(
+        300.0, help="Acceleration voltage in kV, written to micrographs.star; a STAR file of movies says its own."
+    )
     spherical_aberration: float = option(2.7, help="Spherical aberration in mm, written to micrographs.star.")
     amplitude_contrast: float = option(0.1, help="Amplitude contrast (0 to 1), written to micrographs.star.")
-    jobs: int = option(1, help="Movies processed side by side.")
+    jobs: int = option(1, help="Movies processed side by side, as far as the memory allows.")
+    memory: Optional[float] = option(
+        None, help="Memory in GiB that --jobs may use together (default: half of what is free)."
+    )
 
     def _problems(self) -> Iterator[str]:
         if not self.movies or not all(self.movies):
             yield "No movies are given, or one has an empty name; name at least one movie or STAR file."
         if not 0 <= self.amplitude_contrast <= 1:
             yield f"Option --amplitude-contrast is {self.amplitude_contrast}; it must be between 0 and 1."
-        yield from _at_least("spherical_aberration", self.spherical_aberration, 0)
-        yield from _above_zero("sampling_rate", self.sampling_rate)
-        yield from _above_zero("voltage", self.voltage)
+        for name in ("spherical_aberration", "initial_dose"):
+            yield from _at_least(name, getattr(self, name), 0)
+        for name in ("sampling_rate", "voltage", "dose_per_frame", "eer_dose", "hot_pixels", "memory"):
+            yield from _above_zero(name, getattr(self, name))
+        for name in ("expect_frames", "eer_frames"):
+            yield from _at_least(name, getattr(self, name), 2)
         yield from _at_least("jobs", self.jobs, 1)
+        if self.eer_frames is not None and self.eer_dose is not None:
+            yield "Both --eer-frames and --eer-dose are given; give one of them."
+        if self.initial_dose and self.dose_per_frame is None:
+            yield "Option --initial-dose has no meaning alone; give --dose-per-frame too."
+        if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):
+            yield "Options --gain-rotation and --gain-flip have no meaning without --gain or --dark; give one of them."
         try:
             parse_frame_range(self.frames)
         except OptionError as error:

@@ -13,6 +13,8 @@ from cryoden.errors import FileError
 
 PathLike = Union[str, Path]
 
+COMPRESSED_ENDINGS = (".gz", ".bz2")
+
 
 @contextmanager
 def whole_file(path: PathLike) -> Iterator[Path]:
@@ -37,7 +39,8 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
 def mrc_name(path: PathLike) -> str:
     """Return the name under which the result for an input file is written: its own, ending in .mrc."""
-    return Path(path).with_suffix(".mrc").name
+    path = Path(path)
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED_ENDINGS else path).with_suffix(".mrc").name
 
 
 def make_folder(path: PathLike) -> Path:

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple, Union
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
 from cryoden.errors import FileError, PixelError
-from cryoden.formats.files import PathLike
-from cryoden.formats.mrc import MrcStack
+from cryoden.formats.eer import EerRendering, EerStack
+from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
+from cryoden.formats.mrc import CompressedMrcStack, MrcStack
+from cryoden.formats.stack import Stack
 from cryoden.formats.tiff import TiffStack
 
-Stack = Union[MrcStack, TiffStack]
+_MRC_ENDINGS = (".mrc", ".mrcs", ".map")
+_TIFF_ENDINGS = (".tif", ".tiff")
+ENDINGS = (*_MRC_ENDINGS, *_TIFF_ENDINGS)
+"""What counts as an image where a folder is searched."""
+
+GAIN_ENDING = ".gain"
+"""Of Thermo Fisher's software: a TIFF file."""
+
+EER_ENDING = ".eer"
 
 _READERS: Dict[str, Callable[[PathLike], Stack]] = {
-    ".mrc": MrcStack,
-    ".mrcs": MrcStack,
-    ".map": MrcStack,
-    ".tif": TiffStack,
-    ".tiff": TiffStack,
+    **dict.fromkeys(_MRC_ENDINGS, MrcStack),
+    **dict.fromkeys(_TIFF_ENDINGS, TiffStack),
+    **{image + packing: CompressedMrcStack for image in _MRC_ENDINGS for packing in COMPRESSED_ENDINGS},
+    GAIN_ENDING: TiffStack,
 }
-ENDINGS = tuple(_READERS)
+
+
+def image_ending(path: PathLike) -> str:
+    """Return the ending that says what a file is, in lower case: `.mrc`, `.mrc.gz`, `.tif`..."""
+    name = Path(path).name.lower()
+    return next(
+        (ending for ending in sorted(_READERS, key=len, reverse=True) if name.endswith(ending)), Path(name).suffix
+    )
 
 
 def open_stack(path: PathLike) -> Stack:
@@ -32,10 +48,32 @@ def open_stack(path: PathLike) -> Stack:
     FileError
         If the ending is unknown, or the file is not what its ending promises.
     """
-    ending = Path(path).suffix.lower()
+    ending = image_ending(path)
     if ending not in _READERS:
-        raise FileError(f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join(ENDINGS)}.")
+        raise FileError(
+            f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join((*_READERS, EER_ENDING))}."
+        )
     return _READERS[ending](path)
+
+
+def open_movie(path: PathLike, rendering: EerRendering = EerRendering(), is_tiff_flipped: bool = False) -> Stack:
+    """Open a movie, or a reference that belongs to movies; raises as `open_stack`.
+
+    Parameters
+    ----------
+    path
+        As for `open_stack`, or an EER movie.
+    rendering
+        How the electron events of an EER movie become frames.
+    is_tiff_flipped
+        Whether the rows of TIFF files count from the bottom.
+    """
+    ending = image_ending(path)
+    if ending == EER_ENDING:
+        return EerStack(path, rendering)
+    if ending in _TIFF_ENDINGS and is_tiff_flipped:
+        return TiffStack(path, is_flipped=True)
+    return open_stack(path)
 
 
 def open_micrograph(path: PathLike) -> Stack:

@@ -5,14 +5,22 @@ Source: MRC2014, Cheng et al. (2015) J. Struct. Biol. 192, 146-150; modes 0, 1, 
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import os
+import threading
+import weakref
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import BinaryIO, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryoden.errors import FileError
-from cryoden.formats.files import PathLike
+from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
+from cryoden.formats.stack import rows_of_band
 
 HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
@@ -25,18 +33,7 @@ _MODES = {0: np.int8, 1: np.int16, 2: np.float32, 6: np.uint16, 12: np.float16}
 
 
 class MrcStack:
-    """An MRC file as a stack of images `(n, y, x)`, opened without reading pixels.
-
-    Attributes
-    ----------
-    n_frames : int
-    shape : (int, int)
-        Rows and columns of one image.
-    dtype : numpy.dtype
-    sampling_rate : float or None
-        A/px, None where the header says nothing.
-    band_rows : int
-        Rows that are best read at once.
+    """An MRC file as a stack of images; attributes as in `cryoden.formats.stack.Stack`.
 
     Raises
     ------
@@ -44,9 +41,11 @@ class MrcStack:
         If the file is missing, is no MRC file, or is shorter than its header says.
     """
 
+    is_sequential = False
+
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
-        header, byte_order = _read_header(self.path)
+        header, byte_order = _read_header(self.path, self._read_start())
         mode = int(header.mode)
         if mode not in _MODES:
             raise FileError(
@@ -56,23 +55,101 @@ class MrcStack:
         self.shape: Tuple[int, int] = (int(header.ny), int(header.nx))
         is_unsigned_byte = mode == 0 and _has_unsigned_bytes(header, byte_order)
         self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(byte_order)  # type: ignore[arg-type]
-        self._offset = HEADER_BYTES + int(header.nsymbt)
-        needed = self._offset + self.n_frames * self.shape[0] * self.shape[1] * self.dtype.itemsize
-        actual = self.path.stat().st_size
-        if actual < needed:
-            raise FileError(
-                f"{self.path} is truncated: its header promises {needed} bytes but it has {actual}. Copy it again."
-            )
         cell, intervals = float(header.cella.x), int(header.mx)
         self.sampling_rate: Optional[float] = cell / intervals if 0 < cell < np.inf and intervals > 0 else None
-        self.band_rows = max(1, (4 << 20) // (self.shape[1] * self.dtype.itemsize))
+        self._offset = HEADER_BYTES + int(header.nsymbt)
+        self._row_bytes = self.shape[1] * self.dtype.itemsize
+        self._n_bytes = self._offset + self.n_frames * self.shape[0] * self._row_bytes
+        self._prepare()
+
+    def _read_start(self) -> bytes:
+        if not self.path.is_file():
+            raise FileError(f"{self.path} does not exist or is no file; check the path.")
+        with open(str(self.path), "rb") as file:
+            return file.read(HEADER_BYTES)
+
+    def _prepare(self) -> None:
+        self._require_bytes(self.path.stat().st_size)
+        self.band_rows = rows_of_band(self.shape[1], self.dtype.itemsize)
+        self._file = os.open(str(self.path), os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def _require_bytes(self, actual: int) -> None:
+        if actual < self._n_bytes:
+            raise FileError(
+                f"{self.path} is truncated: its header promises {self._n_bytes} bytes but it has {actual}. "
+                "Copy it again."
+            )
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
-        """Return rows `first` to `last` (excluded) of one image, shape `(last - first, x)`, as stored."""
-        n_rows, n_columns = self.shape
-        offset = self._offset + (frame * n_rows + first) * n_columns * self.dtype.itemsize
-        rows = np.fromfile(str(self.path), dtype=self.dtype, count=(last - first) * n_columns, offset=offset)
-        return rows.reshape(last - first, n_columns)
+        """Return rows `first` to `last` (excluded) of one image; see `cryoden.formats.stack.Stack`."""
+        rows = np.empty((last - first, self.shape[1]), self.dtype)
+        offset = self._offset + (frame * self.shape[0] + first) * self._row_bytes
+        unread = rows.reshape(-1).view(np.uint8).data
+        while unread:  # one call reads at most 2 GiB
+            n_read = os.preadv(self._file, [unread], offset)
+            if not n_read:
+                self._require_bytes(self.path.stat().st_size)
+                raise FileError(f"{self.path} ended while it was read; copy it again.")
+            unread, offset = unread[n_read:], offset + n_read
+        return rows
+
+
+class CompressedMrcStack(MrcStack):
+    """An MRC file compressed as a whole by gzip or bzip2; read from front to back, one image in memory."""
+
+    is_sequential = True
+    _OPENERS: Dict[str, Callable[..., BinaryIO]] = dict(zip(COMPRESSED_ENDINGS, (gzip.open, bz2.open)))  # type: ignore[arg-type]
+
+    def _open(self) -> BinaryIO:
+        return self._OPENERS[self.path.suffix.lower()](str(self.path), "rb")
+
+    def _read_start(self) -> bytes:
+        if not self.path.is_file():
+            raise FileError(f"{self.path} does not exist or is no file; check the path.")
+        with self._guard_decoding(), self._open() as file:
+            return file.read(HEADER_BYTES)
+
+    def _prepare(self) -> None:
+        self.band_rows = self.shape[0]
+        self._stream: Optional[BinaryIO] = None
+        self._next_frame = 0
+        self._frame, self._image = -1, np.empty(0)
+        self._lock = threading.Lock()
+
+    def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
+        """Return rows of one image; an earlier image than the last one read starts again at the front.
+
+        Raises
+        ------
+        FileError
+            If the file is truncated or damaged.
+        """
+        with self._lock:
+            if frame != self._frame:
+                self._image = np.empty(0)  # free before the next one is decoded
+                self._image, self._frame = self._decode(frame), frame
+            return self._image[first:last]
+
+    def _decode(self, frame: int) -> np.ndarray:
+        n_bytes = self.shape[0] * self._row_bytes
+        if self._stream is None or frame < self._next_frame:
+            self._stream, self._next_frame = self._open(), 0
+            weakref.finalize(self, self._stream.close)
+        with self._guard_decoding():
+            self._stream.seek(self._offset + frame * n_bytes)
+            content = self._stream.read(n_bytes)
+        if len(content) < n_bytes:
+            self._require_bytes(self._offset + frame * n_bytes + len(content))
+        self._next_frame = frame + 1
+        return np.frombuffer(content, self.dtype).reshape(self.shape)
+
+    @contextmanager
+    def _guard_decoding(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError, zlib.error) as error:
+            raise FileError(f"{self.path} is damaged or truncated ({error}); copy it again.") from error
 
 
 class MrcWriter:
@@ -164,11 +241,7 @@ def write_image(path: PathLike, image: np.ndarray, sampling_rate: Optional[float
         writer.write_rows(image)
 
 
-def _read_header(path: Path) -> Tuple[np.recarray, str]:
-    if not path.is_file():
-        raise FileError(f"{path} does not exist or is no file; check the path.")
-    with open(str(path), "rb") as file:
-        start = file.read(HEADER_BYTES)
+def _read_header(path: Path, start: bytes) -> Tuple[np.recarray, str]:
     if len(start) < HEADER_BYTES:
         raise FileError(f"{path} is no MRC file: it has {len(start)} bytes, a header alone has {HEADER_BYTES}.")
     for byte_order in "<>":

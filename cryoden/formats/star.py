@@ -9,8 +9,9 @@ import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Union
+from typing import Dict, List, Optional, Tuple, Union
 
+import numpy as np
 import pandas as pd
 import starfile
 
@@ -22,6 +23,9 @@ MOVIE_NAME = "rlnMicrographMovieName"
 PIXEL_SIZE = "rlnMicrographPixelSize"
 ORIGINAL_PIXEL_SIZE = "rlnMicrographOriginalPixelSize"
 OPTICS_GROUP = "rlnOpticsGroup"
+VOLTAGE = "rlnVoltage"
+SHIFT_BLOCK = "global_shift"
+SHIFT_LABELS = ("rlnMicrographFrameNumber", "rlnMicrographShiftX", "rlnMicrographShiftY")
 HALF_NAME = "cryodenName"
 """Optional column of ours: the name by which the two halves of a micrograph find each other, if not their file name."""
 
@@ -51,11 +55,16 @@ class ImageTable:
 
     def sampling_rate(self, row: int) -> Optional[float]:
         """Return the pixel size in A/px of one image's optics group, None where the file does not say."""
+        return self._optics_value(row, PIXEL_SIZE, ORIGINAL_PIXEL_SIZE)
+
+    def voltage(self, row: int) -> Optional[float]:
+        """Return the voltage in kV of one image's optics group, None where the file does not say."""
+        return self._optics_value(row, VOLTAGE)
+
+    def _optics_value(self, row: int, *labels: str) -> Optional[float]:
         group = self.optics[self.optics[OPTICS_GROUP].astype(str) == str(self.images[OPTICS_GROUP].iloc[row])]
-        for label in (PIXEL_SIZE, ORIGINAL_PIXEL_SIZE):
-            if label in group and len(group):
-                return float(group[label].iloc[0])
-        return None
+        label = next((label for label in labels if label in group and len(group)), None)
+        return None if label is None else float(group[label].iloc[0])
 
     def with_images(self, rows: List[int], names: List[str], pixel_sizes: List[float]) -> ImageTable:
         """Return micrographs made from the given rows: new names and pixel sizes, everything else kept.
@@ -93,7 +102,7 @@ def new_table(
             "rlnOpticsGroupName": ["opticsGroup1"],
             OPTICS_GROUP: [1],
             ORIGINAL_PIXEL_SIZE: [sampling_rate],
-            "rlnVoltage": [voltage],
+            VOLTAGE: [voltage],
             "rlnSphericalAberration": [spherical_aberration],
             "rlnAmplitudeContrast": [amplitude_contrast],
             PIXEL_SIZE: [sampling_rate],
@@ -164,6 +173,38 @@ def _read_as_text(path: str) -> Dict[str, pd.DataFrame]:
 
 def _as_text(block: Union[Dict[str, str], pd.DataFrame]) -> pd.DataFrame:
     return (pd.DataFrame([block]) if isinstance(block, dict) else block).astype(str)
+
+
+def read_global_shifts(path: PathLike) -> Dict[int, Tuple[float, float]]:
+    """Return frame (counted from 1) -> shift in x and y, pixels, of what a motion correction wrote about one movie.
+
+    The shifts say where the content of a frame must be moved to. Local motion, which may be there too, is left out.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, has no table of global shifts, or shifts that are not numbers.
+    """
+    if not Path(path).is_file():
+        raise FileError(f"{path} does not exist or is no file; shifts are in one STAR file for each movie.")
+    try:
+        blocks = starfile.read(str(path), always_dict=True)
+    except Exception as error:  # the parser raises many kinds; all mean that this is no STAR file
+        raise FileError(f"{path} cannot be read as STAR ({error}); check what it is.") from error
+    table = pd.DataFrame(blocks.get(SHIFT_BLOCK, {}), index=None if SHIFT_BLOCK in blocks else [])
+    if any(label not in table for label in SHIFT_LABELS):
+        raise FileError(f"{path} holds no global shifts: it has no table {SHIFT_BLOCK} with {', '.join(SHIFT_LABELS)}.")
+    columns = [pd.to_numeric(table[label], errors="coerce") for label in SHIFT_LABELS]
+    if any(not np.isfinite(column).all() for column in columns):
+        raise FileError(f"{path} has shifts that are no numbers; correct the motion of this movie again.")
+    return {int(frame): (float(x), float(y)) for frame, x, y in zip(*columns)}
+
+
+def write_global_shifts(path: PathLike, shifts: Dict[int, Tuple[float, float]]) -> None:
+    """Write what `read_global_shifts` reads."""
+    rows = [(frame, *shift) for frame, shift in shifts.items()]
+    with whole_file(path) as temporary:
+        starfile.write({SHIFT_BLOCK: pd.DataFrame(rows, columns=list(SHIFT_LABELS))}, str(temporary), overwrite=True)
 
 
 def star_path(path: PathLike) -> str:

@@ -1,0 +1,184 @@
+"""Gain and dark reference of a detector: oriented, checked, applied by rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Tuple
+
+import numpy as np
+
+from cryoden.errors import FileError, PixelError
+from cryoden.formats.files import PathLike
+from cryoden.formats.images import open_movie
+
+
+class Reference:
+    """A gain or dark reference, turned and mirrored to lie as the frames do.
+
+    Rows are read when they are needed; only a quarter turn needs the whole image, which is then kept.
+
+    Parameters
+    ----------
+    kind
+        `Gain` or `Dark`, for messages.
+    path
+        MRC, TIFF or .gain file of one image.
+    quarter_turns
+        Counter-clockwise, seen with the first row on top; done before the mirroring.
+    flip
+        `none`, `up-down` or `left-right`.
+    is_tiff_flipped
+        Whether the rows of TIFF files count from the bottom.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Rows and columns once it is oriented.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read or holds more than one image.
+    """
+
+    def __init__(
+        self, kind: str, path: PathLike, quarter_turns: int = 0, flip: str = "none", is_tiff_flipped: bool = False
+    ) -> None:
+        self.kind, self.path = kind, Path(path)
+        self._stack = open_movie(path, is_tiff_flipped=is_tiff_flipped)
+        if self._stack.n_frames != 1:
+            raise FileError(
+                f"{kind} reference {path} has {self._stack.n_frames} images; it must be one. Average them first."
+            )
+        self._is_reversed, self._is_mirrored = quarter_turns == 2, quarter_turns == 2
+        self._turned: Optional[np.ndarray] = None
+        self.shape: Tuple[int, int] = self._stack.shape
+        if quarter_turns % 2:
+            self.shape = self.shape[::-1]
+            self._turned = np.rot90(self._stack.read_rows(0, 0, self._stack.shape[0]), quarter_turns)
+        self._is_reversed ^= flip == "up-down"
+        self._is_mirrored ^= flip == "left-right"
+
+    def rows(self, first: int, last: int, shape: Optional[Tuple[int, int]] = None) -> np.ndarray:
+        """Return rows `first` to `last` (excluded) as float32 for frames of a shape, by default its own.
+
+        Frames that are twice as fine (an 8K rendering) see every pixel of the reference as 2 x 2.
+        """
+        if shape and shape != self.shape:
+            rows = self.rows(first // 2, (last + 1) // 2).repeat(2, axis=0).repeat(2, axis=1)
+            return rows[first % 2 :][: last - first]
+        if self._is_reversed:
+            first, last = self.shape[0] - last, self.shape[0] - first
+        rows = self._stack.read_rows(0, first, last) if self._turned is None else self._turned[first:last]
+        rows = rows[::-1] if self._is_reversed else rows
+        return (rows[:, ::-1] if self._is_mirrored else rows).astype(np.float32)
+
+    def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool) -> None:
+        """Refuse frames of another size, and say which rotation would fit.
+
+        Raises
+        ------
+        FileError
+            If the sizes differ; a super-resolution rendering may be twice as large.
+        """
+        if shape == self.shape or (is_super_resolution and shape == (2 * self.shape[0], 2 * self.shape[1])):
+            return
+        hint = ""
+        if shape == self.shape[::-1]:
+            hint = " Its sides are swapped: rotate it by 90 or 270 degrees (--gain-rotation 90)."
+        raise FileError(
+            f"{self.kind} reference {self.path} is {_size(self.shape)}, but the frames of {movie} are {_size(shape)}; "
+            f"it must be of their size.{hint}"
+        )
+
+    def require_usable(self, may_be_zero: bool) -> None:
+        """Look at every pixel once.
+
+        Raises
+        ------
+        PixelError
+            If pixels are not finite, or are 0 in a gain reference whose zeros are not to be replaced.
+        """
+        n_bad = n_zero = 0
+        for first in range(0, self.shape[0], 512):
+            rows = self.rows(first, min(first + 512, self.shape[0]))
+            n_bad += rows.size - int(np.count_nonzero(np.isfinite(rows)))
+            n_zero += rows.size - int(np.count_nonzero(rows))
+        name = f"{self.kind} reference {self.path}"
+        if n_bad:
+            raise PixelError(f"{name} has {n_bad} NaN or infinite pixels; every pixel must be a number. Make it again.")
+        n_pixels = self.shape[0] * self.shape[1]
+        if self.kind == "Gain" and n_zero and not may_be_zero:
+            raise PixelError(
+                f"{name} has {n_zero} pixels that are 0 and would leave no image there; they must be above 0. Make it "
+                "again, or give --hot-pixels 8, which replaces such pixels by their neighbours."
+            )
+        if self.kind == "Gain" and n_zero > MAX_DEAD_SHARE * n_pixels:
+            raise PixelError(
+                f"{name} has {n_zero} of {n_pixels} pixels at 0, too many to be replaced by their neighbours; at most "
+                f"{MAX_DEAD_SHARE:.0%} may be. Make it again."
+            )
+
+
+MAX_DEAD_SHARE = 0.01
+"""Of a gain reference; a detector with more dead pixels is no detector."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns stored counts into an image: corrected = (counts - dark) * gain, bad pixels replaced.
+
+    Attributes
+    ----------
+    gain, dark
+        References, or None.
+    hot_deviations
+        Pixels so many deviations above their neighbourhood are replaced; None = keep all.
+    """
+
+    gain: Optional[Reference] = None
+    dark: Optional[Reference] = None
+    hot_deviations: Optional[float] = None
+
+    def require_usable(self) -> None:
+        """Look at every pixel of the references, before any movie is read; raises PixelError."""
+        for reference in (self.gain, self.dark):
+            if reference is not None:
+                reference.require_usable(may_be_zero=self.hot_deviations is not None)
+
+    def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool = False) -> None:
+        """Refuse references of another size than the frames; raises FileError."""
+        for reference in (self.gain, self.dark):
+            if reference is not None:
+                reference.require_fit(movie, shape, is_super_resolution)
+
+    def corrected(self, total: np.ndarray, n_frames: int, first: int, shape: Tuple[int, int]) -> np.ndarray:
+        """Return the calibrated sum of some frames, float32.
+
+        Parameters
+        ----------
+        total
+            Sum of the stored counts, rows from `first` on.
+        n_frames
+            How many frames were summed.
+        first
+            Row of the frame at which `total` begins.
+        shape
+            Rows and columns of the frames.
+        """
+        last = first + total.shape[0]
+        result = total.astype(np.float32)
+        if self.dark is not None:
+            result -= n_frames * self.dark.rows(first, last, shape)
+        if self.gain is not None:
+            result *= self.gain.rows(first, last, shape)
+        return result
+
+    def dead_pixels(self, first: int, last: int, shape: Tuple[int, int]) -> Optional[np.ndarray]:
+        """Return where the gain is 0, as a mask of rows; None without a gain."""
+        return None if self.gain is None else self.gain.rows(first, last, shape) == 0
+
+
+def _size(shape: Tuple[int, int]) -> str:
+    return f"{shape[1]} x {shape[0]} px"

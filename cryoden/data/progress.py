@@ -1,0 +1,56 @@
+"""What a long command says while it runs: a bar in a terminal, one JSON line for each finished item elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Optional, Type
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts finished items; use it as a context manager.
+
+    Every item becomes a JSON line of a log file, and of stderr where that is no terminal; in a terminal there is a bar.
+
+    Parameters
+    ----------
+    log
+        File to which lines are added.
+    n_items
+        How many there are.
+    unit, title
+        Words of the bar.
+    """
+
+    def __init__(self, log: Path, n_items: int, unit: str, title: str) -> None:
+        self._log, self._n_items, self._n_done = log, n_items, 0
+        self._lock = threading.Lock()
+        self._bar = tqdm(total=n_items, unit=unit, desc=title, disable=None)
+
+    def __enter__(self) -> Progress:
+        self._file = open(str(self._log), "a")
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._bar.close()
+        self._file.close()
+
+    def report(self, **facts: Any) -> None:
+        """Say what became of one item; may be called from several threads."""
+        with self._lock:
+            self._n_done += 1
+            now = time.strftime("%Y-%m-%dT%H:%M:%S")
+            line = json.dumps({"time": now, "done": self._n_done, "of": self._n_items, **facts})
+            self._file.write(line + "\n")
+            self._file.flush()
+            self._bar.update()
+            if self._bar.disable:
+                print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,51 @@
+"""What every image file looks like from above: a stack of images of which rows can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional, Tuple
+
+import numpy as np
+from typing_extensions import Protocol
+
+BAND_BYTES = 4 << 20
+"""Rows are read in bands of about this size: they stay in a processor's cache, and memory stays flat."""
+
+
+class Stack(Protocol):
+    """An open file as a stack of images `(n, y, x)`, pixels still on disk.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+    n_frames : int
+    shape : (int, int)
+        Rows and columns of one image.
+    dtype : numpy.dtype
+        Of the pixels as stored.
+    sampling_rate : float or None
+        A/px, None where the file says nothing.
+    band_rows : int
+        Rows that are best read at once; all rows where images are decoded as a whole.
+    is_sequential : bool
+        Whether images must be read in order, because an earlier one means to begin again.
+    """
+
+    path: Path
+    n_frames: int
+    shape: Tuple[int, int]
+    dtype: np.dtype
+    sampling_rate: Optional[float]
+    band_rows: int
+    is_sequential: bool
+
+    def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
+        """Return rows `first` to `last` (excluded) of one image, shape `(last - first, x)`, as stored.
+
+        Several threads may read different images at once.
+        """
+
+
+def rows_of_band(n_columns: int, item_bytes: int) -> int:
+    """Return how many rows make a band, at least 1."""
+    return max(1, BAND_BYTES // (n_columns * item_bytes))
