@@ -27,6 +27,7 @@ REQUIREMENTS = [
     "tyro>=0.9",
     "typing_extensions",
     "psutil",
+    "requests",
 ]
 
 setup(

@@ -15,7 +15,7 @@ from typing_extensions import Annotated
 
 from cryoden import __doc__ as about
 from cryoden import __version__
-from cryoden.config import Config, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
+from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
 from cryoden.errors import CryodenError, OptionError
 from cryoden.exchange.config import (
     ImportWeightsConfig,
@@ -25,6 +25,7 @@ from cryoden.exchange.config import (
     VerifyCompareConfig,
     VerifyExportConfig,
 )
+from cryoden.fetch.config import FetchConfig
 from cryoden.formats.files import read_json, write_json
 from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
 
@@ -119,6 +120,7 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Dict[str, str]]]] = {
     "verify benchmark": (StepBenchmarkConfig, _later("exchange", "run_step_benchmark")),
     "simulate pairs": (SimulatePairsConfig, _later("simulate", "run_simulate_pairs")),
     "simulate movies": (SimulateMoviesConfig, _later("simulate", "run_simulate_movies")),
+    "fetch": (FetchConfig, _later("fetch", "run_fetch")),
 }
 """What is typed after `cryoden`: its options and what it runs."""
 
@@ -179,8 +181,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             write_json(save_to, config.to_dict())
             return ALL_DONE
         failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-        if IS_FIRST and isinstance(config, Config):
-            write_json(Path(config.output) / FAILURES_NAME, failures)
+        output = getattr(config, "output", None)  # some commands only read
+        if IS_FIRST and output and Path(output).is_dir():
+            write_json(Path(output) / FAILURES_NAME, failures)
     except CryodenError as error:
         print(f"cryoden: {error}", file=sys.stderr)
         return NOTHING_DONE

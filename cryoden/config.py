@@ -99,7 +99,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Config(Options):
-    """Base of the commands that fill a folder."""
+    """Base of the commands that must be told a folder to fill."""
 
     output: str = option(help="Folder for everything that is written.")
 

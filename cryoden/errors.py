@@ -43,5 +43,9 @@ class DeviceError(CryodenError):
     """The asked for processor (GPU or CPU) is not there or too small."""
 
 
+class NetworkError(CryodenError):
+    """A server is away, does not know what is asked, or sends something else than it said."""
+
+
 class TrainingError(CryodenError):
     """Training cannot start or cannot go on."""

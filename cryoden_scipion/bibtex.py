@@ -40,4 +40,15 @@ BIBTEX = """
     year = {2013},
     doi = {10.1016/j.jsb.2013.05.008}
 }
+
+@article{Iudin2023,
+    author = {Iudin, Andrii and Korir, Paul K. and Somasundharam, Sriram and Weyand, Simone and Cattavitello, Cesare and
+        Fonseca, Neli and Salih, Osman and Kleywegt, Gerard J. and Patwardhan, Ardan},
+    title = {{EMPIAR}: the Electron Microscopy Public Image Archive},
+    journal = {Nucleic Acids Research},
+    volume = {51},
+    pages = {D1503--D1511},
+    year = {2023},
+    doi = {10.1093/nar/gkac1062}
+}
 """

@@ -1,0 +1,1 @@
+"""Movies from public archives."""

@@ -1,0 +1,146 @@
+"""Fetch an entry: say what it holds, check the disk, download, and leave a record for those who import it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Dict, List
+
+from tqdm import tqdm
+
+from cryoden.errors import CryodenError, FileError, NetworkError
+from cryoden.fetch.config import FetchConfig
+from cryoden.fetch.download import RemoteFile, download, open_session
+from cryoden.fetch.empiar import (
+    Entry,
+    ImageSet,
+    Microscope,
+    choose_imageset,
+    list_files,
+    other_ways,
+    read_entry,
+    read_microscope,
+)
+from cryoden.formats.files import make_folder, write_json
+from cryoden.formats.images import ENDINGS, open_stack
+
+RECORD_NAME = "entry.json"
+"""In the entry's folder: title, image set, microscope, files that are whole."""
+
+GIB = 1 << 30
+
+
+def run_fetch(config: FetchConfig) -> Dict[str, str]:
+    """Download an entry or a part of it; returns what failed, file -> reason.
+
+    Raises
+    ------
+    CryodenError
+        If the archive is away, has no such entry, the disk is too small, or no file could be fetched.
+    """
+    with open_session() as session:
+        entry = read_entry(session, config)
+        imageset = choose_imageset(entry, config.imageset)
+        microscope = read_microscope(session, config, entry)
+        movies, gains = list_files(session, config, imageset)
+        _tell(entry, imageset, microscope, movies, gains)
+        if config.dry_run:
+            return {}
+        folder = Path(config.output) / f"EMPIAR-{entry.number}"
+        _check_room(folder, [*movies, *gains])
+        make_folder(folder)
+        failures: Dict[str, str] = {}
+        lock = threading.Lock()
+        bar = tqdm(total=sum(f.size for f in (*movies, *gains)), unit="B", unit_scale=True, disable=None)
+
+        def fetch(file: RemoteFile) -> None:
+            try:
+                download(session, file, folder / file.name, on_bytes)
+                _check_image(folder / file.name)
+            except (NetworkError, FileError) as error:
+                failures[file.name] = str(error)
+
+        def on_bytes(n: int) -> None:
+            with lock:
+                bar.update(n)
+
+        with bar, ThreadPoolExecutor(config.jobs) as pool:
+            list(pool.map(fetch, (*gains, *movies)))
+    arrived = [file.name for file in movies if file.name not in failures]
+    if not arrived:
+        raise NetworkError(
+            f"None of {len(movies)} movies could be fetched; the first reason: {next(iter(failures.values()))}"
+        )
+    record = {
+        "number": entry.number,
+        "title": entry.title,
+        "imageset": asdict(imageset),
+        "microscope": asdict(microscope),
+        "movies": arrived,
+        "gains": [file.name for file in gains if file.name not in failures],
+    }
+    write_json(folder / RECORD_NAME, record)
+    print(f"{len(arrived)} of {len(movies)} movies are in {folder}")
+    return failures
+
+
+def _tell(
+    entry: Entry, imageset: ImageSet, microscope: Microscope, movies: List[RemoteFile], gains: List[RemoteFile]
+) -> None:
+    print(f"EMPIAR-{entry.number}: {entry.title} ({entry.size} in all)")
+    for number, item in enumerate(entry.imagesets, 1):
+        chosen = "*" if item is imageset else " "
+        print(
+            f"{chosen} {number}. {item.name}: {item.n_images} x {item.category}, {item.data_format}, {item.directory}"
+        )
+    known = {
+        "A/px": imageset.sampling_rate,
+        "frames": imageset.n_frames,
+        "kV": microscope.voltage,
+        "mm Cs": microscope.spherical_aberration,
+        "e/A^2": microscope.dose,
+    }
+    print("  " + ", ".join(f"{value:g} {unit}" if value else f"? {unit}" for unit, value in known.items()))
+    size = sum(file.size for file in (*movies, *gains)) / GIB
+    n_sums = sum(file.checksum is not None for file in (*movies, *gains))
+    sums = f"{n_sums} with checksums" if n_sums else "the archive gives no checksums"
+    print(f"To download: {len(movies)} movies and {len(gains)} references, {size:.2f} GiB; {sums}.")
+    print("The same with Aspera or Globus, for those who have them:")
+    for command in other_ways(entry.number, imageset.directory):
+        print(f"  {command}")
+
+
+def _check_room(folder: Path, files: List[RemoteFile]) -> None:
+    needed = 0
+    for file in files:
+        target = folder / file.name
+        there = [path.stat().st_size for path in (target, target.with_name(f"{target.name}.part")) if path.is_file()]
+        needed += max(0, file.size - sum(there))
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(str(place)).free
+    if needed > free:
+        raise FileError(
+            f"The files need {needed / GIB:.2f} GiB more in {folder}, but {free / GIB:.2f} GiB are free there. "
+            "Free the disk, choose another --output, or a --subset."
+        )
+
+
+def _check_image(path: Path) -> None:
+    """Refuse a movie that is whole by its size but not by its header; keep it under another name.
+
+    Raises
+    ------
+    FileError
+        If it cannot be opened.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        return
+    try:
+        open_stack(path)
+    except CryodenError as error:
+        spoiled = path.with_name(f"{path.name}.bad")
+        path.replace(spoiled)
+        raise FileError(f"{error} The archive sent it so; it is kept as {spoiled.name}.") from error

@@ -1,0 +1,47 @@
+"""What fetching can be asked; standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Iterator, Optional
+from urllib.parse import urlsplit
+
+from cryoden.config import Options, option, within
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclasses.dataclass(frozen=True)
+class FetchConfig(Options):
+    """Download movies of a public archive; what is there already is kept, and half a file is gone on with."""
+
+    archive: str = option(positional=True, choices=("empiar",), help="Only EMPIAR so far.")
+    entry: str = option(positional=True, help="Number of the entry: 10025 or EMPIAR-10025.")
+    output: str = option("empiar", help="Folder in which a folder EMPIAR-10025 is made.")
+    subset: Optional[int] = option(None, help="Only so many movies, spread evenly over the entry; default all.")
+    imageset: Optional[int] = option(None, help="Number of the image set; default the first one of movies.")
+    pattern: Optional[str] = option(
+        None, help="Only files whose name matches, such as *_frames.tif; default every movie and gain reference."
+    )
+    dry_run: bool = option(False, help="Say what the entry holds and what would be downloaded, and end.")
+    jobs: int = option(4, help="Files downloaded side by side, 1 to 8.")
+    api: str = option("https://www.ebi.ac.uk/empiar/api", help="Address of the archive's API.")
+    files: str = option("https://ftp.ebi.ac.uk/empiar/world_availability", help="Address of the archive's files.")
+    maps: str = option("https://www.ebi.ac.uk/emdb/api", help="Address of the EMDB's API, which knows the microscope.")
+
+    @property
+    def number(self) -> str:
+        """The digits of the entry."""
+        return re.sub(r"^EMPIAR-", "", self.entry.strip(), flags=re.IGNORECASE)
+
+    def _problems(self) -> Iterator[str]:
+        if not re.fullmatch(r"\d{5,6}", self.number):
+            yield f"Entry is {self.entry!r}; it must be the five digits of an EMPIAR entry, such as 10025."
+        yield from within("subset", self.subset, 1)
+        yield from within("imageset", self.imageset, 1)
+        yield from within("jobs", self.jobs, 1, 8)
+        for name in ("api", "files", "maps"):
+            parts = urlsplit(getattr(self, name))
+            if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+                yield f"Option --{name} is {getattr(self, name)!r}; it must be an https:// address."

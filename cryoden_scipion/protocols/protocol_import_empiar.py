@@ -1,0 +1,164 @@
+"""Import from EMPIAR: the number of an entry -> SetOfMovies, with what the archives know of its acquisition."""
+
+import json
+import os
+from enum import Enum
+
+from pwem.objects import Acquisition, Movie, SetOfMovies
+from pyworkflow.constants import BETA
+from pyworkflow.protocol import params
+
+from cryoden.fetch.config import FetchConfig
+from cryoden_scipion.protocols.protocol_base import CryodenProtBase
+
+RECORD_NAME = "entry.json"
+READABLE_GAINS = (".mrc", ".tif", ".tiff", ".gain")
+
+# What is assumed where neither archive nor form says it.
+USUAL_VOLTAGE, USUAL_ABERRATION = 300.0, 2.7
+
+
+class EmpiarOutputs(Enum):
+    """The downloaded movies."""
+
+    outputMovies = SetOfMovies
+
+
+class CryodenProtImportEmpiar(CryodenProtBase):
+    """Download movies of an entry of EMPIAR, all or a few, and import them with their acquisition data and gain.
+
+    Pixel size and frames come from EMPIAR, voltage, spherical aberration and dose from the EMDB entry it refers to;
+    whatever you fill in wins. A stopped download goes on where it stopped.
+    """
+
+    _label = "import from EMPIAR"
+    _devStatus = BETA
+    _possibleOutputs = EmpiarOutputs
+
+    # --------------------------- DEFINE param functions ----------------------
+    def _defineParams(self, form):
+        form.addSection(label="Entry")
+        form.addParam(
+            "entry", params.StringParam, label="EMPIAR entry", important=True, help=FetchConfig.help_of("entry")
+        )
+        self._addOption(form, FetchConfig, "subset", params.IntParam, "Only so many movies")
+        self._addOption(form, FetchConfig, "imageset", params.IntParam, "Image set", expertLevel=params.LEVEL_ADVANCED)
+        self._addOption(form, FetchConfig, "pattern", params.StringParam, "Name", expertLevel=params.LEVEL_ADVANCED)
+        self._addOption(form, FetchConfig, "jobs", params.IntParam, "Downloads side by side")
+        for name, label in (("api", "Entries"), ("files", "Files"), ("maps", "Maps")):
+            self._addOption(
+                form, FetchConfig, name, params.StringParam, f"{label} at", expertLevel=params.LEVEL_ADVANCED
+            )
+        form.addSection(label="Acquisition")
+        empty = "Leave it empty to take what the archive says."
+        for name, label in (
+            ("samplingRate", "Pixel size (A/px)"),
+            ("voltage", "Voltage (kV)"),
+            ("sphericalAberration", "Spherical aberration (mm)"),
+            ("dosePerFrame", "Dose per frame (e/A^2)"),
+        ):
+            form.addParam(name, params.FloatParam, allowsNull=True, label=label, help=empty)
+        form.addParam("amplitudeContrast", params.FloatParam, default=0.1, label="Amplitude contrast")
+        form.addParam(
+            "gainFile",
+            params.StringParam,
+            allowsNull=True,
+            label="Gain reference",
+            expertLevel=params.LEVEL_ADVANCED,
+            help="Name of the gain reference among the entry's files, where it has several; none: use none.",
+        )
+
+    # --------------------------- INSERT steps functions -----------------------
+    def _insertAllSteps(self):
+        self._insertFunctionStep(self.fetchStep, needsGPU=False)
+        self._insertFunctionStep(self.createOutputStep, needsGPU=False)
+
+    # --------------------------- STEPS functions ------------------------------
+    def fetchStep(self):
+        """Run `cryoden fetch`."""
+        self._runCryoden("fetch", self._config())
+
+    def createOutputStep(self):
+        """Register every movie that arrived."""
+        record = self._record()
+        samplingRate = self.samplingRate.get() or record["imageset"]["sampling_rate"]
+        if not samplingRate:
+            raise Exception("The archive does not say the pixel size of these movies; fill it in and continue.")
+        acquisition = self._acquisition(record)
+        movies = self._createSetOfMovies()
+        movies.setAcquisition(acquisition)
+        movies.setSamplingRate(samplingRate)
+        gain = self._gain(record)
+        if gain:
+            movies.setGain(self._filePath(gain))
+        for number, name in enumerate(record["movies"], 1):
+            movie = Movie(location=self._filePath(name))
+            movie.setObjId(number)
+            movie.setMicName(os.path.basename(name))
+            movie.setAcquisition(acquisition)
+            movie.setSamplingRate(samplingRate)
+            movies.append(movie)
+        frames = movies.getFirstItem().getDim()[2]
+        movies.setFramesRange([1, frames, 1])
+        self._defineOutputs(**{EmpiarOutputs.outputMovies.name: movies})
+
+    # --------------------------- INFO functions -------------------------------
+    def _validate(self):
+        return self._problemsOf(self._config)
+
+    def _summary(self):
+        if not self.hasAttribute(EmpiarOutputs.outputMovies.name):
+            return ["No movies yet."]
+        record = self._record()
+        acquisition = self.outputMovies.getAcquisition()
+        lines = [
+            f"EMPIAR-{record['number']}: {record['title']}",
+            f"*{self.outputMovies.getSize()}* movies; {acquisition.getVoltage():g} kV, "
+            f"{acquisition.getSphericalAberration():g} mm, {acquisition.getDosePerFrame() or 0:g} e/A^2 per frame.",
+            f"Gain reference: {self._gain(record) or 'none'}",
+        ]
+        missing = [name for name, value in record["microscope"].items() if value is None and name != "dose"]
+        if missing:
+            lines.append(f"The archive does not say {', '.join(missing)}: usual values are taken unless filled in.")
+        return lines + self._failureLines()
+
+    def _citations(self):
+        return ["Iudin2023"]
+
+    # --------------------------- UTILS functions ------------------------------
+    def _config(self):
+        names = ("subset", "imageset", "pattern", "jobs", "api", "files", "maps")
+        values = {name: self.getAttributeValue(name) for name in names}
+        values["pattern"] = values["pattern"] or None
+        return FetchConfig(archive="empiar", entry=self.entry.get() or "", output=self._getExtraPath(), **values)
+
+    def _filePath(self, name):
+        return self._getExtraPath(f"EMPIAR-{self._config().number}", name)
+
+    def _record(self):
+        with open(self._filePath(RECORD_NAME)) as file:
+            return json.load(file)
+
+    def _acquisition(self, record):
+        microscope, frames = record["microscope"], record["imageset"]["n_frames"]
+        dose = self.dosePerFrame.get()
+        if dose is None and microscope["dose"] and frames:
+            dose = microscope["dose"] / frames
+        return Acquisition(
+            voltage=self.voltage.get() or microscope["voltage"] or USUAL_VOLTAGE,
+            sphericalAberration=self.sphericalAberration.get()
+            or microscope["spherical_aberration"]
+            or USUAL_ABERRATION,
+            amplitudeContrast=self.amplitudeContrast.get(),
+            magnification=50000,  # Scipion asks for one; nothing follows from it
+            doseInitial=0.0,
+            dosePerFrame=dose,
+        )
+
+    def _gain(self, record):
+        """Return the gain reference to use: the named one, or the only or first one that can be read."""
+        wanted = (self.gainFile.get() or "").strip()
+        if wanted.lower() == "none":
+            return None
+        readable = [name for name in record["gains"] if name.endswith(READABLE_GAINS) and "defect" not in name.lower()]
+        return next((name for name in readable if not wanted or os.path.basename(name) == wanted), None)
