@@ -16,13 +16,14 @@ import pandas as pd
 import scipy.fft
 from tqdm import tqdm
 
+from cryoden.data.exposure import critical_exposure
 from cryoden.errors import FileError
 from cryoden.formats import star
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcWriter, write_image
 from cryoden.simulate.config import SimulateMoviesConfig
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
-from cryoden.simulate.optics import Optics, critical_exposure, fading, wavelength
+from cryoden.simulate.optics import Optics, fading, wavelength
 from cryoden.simulate.shapes import Particle, build_shape, read_map
 from cryoden.simulate.specimen import Film, Grid, Specimen, make_specimen
 

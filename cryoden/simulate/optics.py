@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.constants as nature
 
-LOW_DAMAGE_VOLTAGE, LOW_DAMAGE_FACTOR = 250.0, 0.8
-"""At 200 kV electrons damage more: critical exposures are 0.8 of those at 300 kV (Grant & Grigorieff 2015, eLife 4,
-e06980, as their program does below 250 kV)."""
+from cryoden.data.exposure import critical_exposure
 
 
 def wavelength(voltage: float) -> float:
@@ -62,16 +60,10 @@ class Optics:
         return -np.sin(phase + np.arcsin(self.amplitude_contrast))
 
 
-def critical_exposure(k: np.ndarray, voltage: float) -> np.ndarray:
-    """Return the exposure in e/A^2 at which the signal at `k` has faded to exp(-1/2): 0.245 k^-1.665 + 2.81 at 300 kV.
-
-    Source: Grant & Grigorieff (2015) eLife 4, e06980, eq. 3.
-    """
-    scale = LOW_DAMAGE_FACTOR if voltage < LOW_DAMAGE_VOLTAGE else 1.0
-    return scale * (0.245 * np.maximum(k, 1e-6) ** -1.665 + 2.81)
-
-
 def fading(k: np.ndarray, voltage: float, before: float, exposure: float) -> np.ndarray:
-    """Return the mean of exp(-N / 2 Nc(k)) while the exposure N goes from `before` on by `exposure` (e/A^2)."""
-    rate = 1 / (2 * critical_exposure(k, voltage))
+    """Return the mean of exp(-N / 2 Nc(k)) while the exposure N goes from `before` on by `exposure` (e/A^2).
+
+    Source: Grant & Grigorieff (2015) eLife 4, e06980, eqs. 3 and 5; Nc is the critical exposure.
+    """
+    rate = np.maximum(1 / (2 * critical_exposure(k, voltage)), 1e-12)  # nothing fades at k = 0
     return np.exp(-rate * before) * -np.expm1(-rate * exposure) / (rate * exposure)
