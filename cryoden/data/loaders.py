@@ -20,8 +20,8 @@ from cryoden.errors import CryodenError
 
 log = logging.getLogger(__name__)
 
-N_PAIRS_AT_ONCE = 2
-"""Pairs that are read side by side: while one is measured, the disk works for the other."""
+N_PAIRS_AT_ONCE = 3
+"""Pairs that are read side by side: while one is measured, the disk works for the others."""
 
 _END = object()
 """Tells that no batch follows."""

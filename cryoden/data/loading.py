@@ -24,7 +24,7 @@ N_READERS = min(8, max(2, os.cpu_count() or 2))
 N_STRIPES = 8
 """Parts into which a half is cut, so that one micrograph is there as fast as the disk allows."""
 
-BAND_PIXELS = 1 << 19
+BAND_PIXELS = 1 << 18
 """Pixels that a thread reads and standardises at once: few enough for its cache, enough to let others compute."""
 
 
@@ -89,15 +89,17 @@ class PairReader:
         else:
             stacks = [open_micrograph(path) for path in (pair.odd, pair.even)]
             if not is_known:
-                self._scales[pair] = list(map(self._measure, stacks, pool.map(_sample, stacks)))
+                self._scales[pair] = [self._measure(stack, pool) for stack in stacks]
             list(pool.map(lambda stripe: stripe.read(), _stripes(pair, stacks, self._scales[pair], halves)))
         if not is_known:
             check_correlation(pair.name, halves.numpy())
         return LoadedPair(pair, halves, sum(scale.data_range for scale in self._scales[pair]) / 2)
 
-    def _measure(self, stack: Stack, sample: np.ndarray) -> GreyScale:
+    def _measure(self, stack: Stack, pool: Executor) -> GreyScale:
+        is_whole = stack.band_rows >= stack.shape[0]  # decoded in one go, and by one thread
+        rows = (map if is_whole else pool.map)(lambda row: stack.read_rows(0, row, row + 1), sample_rows(stack.shape))
         with _naming(stack.path):
-            return measure_scale(sample, self._normalization)
+            return measure_scale(np.concatenate(list(rows)), self._normalization)
 
     def _rescale(self, path: str, pair: HalfPair, half: torch.Tensor) -> GreyScale:
         first, last = pair.rows or (0, pair.shape[0])
@@ -142,10 +144,6 @@ def _stripes(
     for start, stop in zip(edges, edges[1:]):
         for stack, scale, half in zip(stacks, scales, halves):
             yield _Stripe(stack, scale, start, stop, half[start - top : stop - top])
-
-
-def _sample(stack: Stack) -> np.ndarray:
-    return np.concatenate([stack.read_rows(0, row, row + 1) for row in sample_rows(stack.shape)])
 
 
 @contextmanager

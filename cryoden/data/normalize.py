@@ -15,8 +15,8 @@ import numpy as np
 
 from cryoden.errors import PixelError
 
-SAMPLE_PIXELS = 1 << 20
-"""Pixels from which a grey scale is estimated: the error of mean and deviation is 1e-3 deviations."""
+SAMPLE_PIXELS = 1 << 19
+"""Pixels from which a grey scale is estimated: the error of mean and deviation is about 1e-3 deviations."""
 
 OUTLIER_DEVIATIONS = 20.0
 """Pixels further out (X-ray hits, hot pixels) are clamped before the network sees them."""

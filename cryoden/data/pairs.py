@@ -24,7 +24,7 @@ MIN_CORRELATION_DEVIATIONS = 4.0
 CORRELATED_PIXELS = 1 << 22
 """Pixels on which the correlation of two halves is measured."""
 
-CORRELATED_ROWS = 32
+CORRELATED_ROWS = 8
 """Rows that are looked at together: little memory."""
 
 VALIDATION_ROWS = 0.25
