@@ -24,6 +24,7 @@ REQUIREMENTS = [
     "safetensors>=0.4",
     "tqdm",
     "matplotlib",
+    "jinja2",
     "tyro>=0.9",
     "typing_extensions",
     "psutil",
@@ -40,7 +41,7 @@ setup(
     author="The cryoden developers",
     python_requires=">=3.8",
     packages=find_packages(include=["cryoden", "cryoden.*", "cryoden_scipion", "cryoden_scipion.*"]),
-    package_data={"cryoden_scipion": ["protocols.conf", "cryoden_logo.png"]},
+    package_data={"cryoden.quality": ["report.html.jinja"], "cryoden_scipion": ["protocols.conf", "cryoden_logo.png"]},
     install_requires=REQUIREMENTS,
     entry_points={
         "pyworkflow.plugin": ["cryoden_scipion = cryoden_scipion"],

@@ -15,7 +15,7 @@ from typing_extensions import Annotated
 
 from cryoden import __doc__ as about
 from cryoden import __version__
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
+from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, ShowConfig, TrainConfig
 from cryoden.errors import CryodenError, OptionError
 from cryoden.exchange.config import (
     ImportWeightsConfig,
@@ -81,13 +81,24 @@ def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
 def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
     """Evaluate, write the report and say the headline; returns the failures."""
     from cryoden.quality.evaluation import evaluate
+    from cryoden.quality.report import write_report
     from cryoden.quality.tables import summary_lines
 
     table, outcome = evaluate(config)
+    report = write_report(config.output)
     print("\n".join(summary_lines(table)))
     for warning in table["warnings"]:
         print(f"cryoden: warning: {warning}", file=sys.stderr)
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are evaluated: {Path(config.output) / 'metrics.json'}")
+    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are evaluated: {report}")
+    return outcome.failures
+
+
+def run_show(config: ShowConfig) -> Dict[str, str]:
+    """Draw contact sheets and say where they are; returns the failures."""
+    from cryoden.quality.contact_sheet import write_contact_sheets
+
+    sheets, outcome = write_contact_sheets(config)
+    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are shown: {', '.join(map(str, sheets))}")
     return outcome.failures
 
 
@@ -112,6 +123,7 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Dict[str, str]]]] = {
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
     "evaluate": (EvaluateConfig, run_evaluate),
+    "show": (ShowConfig, run_show),
     "patches export": (PatchesExportConfig, _later("exchange", "run_patches_export")),
     "patches verify": (PatchesVerifyConfig, _later("exchange", "run_patches_verify")),
     "verify export": (VerifyExportConfig, _later("exchange", "run_verify_export")),

@@ -25,6 +25,7 @@ from cryoden.model.denoising import card_normalization
 from cryoden.model.devices import pick_device
 from cryoden.model.predictor import load_predictor
 from cryoden.quality import checks
+from cryoden.quality.inside import look_inside, save_inside
 from cryoden.quality.measurement import (
     FOLDER,
     Measurement,
@@ -34,6 +35,7 @@ from cryoden.quality.measurement import (
     save_measurement,
 )
 from cryoden.quality.noisy_reference import SSIM_SIDE, centre
+from cryoden.quality.report import INSIDE_NAME
 from cryoden.quality.score_table import Candidate, tabulate
 from cryoden.quality.tables import METRICS_NAME, write_tables
 from cryoden.quality.topaz_row import TopazRow
@@ -331,7 +333,7 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
-    """Evaluate, and write the numbers: metrics.json, metrics.csv and metrics.star.
+    """Evaluate, and write the numbers: metrics.json, metrics.csv, metrics.star, and what is inside the networks.
 
     Returns
     -------
@@ -349,6 +351,11 @@ def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
     table = evaluation.run()
     write_json(evaluation.output / METRICS_NAME, table)
     write_tables(evaluation.output, table)
+    cut = load_measurement(measurement_path(evaluation.output, table["order"][0])).cuts[0].astype(np.float32)
+    for row, network in zip(
+        [row for row in table["rows"] if row["kind"] == "network" and row["bands"]], evaluation.networks
+    ):
+        save_inside(evaluation.output / INSIDE_NAME.format(key=row["key"]), look_inside(network.predictor.network, cut))
     return table, Outcome(evaluation.n_inputs, evaluation.failures)
 
 

@@ -47,7 +47,7 @@ def read_log(path: PathLike) -> List[Dict[str, Any]]:
 def draw_training(folder: PathLike, path: PathLike) -> None:
     """Write the curves and samples of the training in a folder as PNG; see `plot_training`."""
     records = read_log(Path(folder) / LOG_NAME)
-    _save(lambda figure: plot_training(figure, records, folder), (13, 8.5), path)
+    save_figure(lambda figure: plot_training(figure, records, folder), (13, 8.5), path)
 
 
 def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: PathLike) -> None:
@@ -91,7 +91,7 @@ def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: Pat
     places = [(name, image, title) for name, cuts in samples[:1] for image, title in zip(cuts, SAMPLE_TITLES)]
     for column, (name, image, title) in enumerate(places):
         axes: Any = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
-        axes.imshow(image, cmap="gray", origin="lower", **_grey_range(image, GREY_PERCENTILES))
+        axes.imshow(image, cmap="gray", origin="lower", **grey_range(image, GREY_PERCENTILES))
         axes.set_title(f"{name}, {title}")
         axes.set_axis_off()
 
@@ -106,7 +106,7 @@ def _read_samples(path: Path) -> List[Tuple[str, np.ndarray]]:
 
 def draw_files(first: PathLike, second: PathLike, names: Tuple[str, str], path: PathLike, title: str = "") -> None:
     """Write two micrograph files side by side, their difference and power spectra as PNG; see `plot_files`."""
-    _save(lambda figure: plot_files(figure, first, second, names, title), (15, 9.5), path)
+    save_figure(lambda figure: plot_files(figure, first, second, names, title), (15, 9.5), path)
 
 
 def plot_files(figure: Figure, first: PathLike, second: PathLike, names: Tuple[str, str], title: str = "") -> None:
@@ -148,14 +148,14 @@ def plot_comparison(
     axes: Any = figure.subplots(2, 3)
     extent = (0.0, first.shape[1] * sampling_rate / 10, 0.0, first.shape[0] * sampling_rate / 10)
     for place, image, name in zip(axes[0], (first, second, first - second), (*names, " - ".join(names))):
-        _show(place, image, name, extent)
+        show_image(place, image, name, extent)
     profiles = []
     for place, image, name in zip(axes[1], (first, second), names):
         spectrum, frequency, profile = power_spectrum(image, sampling_rate)
         nyquist = 0.5 / sampling_rate
         place.imshow(
             spectrum, cmap="gray", origin="lower", extent=(-nyquist, nyquist, -nyquist, nyquist),
-            **_grey_range(spectrum, (1, 99.7)),
+            **grey_range(spectrum, (1, 99.7)),
         )  # fmt: skip
         place.set(title=f"power spectrum, {name} (log)", xlabel="1/A", ylabel="1/A")
         profiles.append((name, frequency, profile))
@@ -200,21 +200,24 @@ def _starts(length: int, side: int) -> List[int]:
     return list(range(0, length - side + 1, max(side // 2, 1)))
 
 
-def _show(axes: Any, image: np.ndarray, title: str, extent: Tuple[float, float, float, float]) -> None:
+def show_image(axes: Any, image: np.ndarray, title: str, extent: Tuple[float, float, float, float]) -> None:
+    """Draw a micrograph in grey with its axes in nm; a large one is first brought to the pixels of a screen."""
     longest = max(image.shape)
     if longest > DISPLAY_SIDE:
         rows, columns = (2 * max(1, round(side * DISPLAY_SIDE / longest / 2)) for side in image.shape)
         image = fourier_crop(image, (rows, columns))
-    axes.imshow(image, cmap="gray", origin="lower", extent=extent, **_grey_range(image, GREY_PERCENTILES))
+    axes.imshow(image, cmap="gray", origin="lower", extent=extent, **grey_range(image, GREY_PERCENTILES))
     axes.set(title=title, xlabel="nm", ylabel="nm")
 
 
-def _grey_range(image: np.ndarray, percentiles: Tuple[float, float]) -> Dict[str, Optional[float]]:
+def grey_range(image: np.ndarray, percentiles: Tuple[float, float]) -> Dict[str, Optional[float]]:
+    """Return the values drawn black and white, as arguments of `imshow`."""
     low, high = np.percentile(image, percentiles)
     return {"vmin": float(low), "vmax": float(high)}
 
 
-def _save(plot: Any, size_inches: Tuple[float, float], path: PathLike) -> None:
+def save_figure(plot: Any, size_inches: Tuple[float, float], path: PathLike) -> None:
+    """Write a picture as PNG, whole or not at all; `plot` draws it into an empty figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -247,6 +247,10 @@ def _row(
         row["bands"][band_name(band)] = entries
     coarse = [candidate.rings[i].coarser(N_CURVE_RINGS) for i in scored]
     row["curves"] = _curves(coarse, draws)
+    if candidate.transfers:
+        first = scored[0]
+        row["filter"] = {"frequency": candidate.rings[first].frequency[:-1], "gain": candidate.transfers[first][:-1]}
+    row["number"] = None if candidate.transfers else candidate.number
     if has_truth:
         row["truth"] = _against_truth(candidate, measurements, scored, draws, config, data_range if has_range else 0.0)
     return row

@@ -22,6 +22,12 @@ WORDS = ["evaluate", "--odd", "odd", "--even", "even", "--output", "out", "--ban
 SHAPE = (128, 128)
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the drawing, which takes seconds and has its own tests."""
+    monkeypatch.setattr("cryoden.quality.report.write_report", lambda folder: Path(folder) / "report.html")
+
+
 def test_halves_swapped_between_micrographs_are_named(blur_model: Path, cryoden: Run) -> None:
     """Three micrographs keep theirs, two have exchanged their even halves."""
     write_halves(Path(), n=5, shape=SHAPE, noise=1.0)

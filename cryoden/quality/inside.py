@@ -1,0 +1,114 @@
+"""Inside a network: weights of its first layer, what its levels make of one cut-out, how far it really sees."""
+
+from __future__ import annotations
+
+import copy
+from typing import Dict, List, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from cryoden.formats.files import PathLike, whole_file
+from cryoden.model.networks import Network, UNet
+
+SHOWN_CHANNELS = 6
+"""Activation maps that are kept of each level: those that vary most."""
+
+N_GRADIENTS = 4
+"""Places at which the gradient is taken: a ReLU network's differs from place to place."""
+
+
+def look_inside(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
+    """Return what there is to see inside a network.
+
+    Parameters
+    ----------
+    network
+        A trained network; a copy of it is used, on the CPU.
+    cut
+        Standardised cut-out `(y, x)`; it is cropped to multiples of the network's step.
+
+    Returns
+    -------
+    arrays
+        `weights` of the first layer `(n, y, x)`; `level NN NAME` activation maps `(channels, y, x)`; `gradient`, the
+        mean absolute derivative of an output pixel with respect to the input pixels around it `(side, side)`; `radii`:
+        receptive radius by construction, largest radius with a gradient, radius that holds 90 % of it, in pixels.
+    """
+    network = copy.deepcopy(network).cpu().float().eval()
+    rows, columns = (side // network.step * network.step for side in cut.shape)
+    image = torch.from_numpy(np.ascontiguousarray(cut[:rows, :columns], np.float32))[None, None]
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    arrays = {"weights": first.weight.detach()[:, 0].numpy()}
+    for number, (name, maps) in enumerate(_activations(network, image)):
+        arrays[f"level {number:02d} {name}"] = maps
+    gradient, reach = _gradient(network, image)
+    arrays["gradient"] = gradient
+    arrays["radii"] = np.array([network.receptive_radius, reach, _radius_of(gradient, 0.9)], np.float64)
+    return arrays
+
+
+def save_inside(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
+    """Write what `look_inside` returned as an npz file, whole or not at all."""
+    with whole_file(path) as temporary, open(str(temporary), "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _stages(network: Network) -> List[Tuple[str, nn.Module]]:
+    """Return the modules after which a picture is worth looking at: U-Net levels, or the layers of a plain network."""
+    if isinstance(network, UNet):
+        down = [(f"down {i + 1}", module) for i, module in enumerate(network.down)]
+        return down + [(f"up {i + 1}", network.up[i]) for i in reversed(range(len(network.up)))]
+    layers = [module for module in network.modules() if isinstance(module, nn.ReLU)]
+    return [(f"layer {i + 1}", module) for i, module in enumerate(layers)]
+
+
+@torch.inference_mode()
+def _activations(network: Network, image: torch.Tensor) -> List[Tuple[str, np.ndarray]]:
+    kept: List[Tuple[str, np.ndarray]] = []
+    hooks = []
+    for name, module in _stages(network):
+
+        def keep(_: nn.Module, __: Tuple[torch.Tensor, ...], output: torch.Tensor, name: str = name) -> None:
+            maps = output[0].numpy()
+            order = np.argsort(-maps.std(axis=(1, 2)))[:SHOWN_CHANNELS]
+            kept.append((name, maps[order].astype(np.float16)))
+
+        hooks.append(module.register_forward_hook(keep))
+    network(image)
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+def _gradient(network: Network, image: torch.Tensor) -> Tuple[np.ndarray, float]:
+    """Return the mean absolute gradient around an output pixel `(2 r + 1, 2 r + 1)`, and the largest radius reached."""
+    radius = network.receptive_radius
+    side = -(-(2 * radius + 1 + network.step) // network.step) * network.step
+    rows, columns = (np.arange(side) % n for n in image.shape[2:])  # a small cut-out is repeated
+    total, reach = np.zeros((2 * radius + 1, 2 * radius + 1)), 0.0
+    for view in range(N_GRADIENTS):
+        tile = torch.rot90(image[0, 0][rows][:, columns], view)[None, None].clone().requires_grad_(True)
+        centre = side // 2
+        network(tile)[0, 0, centre, centre].backward()
+        assert tile.grad is not None
+        around = np.zeros_like(total)
+        found = tile.grad[0, 0].abs().numpy()
+        first = centre - radius
+        low, high = max(first, 0), min(centre + radius + 1, side)
+        around[low - first : high - first, low - first : high - first] = found[low:high, low:high]
+        y, x = np.nonzero(found)
+        reach = max(reach, float(np.maximum(np.abs(y - centre), np.abs(x - centre)).max(initial=0)))
+        total += around / N_GRADIENTS
+    return total.astype(np.float32), reach
+
+
+def _radius_of(gradient: np.ndarray, share: float) -> float:
+    """Return the radius in pixels of the circle that holds a share of the gradient."""
+    radius = gradient.shape[0] // 2
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    distance = np.hypot(y, x).ravel()
+    order = np.argsort(distance)
+    held = np.cumsum(gradient.ravel()[order].astype(np.float64))
+    return float(distance[order][np.searchsorted(held, share * held[-1])]) if held[-1] > 0 else 0.0
