@@ -266,8 +266,14 @@ class HalvesConfig(Config):
 class TrainConfig(Config):
     """Train a denoiser on odd and even micrographs (Noise2Noise)."""
 
-    odd: str = option(help="Folder or STAR file of the odd micrographs.")
-    even: str = option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+    odd: Optional[str] = option(None, help="Folder or STAR file of the odd micrographs; needed without --patches.")
+    even: Optional[str] = option(
+        None, help="Folder or STAR file of the even micrographs; matched with the odd ones by name."
+    )
+    patches: Optional[str] = option(
+        None, help="Folder of patch files (train_input.bin, train_target.bin...) to train on instead of micrographs."
+    )
+    patch: Optional[int] = option(None, help="Side in pixels of patches that come without manifest.json.")
     output: str = option(help="Folder for model.safetensors, log.jsonl, curves.png and checkpoint.pt.")
     network: str = option("unet", choices=NETWORKS, help="unet (best) or cnn3 (three layers, 2,625 parameters).")
     channels: Tuple[int, ...] = option(
@@ -333,6 +339,12 @@ class TrainConfig(Config):
     from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
 
     def _problems(self) -> Iterator[str]:
+        if self.patches and (self.odd or self.even):
+            yield "Both --patches and --odd or --even are given; give patch files or halves."
+        if not self.patches and not (self.odd and self.even):
+            yield "Nothing to train on: give --odd and --even, or --patches."
+        if self.patch is not None and not self.patches:
+            yield "Option --patch has no meaning without --patches."
         for name in ("sampling_rate", "minutes", "lr", "memory", "window", "checkpoint_minutes"):
             yield from _above_zero(name, getattr(self, name))
         for name in ("epochs", "batch_size", "min_batches", "max_batches"):

@@ -38,8 +38,8 @@ def test_unknown_option_is_named() -> None:
 
 
 def test_missing_option_is_named() -> None:
-    with pytest.raises(OptionError, match=r"Option even is missing and has no default; give it\."):
-        TrainConfig.from_dict({"odd": "o", "output": "out"})
+    with pytest.raises(OptionError, match=r"Option output is missing and has no default; give it\."):
+        TrainConfig.from_dict({"odd": "o", "even": "e"})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cryoden.data.pairs import HalfPair, check_correlation
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import PixelError
 from cryoden.formats.files import PathLike
-from cryoden.formats.images import Stack, open_micrograph, read_micrograph
+from cryoden.formats.images import Stack, read_micrograph
 
 N_READERS = min(8, max(2, os.cpu_count() or 2))
 """Threads that read and standardise stripes: enough to keep a fast disk busy."""
@@ -87,11 +87,11 @@ class PairReader:
         if pair.shape != pair.file_shape:
             self._scales[pair] = list(pool.map(self._rescale, (pair.odd, pair.even), (pair, pair), halves))
         else:
-            stacks = [open_micrograph(path) for path in (pair.odd, pair.even)]
+            stacks = pair.open()
             if not is_known:
-                self._scales[pair] = [self._measure(stack, pool) for stack in stacks]
+                self._scales[pair] = [pair.fixed_scale or self._measure(stack, pool) for stack in stacks]
             list(pool.map(lambda stripe: stripe.read(), _stripes(pair, stacks, self._scales[pair], halves)))
-        if not is_known:
+        if not is_known and not pair.fixed_scale:
             check_correlation(pair.name, halves.numpy())
         return LoadedPair(pair, halves, sum(scale.data_range for scale in self._scales[pair]) / 2)
 

@@ -9,10 +9,10 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from cryoden.data.normalize import sample_rows
+from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
 from cryoden.errors import CryodenError, FileError, PairError
-from cryoden.formats.images import ENDINGS, open_stack
+from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
 
 HALF_SUFFIX = re.compile(r"[_-](odd|evn|even)$", re.IGNORECASE)
@@ -72,6 +72,26 @@ class HalfPair:
     def n_bytes(self) -> int:
         """Bytes of both halves in memory, float16."""
         return 2 * 2 * self.used_shape[0] * self.used_shape[1]
+
+    @property
+    def micrograph(self) -> str:
+        """Name of the micrograph that it is, or is cut from."""
+        return self.name
+
+    @property
+    def rows_share(self) -> Tuple[float, float]:
+        """First and last row that are used, as shares of the micrograph's height."""
+        first, last = self.rows or (0, self.shape[0])
+        return first / self.shape[0], last / self.shape[0]
+
+    @property
+    def fixed_scale(self) -> Optional[GreyScale]:
+        """Grey scale of both halves where it is known; None = to be measured on each."""
+        return None
+
+    def open(self) -> List[Stack]:
+        """Open odd and even; no pixel is read. Raises as `cryoden.formats.images.open_micrograph`."""
+        return [open_micrograph(path) for path in (self.odd, self.even)]
 
 
 def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tuple[List[HalfPair], Dict[str, str]]:

@@ -61,6 +61,25 @@ class PatchFiles:
         return np.stack(pair).reshape(2, self.patch, self.patch)
 
 
+class PatchImage:
+    """One patch of a file as an image, a `cryoden.formats.stack.Stack`."""
+
+    n_frames = 1
+    dtype = DTYPE
+    is_sequential = False
+
+    def __init__(self, path: PathLike, patch: int, number: int, sampling_rate: Optional[float]) -> None:
+        self.path, self.shape, self.sampling_rate = Path(path), (patch, patch), sampling_rate
+        self.band_rows = patch
+        self._offset = number * patch * patch * DTYPE.itemsize
+
+    def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
+        """Return rows `first` to `last` (excluded), float32; a patch has one frame."""
+        width = self.shape[1]
+        offset = self._offset + first * width * DTYPE.itemsize
+        return np.fromfile(str(self.path), DTYPE, (last - first) * width, offset=offset).reshape(-1, width)
+
+
 @dataclass(frozen=True)
 class PatchFolder:
     """A folder of patch files whose sizes are right.

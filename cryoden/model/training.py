@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from cryoden.data.loaders import Share
 from cryoden.data.memory import make_loader
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop
 from cryoden.errors import ModelError, TrainingError
 from cryoden.formats.files import make_folder
@@ -115,10 +116,9 @@ def train(config: TrainConfig) -> Training:
                 f"Option --batch-size is {config.batch_size}, which {share.n_ranks} processes cannot share evenly; "
                 f"choose a multiple of {share.n_ranks}."
             )
-        pairs, failures = find_pairs(config.odd, config.even, config.sampling_rate)
+        training, held_out, failures = _find_data(config)
         for reason in failures.values():
             log.error("Left out: %s", reason)
-        training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
         trainer = Trainer(config, training, held_out, failures, device, share)
         if (output / checkpoints.CHECKPOINT_NAME).exists():
             trainer.restore()
@@ -157,10 +157,9 @@ class Trainer:
         self.config, self.device, self.share, self.output = config, device, share, Path(config.output)
         self.failures = failures
         self.held_out = {pair.name for pair in held_out}
-        self.held_out_rows = {
-            pair.name: [row / pair.shape[0] for row in pair.rows or (0, pair.shape[0])] for pair in held_out
-        }
-        self.names = {pair.name for pair in (*training, *held_out)} | set(failures)
+        self.held_out_rows = {pair.micrograph: list(pair.rows_share) for pair in held_out}
+        self.micrographs = {pair.name: pair.micrograph for pair in (*training, *held_out)}
+        self.names = set(self.micrographs) | set(failures)
         self.shapes = [pair.used_shape for pair in training]
         self.sampling_rate = training[0].sampling_rate
         self.normalization = _normalization(config, training[0])
@@ -384,7 +383,8 @@ class Trainer:
             n_left_out=len(self.failures), seconds=self.progress.seconds, options=_lasting_options(config),
         )  # fmt: skip
         # Which micrographs the weights know, so that an evaluation can leave them out; rows as shares of the height.
-        trained = sorted(self.names - set(self.failures) - {n for n, r in self.held_out_rows.items() if r == [0, 1]})
+        used = {micrograph for name, micrograph in self.micrographs.items() if name not in self.failures}
+        trained = sorted(used - {name for name, rows in self.held_out_rows.items() if rows == [0, 1]})
         summary.update(trained_on=trained, held_out=self.held_out_rows)
         channels = config.channels if config.network == "unet" else ()
         card = ModelCard(config.network, channels, self.sampling_rate, asdict(self.normalization), summary)
@@ -421,7 +421,18 @@ class Trainer:
         return crop
 
 
+def _find_data(config: TrainConfig) -> Tuple[Sequence[HalfPair], Sequence[HalfPair], Dict[str, str]]:
+    """Return what to train on, what is held out, and micrographs left out: from halves, or from patch files."""
+    if config.patches:
+        training, held_out = find_patch_pairs(config.patches, config.patch, config.sampling_rate, config.validation)
+        return training, held_out, {}
+    pairs, failures = find_pairs(config.odd or "", config.even or "", config.sampling_rate)
+    return (*hold_out(pairs, config.validation, np.random.default_rng(config.seed)), failures)
+
+
 def _normalization(config: TrainConfig, pair: HalfPair) -> Normalization:
+    if isinstance(pair, PatchPair):
+        return pair.normalization
     if config.normalization == "standard":
         return STANDARD
     return p95_normalization(fourier_crop(read_micrograph(pair.odd)[0], pair.shape))
