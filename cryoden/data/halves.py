@@ -22,6 +22,7 @@ from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.images import EerRendering
 from cryoden.formats.mrc import MrcStack, MrcWriter
+from cryoden.formats.stack import BAND_BYTES
 from cryoden.formats.star import ImageTable, new_table, read_global_shifts, read_table, star_path, write_table
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def _affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calib
     needed = 0
     for path in movies:
         try:
-            needed = _bytes_needed(open_movie(path, config, calibration, config.sampling_rate), config)
+            needed = bytes_needed(open_movie(path, config, calibration, config.sampling_rate), config)
             break
         except CryodenError:  # said when its turn comes
             continue
@@ -234,12 +235,12 @@ def _affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calib
     return n_affordable
 
 
-def _bytes_needed(movie: Movie, config: HalvesConfig) -> int:
+def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
     """Return about how much memory one movie takes (benchmarks/halves.py compares this with what it took)."""
     n_pixels, item = movie.shape[0] * movie.shape[1], movie.stack.dtype.itemsize
-    bands = 20 * (4 << 20)
+    bands = 44 * BAND_BYTES
     if config.shifts is not None or config.dose_per_frame is not None:
-        return bands + n_pixels * (24 if config.dose_per_frame is None else 26) + n_pixels * item
+        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + n_pixels * item
     if movie.stack.band_rows == movie.shape[0]:
         return bands + 6 * n_pixels * item
     return bands

@@ -200,9 +200,9 @@ def test_memory_bounds_the_jobs(tmp_path: Path, cryoden: Run, caplog: pytest.Log
     for name in ("a.mrc", "b.mrc", "c.mrc"):
         movie(tmp_path / name)
     caplog.set_level("INFO")
-    cryoden("halves", "a.mrc", "b.mrc", "c.mrc", "--output", "out", "--jobs", 3, "--memory", 0.2)
+    cryoden("halves", "a.mrc", "b.mrc", "c.mrc", "--output", "out", "--jobs", 3, "--memory", 0.4)
     assert (
-        "Working on 2 movies side by side, not 3: each needs about 0.08 GiB of the 0.20 GiB (--memory)" in caplog.text
+        "Working on 2 movies side by side, not 3: each needs about 0.17 GiB of the 0.40 GiB (--memory)" in caplog.text
     )
     caplog.clear()
     cryoden("halves", "a.mrc", "b.mrc", "c.mrc", "--output", "all", "--jobs", 3, "--memory", 1)

@@ -1,0 +1,280 @@
+"""Splitting while movies are acquired, after a kill, and after a real motion correction."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import mrcfile
+import numpy as np
+import psutil
+import scipy.ndimage
+from pwem.objects import SetOfMicrographs, SetOfMovies
+from pwem.protocols import ProtImportMovies
+from pyworkflow.object import Set
+from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
+from pyworkflow.tests import BaseTest, setupTestProject
+
+from cryoden_scipion.protocols import CryodenProtSplitHalves
+from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_FOLDERS, OUTPUT_FULL
+
+SAMPLING_RATE = 1.5
+
+
+def writeMovie(path, frames):
+    """Write frames as an MRC stack."""
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(frames)
+        mrc.set_image_stack()
+        mrc.voxel_size = SAMPLING_RATE
+
+
+def noise(number):
+    """Return the frames of one movie of the streaming tests."""
+    return np.random.default_rng(number).poisson(8, (5, 64, 96)).astype(np.uint16)
+
+
+class CryodenHalvesTest(BaseTest):
+    """Base: a project and ways to import and launch."""
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+
+    def importMovies(self, folder, **options):
+        """Return the imported movies of a folder."""
+        protocol = self.newProtocol(
+            ProtImportMovies,
+            filesPath=os.path.abspath(folder),
+            filesPattern="*.mrcs",
+            samplingRate=SAMPLING_RATE,
+            voltage=300,
+            **{"dosePerFrame": 1.2, **options},
+        )
+        self.launchProtocol(protocol)
+        return protocol.outputMovies
+
+    def waitUntil(self, condition, seconds=40):
+        """Wait until a condition holds; fail after so many seconds."""
+        for _ in range(int(seconds / 0.2)):
+            if condition():
+                return
+            time.sleep(0.2)
+        self.fail(f"Not within {seconds} s: {condition.__doc__ or condition.__name__}")
+
+
+class TestCryodenHalvesStreaming(CryodenHalvesTest):
+    """An open set of movies that grows while it is split."""
+
+    def openMovies(self, name, n):
+        """Import n movies and open their set again."""
+        self.folder = self.proj.getTmpPath(name)
+        os.makedirs(self.folder)
+        for number in range(1, n + 1):
+            writeMovie(os.path.join(self.folder, f"{name}_{number}.mrcs"), noise(number))
+        movies = self.importMovies(self.folder)
+        movies.setStreamState(Set.STREAM_OPEN)
+        movies.write()
+        return movies
+
+    def addMovie(self, movies, number, state):
+        """Append one more movie to a set, as an import in streaming does."""
+        grown = SetOfMovies(filename=movies.getFileName())
+        grown.loadAllProperties()
+        movie = grown.getFirstItem().clone()
+        name = os.path.basename(movie.getFileName()).replace("_1.", f"_{number}.")
+        writeMovie(os.path.join(self.folder, name), noise(number))
+        movie.setFileName(os.path.join(os.path.dirname(movie.getFileName()), name))
+        shutil.copy(os.path.join(self.folder, name), movie.getFileName())
+        movie.setMicName(movie.getMicName().replace("_1", f"_{number}"))
+        movie.setObjId(number)
+        grown.enableAppend()
+        grown.append(movie)
+        grown.setStreamState(state)
+        grown.write()
+        grown.close()
+
+    def outputs(self, protocol):
+        """Return, for each output, the file names by id and whether it is open, read from the sets' own files."""
+        content = {}
+        for folder in OUTPUT_FOLDERS.values():
+            path = protocol._getPath(f"micrographs{folder}.sqlite")
+            if os.path.exists(path):
+                micrographs = SetOfMicrographs(filename=path)
+                micrographs.loadAllProperties()
+                files = [(mic.getObjId(), mic.getFileName()) for mic in micrographs]
+                content[folder] = (files, micrographs.isStreamOpen())
+                micrographs.close()
+        return content
+
+    def sizes(self, protocol):
+        """Return how many micrographs each output set has."""
+        return [len(files) for files, _ in self.outputs(protocol).values()]
+
+    def checkOutputs(self, protocol, n):
+        """Every movie once in every set, in every file what NumPy sums, and the sets closed."""
+        content = self.outputs(protocol)
+        for folder, (start, step) in {"full": (0, 1), "odd": (0, 2), "even": (1, 2)}.items():
+            files, isOpen = content[folder]
+            self.assertFalse(isOpen)
+            self.assertEqual(sorted(objId for objId, _ in files), list(range(1, n + 1)))
+            for objId, path in files:
+                np.testing.assert_array_equal(mrcfile.read(path), noise(objId)[start::step].sum(axis=0))
+
+    def killEverything(self, protocol):
+        """Kill -9 the protocol's processes, the denoiser's too."""
+        for process in psutil.process_iter(["cmdline", "cwd"]):
+            words = " ".join(process.info["cmdline"] or [])
+            if protocol._getPath() in words and process.info["cwd"] in (self.proj.path, os.getcwd()):
+                process.send_signal(signal.SIGKILL)
+
+    def testMoviesAreSplitAsTheyCome(self):
+        """Outputs are there and open while the movies' set is open; they are closed with it."""
+        movies = self.openMovies("grow", 2)
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
+        self.proj.launchProtocol(split, wait=False)
+        self.waitUntil(lambda: self.sizes(split) == [2, 2, 2])
+        self.assertTrue(all(isOpen for _, isOpen in self.outputs(split).values()))
+        stored = getProtocolFromDb(self.proj.path, split.getDbPath(), split.getObjId())
+        self.assertIn("*2* of 2 movies are split, more may come.", stored.summary()[0])
+        self.addMovie(movies, 3, Set.STREAM_OPEN)
+        self.waitUntil(lambda: self.sizes(split) == [3, 3, 3])
+        self.addMovie(movies, 4, Set.STREAM_CLOSED)
+        self.waitUntil(lambda: not any(isOpen for _, isOpen in self.outputs(split).values()))
+        self.checkOutputs(split, 4)
+
+    def testKillAndContinueLoseAndRepeatNothing(self):
+        """Killed -9 with an open input, continued with two more movies, of which one was split but not registered."""
+        movies = self.openMovies("kill", 2)
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
+        self.proj.launchProtocol(split, wait=False)
+        self.waitUntil(lambda: self.sizes(split) == [2, 2, 2])
+        self.killEverything(split)
+        before = {path: os.stat(path).st_mtime_ns for files, _ in self.outputs(split).values() for _, path in files}
+        even = SetOfMicrographs(filename=split._getPath("micrographseven.sqlite"))  # as if killed between two sets
+        even.loadAllProperties()
+        even.enableAppend()
+        even._getMapper().delete(even[2])
+        even._size.set(1)
+        even.write()
+        even.close()
+        self.addMovie(movies, 3, Set.STREAM_CLOSED)
+        split = getProtocolFromDb(self.proj.path, split.getDbPath(), split.getObjId())
+        split.runMode.set(MODE_RESUME)
+        self.launchProtocol(split)
+        self.checkOutputs(split, 3)
+        self.assertEqual({path: os.stat(path).st_mtime_ns for path in before}, before)
+        with open(split._getExtraPath("log.jsonl")) as log:
+            statuses = [json.loads(line)["status"] for line in log]
+        self.assertEqual(statuses, ["split", "split", "kept", "kept", "split"])
+
+    def testBadMoviesDoNotEndAnOpenRun(self):
+        """While more may come, a set of which no movie can be split yet is waited for."""
+        movies = self.openMovies("bad", 1)
+        path = os.path.join(self.folder, "bad_1.mrcs")
+        first = movies.getFirstItem().getFileName()
+        content = open(path, "rb").read()  # noqa: SIM115
+        with open(os.path.realpath(first), "wb") as file:
+            file.write(content[:2000])
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
+        self.proj.launchProtocol(split, wait=False)
+        self.waitUntil(lambda: os.path.exists(split._getExtraPath("log.jsonl")))
+        self.addMovie(movies, 2, Set.STREAM_CLOSED)
+        self.waitUntil(lambda: self.sizes(split) == [1, 1, 1])
+        self.assertEqual([objId for objId, _ in self.outputs(split)["full"][0]], [2])
+
+
+class TestCryodenHalvesOptions(CryodenHalvesTest):
+    """Every option of the form reaches the command."""
+
+    def testOptionsReachTheCommand(self):
+        """The options file holds what the form says."""
+        folder = self.proj.getTmpPath("options")
+        os.makedirs(folder)
+        writeMovie(os.path.join(folder, "m.mrcs"), noise(1))
+        gain = os.path.join(folder, "gain.mrc")
+        with mrcfile.new(gain) as mrc:
+            mrc.set_data(np.ones((96, 64), np.float32))
+        split = self.newProtocol(
+            CryodenProtSplitHalves, inputMovies=self.importMovies(folder, gainFile=os.path.abspath(gain)),
+            gain_rotation=1, gain_flip=2, hot_pixels=9.0, expect_frames=5, flip_tiff=True, eer_dose=1.5, eer_sampling=1,
+            weightByDose=True, jobs=2, memory=3.0, firstFrame=2, lastFrame=5,
+        )  # fmt: skip
+        self.launchProtocol(split)
+        with open(split._getExtraPath("options.json")) as file:
+            options = json.load(file)
+        expected = {
+            "gain_rotation": "90", "gain_flip": "left-right", "hot_pixels": 9.0, "expect_frames": 5, "flip_tiff": True,
+            "eer_dose": 1.5, "eer_sampling": "8K", "dose_per_frame": 1.2, "jobs": 2, "memory": 3.0, "frames": "2-5",
+            "shifts": None,
+        }  # fmt: skip
+        self.assertEqual({key: options[key] for key in expected}, expected)
+        self.assertEqual(split.outputMicrographs.getSize(), 1)
+
+
+class TestCryodenHalvesAfterRelion(CryodenHalvesTest):
+    """Import movies, RELION's own motion correction, split with the shifts that it stored."""
+
+    SHAPE, N_FRAMES = (512, 576), 16
+
+    def makeMovies(self, folder):
+        """Write two movies of a specimen that drifts by 12 px; return the specimens at rest."""
+        os.makedirs(folder)
+        y = np.cumsum(np.linspace(1.5, 0.1, self.N_FRAMES))
+        x = -np.cumsum(np.linspace(0.8, 0.2, self.N_FRAMES))
+        clean = {}
+        for number in (1, 2):
+            rng = np.random.default_rng(number)
+            large = scipy.ndimage.gaussian_filter(rng.standard_normal([n + 60 for n in self.SHAPE]), 1.5)
+            large /= large.std()
+            frames = [
+                rng.poisson(np.maximum(3 + scipy.ndimage.shift(large, move)[30:-30, 30:-30], 0.05))
+                for move in zip(y - y[0], x - x[0])
+            ]
+            clean[f"drift_{number}"] = large[30:-30, 30:-30]
+            writeMovie(os.path.join(folder, f"drift_{number}.mrcs"), np.array(frames, np.int16))
+        return clean
+
+    def testSumsAgreeWithThoseOfRelion(self):
+        """With its shifts our full sum is RELION's unweighted one, and sharper than without."""
+        try:
+            from relion.protocols import ProtRelionMotioncor
+        except ImportError:
+            self.skipTest("scipion-em-relion is not installed")
+        if shutil.which("relion_run_motioncorr") is None:
+            self.skipTest("RELION (relion_run_motioncorr) is not installed")
+        clean = self.makeMovies(self.proj.getTmpPath("drift"))
+        movies = self.importMovies(self.proj.getTmpPath("drift"))
+        motion = self.newProtocol(
+            ProtRelionMotioncor, inputMovies=movies, numberOfMpi=1, numberOfThreads=2, patchX=1, patchY=1, doDW=True,
+            saveNonDW=True,
+        )  # fmt: skip
+        self.launchProtocol(motion)
+        relion = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in motion.outputMicrographs}
+        weighted = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in motion.outputMicrographsDoseWeighted}
+        images = {}
+        for key, options in {"moved": {}, "still": {"useShifts": False}, "weighted": {"weightByDose": True}}.items():
+            split = self.newProtocol(CryodenProtSplitHalves, inputMovies=motion.outputMovies, **options)
+            self.launchProtocol(split)
+            full = getattr(split, OUTPUT_FULL)
+            self.assertEqual(full.getSize(), 2)
+            images[key] = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in full}
+        for name, reference in relion.items():
+            truth = clean[os.path.splitext(name)[0]]
+            moved, still = (correlation(images[key][name], reference) for key in ("moved", "still"))
+            self.assertGreater(moved, 0.99)
+            self.assertLess(still, 0.6)
+            self.assertGreater(correlation(images["moved"][name], truth), 3 * correlation(images["still"][name], truth))
+            self.assertGreater(correlation(images["weighted"][name], weighted[name]), 0.99)
+
+
+def correlation(one, two, margin=24):
+    """Return the correlation of two images in the signal band (10 to 100 A), away from the edges."""
+    bands = []
+    for image in (one, two):
+        image = image[margin:-margin, margin:-margin].astype(np.float64)
+        sigmas = SAMPLING_RATE * np.array([10.0, 100.0]) / SAMPLING_RATE**2 / (2 * np.pi)
+        fine, coarse = (scipy.ndimage.gaussian_filter(image, sigma) for sigma in sigmas)
+        bands.append((fine - coarse).ravel())
+    return np.corrcoef(*bands)[0, 1]
