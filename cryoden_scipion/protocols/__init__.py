@@ -1,6 +1,7 @@
 """One protocol for each command of the denoiser, and two that move its models."""
 
 from .protocol_denoise import CryodenProtDenoise as CryodenProtDenoise
+from .protocol_evaluate import CryodenProtEvaluate as CryodenProtEvaluate
 from .protocol_import_empiar import CryodenProtImportEmpiar as CryodenProtImportEmpiar
 from .protocol_models import CryodenProtExportModel as CryodenProtExportModel
 from .protocol_models import CryodenProtImportModel as CryodenProtImportModel

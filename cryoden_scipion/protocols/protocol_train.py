@@ -1,6 +1,5 @@
 """Train a denoiser: odd and even SetOfMicrographs -> CryodenModel."""
 
-import os
 import time
 from enum import Enum
 
@@ -11,12 +10,11 @@ from pyworkflow.protocol import params
 from cryoden.config import NETWORKS, TrainConfig
 from cryoden.errors import FileError
 from cryoden.formats.model_file import read_card
-from cryoden_scipion import convert
 from cryoden_scipion.constants import MODEL_NAME
 from cryoden_scipion.objects import CryodenModel
+from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesInput
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
-TWO_SETS, LINKED_SET = 0, 1
 EPOCHS, MINUTES = 0, 1
 AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
 NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
@@ -25,8 +23,6 @@ LOG_NAME = "log.jsonl"
 WAIT_SECONDS = 10
 """Between two looks at a set that still grows."""
 
-ODD_STAR, EVEN_STAR = "odd.star", "even.star"
-
 
 class TrainOutputs(Enum):
     """The trained denoiser."""
@@ -34,7 +30,7 @@ class TrainOutputs(Enum):
     outputModel = CryodenModel
 
 
-class CryodenProtTrain(CryodenProtBase):
+class CryodenProtTrain(HalvesInput, CryodenProtBase):
     """Train a denoiser on the odd and even halves of your own micrographs (Noise2Noise).
 
     The network learns to predict one half from the other. The noise of the two is independent, so all it can learn is
@@ -58,48 +54,15 @@ class CryodenProtTrain(CryodenProtBase):
         form.addSection(label="Memory")
         self._defineMemoryParams(form)
 
-    @staticmethod
-    def _defineInputParams(form):
+    def _defineInputParams(self, form):
+        self._defineHalvesParams(form)
         form.addParam(
-            "halvesFrom",
-            params.EnumParam,
-            choices=["two sets", "one set that links its halves"],
-            default=TWO_SETS,
-            display=params.EnumParam.DISPLAY_HLIST,
-            label="Halves come from",
-            help="*two sets*: odd and even micrographs, matched by micrograph name (never by order).\n"
-            "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr\n"
-            "make them.",
-        )
-        form.addParam(
-            "inputMicrographsOdd",
-            params.PointerParam,
-            pointerClass="SetOfMicrographs",
-            condition=f"halvesFrom=={TWO_SETS}",
-            important=True,
-            allowsNull=True,
-            label="Odd micrographs",
-            help="Sums of the odd frames.",
-        )
-        form.addParam(
-            "inputMicrographsEven",
-            params.PointerParam,
-            pointerClass="SetOfMicrographs",
-            condition=f"halvesFrom=={TWO_SETS}",
-            important=True,
-            allowsNull=True,
-            label="Even micrographs",
-            help="Sums of the even frames of the same movies.",
-        )
-        form.addParam(
-            "inputMicrographs",
-            params.PointerParam,
-            pointerClass="SetOfMicrographs",
-            condition=f"halvesFrom=={LINKED_SET}",
-            important=True,
-            allowsNull=True,
-            label="Micrographs with halves",
-            help="Full micrographs that link their odd and even halves.",
+            "lookAtData",
+            params.LabelParam,
+            label="Look at the data",
+            help="The wizard shows crops of both halves, their sum and difference, and histograms, at the working "
+            "pixel "
+            "size. The halves must show the same specimen; the difference must show none of it.",
         )
         form.addParam(
             "waitForPairs",
@@ -201,10 +164,7 @@ class CryodenProtTrain(CryodenProtBase):
         """Wait for enough micrographs where asked to, then list the halves by micrograph name."""
         for pointer in self._inputPointers():
             self._waitFor(pointer.get().getFileName())
-        for half, star in enumerate((ODD_STAR, EVEN_STAR)):
-            micrographs, files = self._halves(half)
-            names = [convert.micNameKey(micrograph) for micrograph in micrographs]
-            convert.writeImagesStar(self._getExtraPath(star), micrographs, files=files, names=names)
+        self._writeHalvesStars()
 
     def trainStep(self):
         """Run `cryoden train`; after a stop it goes on from the last checkpoint."""
@@ -221,18 +181,9 @@ class CryodenProtTrain(CryodenProtBase):
     # --------------------------- INFO functions -------------------------------
     def _validate(self):
         problems = self._problemsOf(self._config)
-        for pointer in self._inputPointers():
-            if pointer.get() is None:
-                problems.append("Input micrographs are missing; select the odd and even sets, or one set with halves.")
-                return problems
-        if self.halvesFrom.get() == TWO_SETS:
-            problems.extend(self._validateTwoSets())
-        else:
-            first = self.inputMicrographs.get().getFirstItem()
-            if convert.linkedHalves(first) is None:
-                problems.append(
-                    f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."
-                )
+        wrong = self._validateHalves()
+        if wrong:
+            return problems + wrong
         if self.waitForPairs.get() < 0:
             problems.append("Wait for micrographs is negative; it must be 0 or more.")
         if self.startModel.get() is not None:
@@ -240,23 +191,6 @@ class CryodenProtTrain(CryodenProtBase):
                 read_card(self.startModel.get().getFileName())
             except FileError as error:
                 problems.append(str(error))
-        return problems
-
-    def _validateTwoSets(self):
-        odd, even = self.inputMicrographsOdd.get(), self.inputMicrographsEven.get()
-        if odd.getObjId() == even.getObjId():
-            return ["Odd and even are the same set; give the odd one and the even one."]
-        problems = []
-        if abs(odd.getSamplingRate() / even.getSamplingRate() - 1) > 1e-3:
-            problems.append(
-                f"Odd micrographs have {odd.getSamplingRate():g} A/px, even ones {even.getSamplingRate():g}; "
-                "both must come from the same movies."
-            )
-        if odd.getDim()[:2] != even.getDim()[:2]:
-            problems.append(
-                f"Odd micrographs are {odd.getDim()[0]} x {odd.getDim()[1]} px, even ones {even.getDim()[0]} x "
-                f"{even.getDim()[1]}; both must come from the same movies."
-            )
         return problems
 
     def _summary(self):
@@ -317,19 +251,6 @@ class CryodenProtTrain(CryodenProtBase):
                 return
             self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} are there.")
             time.sleep(WAIT_SECONDS)
-
-    def _inputPointers(self):
-        if self.halvesFrom.get() == LINKED_SET:
-            return [self.inputMicrographs]
-        return [self.inputMicrographsOdd, self.inputMicrographsEven]
-
-    def _halves(self, half):
-        """Return the micrographs and files of one half (0 odd, 1 even)."""
-        if self.halvesFrom.get() == LINKED_SET:
-            micrographs = convert.itemsOfFile(self.inputMicrographs.get().getFileName())
-            return micrographs, [convert.linkedHalves(micrograph)[half] for micrograph in micrographs]
-        micrographs = convert.itemsOfFile(self._inputPointers()[half].get().getFileName())
-        return micrographs, [os.path.normpath(micrograph.getFileName()) for micrograph in micrographs]
 
     def getLogFile(self):
         """Return the path of the training log, one JSON line for each epoch."""

@@ -20,9 +20,9 @@ from cryoden_scipion.protocols import (
     CryodenProtSplitHalves,
     CryodenProtTrain,
 )
+from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_train import (
     ALWAYS_STREAMING,
-    LINKED_SET,
     NETWORKS,
 )
 

@@ -1,0 +1,113 @@
+"""Where odd and even micrographs come from: two sets, or one that links its halves; the same fields in every form."""
+
+import os
+
+from pyworkflow.protocol import params
+
+from cryoden_scipion import convert
+
+TWO_SETS, LINKED_SET = 0, 1
+ODD_STAR, EVEN_STAR = "odd.star", "even.star"
+
+
+class HalvesInput:
+    """Part of a protocol whose input are halves."""
+
+    # --------------------------- DEFINE param functions ----------------------
+    @staticmethod
+    def _defineHalvesParams(form):
+        """Add the fields that say where the odd and even micrographs are."""
+        form.addParam(
+            "halvesFrom",
+            params.EnumParam,
+            choices=["two sets", "one set that links its halves"],
+            default=TWO_SETS,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="Halves come from",
+            help="*two sets*: odd and even micrographs, matched by micrograph name (never by order).\n"
+            "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr\n"
+            "make them.",
+        )
+        form.addParam(
+            "inputMicrographsOdd",
+            params.PointerParam,
+            pointerClass="SetOfMicrographs",
+            condition=f"halvesFrom=={TWO_SETS}",
+            important=True,
+            allowsNull=True,
+            label="Odd micrographs",
+            help="Sums of the odd frames.",
+        )
+        form.addParam(
+            "inputMicrographsEven",
+            params.PointerParam,
+            pointerClass="SetOfMicrographs",
+            condition=f"halvesFrom=={TWO_SETS}",
+            important=True,
+            allowsNull=True,
+            label="Even micrographs",
+            help="Sums of the even frames of the same movies.",
+        )
+        form.addParam(
+            "inputMicrographs",
+            params.PointerParam,
+            pointerClass="SetOfMicrographs",
+            condition=f"halvesFrom=={LINKED_SET}",
+            important=True,
+            allowsNull=True,
+            label="Micrographs with halves",
+            help="Full micrographs that link their odd and even halves.",
+        )
+
+    # --------------------------- STEPS functions ------------------------------
+    def _writeHalvesStars(self, folder=None):
+        """Write odd.star and even.star, matched by micrograph name, into a folder (the run's own)."""
+        for half, star in enumerate((ODD_STAR, EVEN_STAR)):
+            micrographs, files = self._halves(half)
+            names = [convert.micNameKey(micrograph) for micrograph in micrographs]
+            path = os.path.join(folder, star) if folder else self._getExtraPath(star)
+            convert.writeImagesStar(path, micrographs, files=files, names=names)
+
+    # --------------------------- INFO functions -------------------------------
+    def _validateHalves(self):
+        """Return what is wrong with the input, in words for the user."""
+        for pointer in self._inputPointers():
+            if pointer.get() is None:
+                return ["Input micrographs are missing; select the odd and even sets, or one set with halves."]
+        if self.halvesFrom.get() == TWO_SETS:
+            return self._validateTwoSets()
+        first = self.inputMicrographs.get().getFirstItem()
+        if convert.linkedHalves(first) is None:
+            return [f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."]
+        return []
+
+    def _validateTwoSets(self):
+        odd, even = self.inputMicrographsOdd.get(), self.inputMicrographsEven.get()
+        if odd.getObjId() == even.getObjId():
+            return ["Odd and even are the same set; give the odd one and the even one."]
+        problems = []
+        if abs(odd.getSamplingRate() / even.getSamplingRate() - 1) > 1e-3:
+            problems.append(
+                f"Odd micrographs have {odd.getSamplingRate():g} A/px, even ones {even.getSamplingRate():g}; "
+                "both must come from the same movies."
+            )
+        if odd.getDim()[:2] != even.getDim()[:2]:
+            problems.append(
+                f"Odd micrographs are {odd.getDim()[0]} x {odd.getDim()[1]} px, even ones {even.getDim()[0]} x "
+                f"{even.getDim()[1]}; both must come from the same movies."
+            )
+        return problems
+
+    # --------------------------- UTILS functions ------------------------------
+    def _inputPointers(self):
+        if self.halvesFrom.get() == LINKED_SET:
+            return [self.inputMicrographs]
+        return [self.inputMicrographsOdd, self.inputMicrographsEven]
+
+    def _halves(self, half):
+        """Return the micrographs and files of one half (0 odd, 1 even)."""
+        if self.halvesFrom.get() == LINKED_SET:
+            micrographs = convert.itemsOfFile(self.inputMicrographs.get().getFileName())
+            return micrographs, [convert.linkedHalves(micrograph)[half] for micrograph in micrographs]
+        micrographs = convert.itemsOfFile(self._inputPointers()[half].get().getFileName())
+        return micrographs, [os.path.normpath(micrograph.getFileName()) for micrograph in micrographs]

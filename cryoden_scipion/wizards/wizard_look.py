@@ -1,0 +1,56 @@
+"""Look at the data from the training's form: crops of both halves, their sum and difference, and histograms."""
+
+import tempfile
+
+from pyworkflow.viewer import DESKTOP_TKINTER
+from pyworkflow.wizard import Wizard
+
+from cryoden.errors import CryodenError
+from cryoden_scipion.protocols import CryodenProtTrain
+from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
+from cryoden_scipion.viewers.plotting import newPlotter
+
+N_MICROGRAPHS = 3
+
+
+class CryodenLookAtDataWizard(Wizard):
+    """Draw a contact sheet of what the form has selected, before hours are spent on it."""
+
+    _targets = [(CryodenProtTrain, ["lookAtData"])]
+    _environments = [DESKTOP_TKINTER]
+
+    def show(self, form, *params):
+        """Check the input as the run would, and show the sheet; problems are said in a box."""
+        problems = form.protocol._validateHalves()
+        if problems:
+            form.showError("\n".join(problems))
+            return
+        try:
+            plotter = self.plot(form.protocol)
+        except CryodenError as error:
+            form.showError(str(error))
+            return
+        plotter.show()
+
+    @staticmethod
+    def plot(protocol):
+        """Return the plotter with the contact sheet of a training's input.
+
+        Raises
+        ------
+        CryodenError
+            If no micrograph can be shown.
+        """
+        from cryoden.config import ShowConfig
+        from cryoden.quality.contact_sheet import pick_crops, plot_crops
+
+        with tempfile.TemporaryDirectory() as folder:
+            protocol._writeHalvesStars(folder)
+            config = ShowConfig(
+                odd=f"{folder}/{ODD_STAR}", even=f"{folder}/{EVEN_STAR}", output=folder, micrographs=N_MICROGRAPHS,
+                sampling_rate=protocol.sampling_rate.get(),
+            )  # fmt: skip
+            crops, _ = pick_crops(config)
+        plotter = newPlotter("Look at the data", (15, 9.3))
+        plot_crops(plotter.getFigure(), crops)
+        return plotter
