@@ -46,10 +46,20 @@ FOOTER = (
 
 def run_halves(config: HalvesConfig) -> Dict[str, str]:
     """Split movies and say what came out; returns the failures."""
-    from cryoden.data.halves import split_movies
+    from cryoden.data.fixed_pattern import FixedPattern
+    from cryoden.data.halves import PATTERN_NAME, PATTERN_PICTURE_NAME, split_movies
 
     outcome = split_movies(config)
-    print(f"{outcome.n_done} of {outcome.n_inputs} movies are split: {Path(config.output) / 'micrographs.star'}")
+    output = Path(config.output)
+    print(f"{outcome.n_done} of {outcome.n_inputs} movies are split: {output / 'micrographs.star'}")
+    for line in outcome.warnings:
+        print(f"cryoden: warning: {line}", file=sys.stderr)
+    pattern = FixedPattern.load(output / PATTERN_NAME)
+    if pattern.found().is_fixed_pattern:
+        from cryoden.quality.figures import draw_fixed_pattern
+
+        draw_fixed_pattern(pattern, output / PATTERN_PICTURE_NAME)
+        print(f"The pattern: {output / PATTERN_PICTURE_NAME}")
     return outcome.failures
 
 

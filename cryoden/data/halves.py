@@ -16,6 +16,7 @@ import psutil
 from cryoden.config import HalvesConfig
 from cryoden.data.calibration import Calibration, Reference
 from cryoden.data.exposure import Exposure
+from cryoden.data.fixed_pattern import FixedPattern
 from cryoden.data.movies import Bands, Movie
 from cryoden.data.progress import Progress
 from cryoden.errors import CryodenError, FileError
@@ -36,6 +37,9 @@ RECORD_NAME = "halves.json"
 LOG_NAME = "log.jsonl"
 """One line for each movie: what became of it."""
 
+SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
+"""What the halves have in common, the sums from which that follows, and the picture of a fixed pattern."""
+
 RECORDED = (
     "gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "frames", "shifts", "dose_per_frame", "initial_dose",
     "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
@@ -47,10 +51,11 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did: how many inputs there were, and why some failed (name -> reason)."""
+    """What a command did: how many inputs there were, why some failed (name -> reason), what is suspicious."""
 
     n_inputs: int
     failures: Dict[str, str]
+    warnings: Tuple[str, ...] = ()
 
     @property
     def n_done(self) -> int:
@@ -96,6 +101,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
         make_folder(output / kind)
     record = {key: getattr(config, key) for key in RECORDED}
     is_continued = _guard_options(output, record)
+    pattern = FixedPattern.load(output / PATTERN_NAME)
     rates: Dict[int, float] = {}
     failures: Dict[str, str] = {}
 
@@ -106,12 +112,15 @@ def split_movies(config: HalvesConfig) -> Outcome:
         try:
             if is_continued and all(target.is_file() for target in targets):
                 rates[row] = rate or MrcStack(targets[0]).sampling_rate or 0.0
+                if names[row] not in pattern.names:  # split by a run that was killed
+                    pattern.add(names[row], targets[1], targets[2])
                 progress.report(movie=path, status="kept")
                 return
             voltage = (table.voltage(row) if table else None) or config.voltage
             done = write_halves(path, targets, config, calibration, rate, voltage, n_threads)
             rates[row] = done.sampling_rate
             write_json(output / RECORD_NAME, record)
+            pattern.add(names[row], targets[1], targets[2])
             progress.report(movie=path, status="split", seconds=round(time.monotonic() - begun, 3), **asdict(done))
         except CryodenError as error:
             failures[path] = str(error)
@@ -126,7 +135,12 @@ def split_movies(config: HalvesConfig) -> Outcome:
         reason = next(iter(failures.values()), "the list is empty.")
         raise FileError(f"None of {len(movies)} movies could be split; the first reason: {reason}")
     _write_tables(config, output, table, names, rates)
-    return Outcome(len(movies), failures)
+    pattern.save(output / PATTERN_NAME)
+    found = pattern.found()
+    warnings = tuple(found.warnings())
+    content = {**asdict(found), "share": found.share, "is_fixed_pattern": found.is_fixed_pattern, "warnings": warnings}
+    write_json(output / SANITY_NAME, content)
+    return Outcome(len(movies), failures, warnings)
 
 
 def write_halves(

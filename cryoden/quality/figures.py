@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, ca
 import numpy as np
 import scipy.fft
 
+from cryoden.data.fixed_pattern import FixedPattern
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import FileError
 from cryoden.formats.files import PathLike, whole_file
@@ -120,6 +121,37 @@ def plot_files(figure: Figure, first: PathLike, second: PathLike, names: Tuple[s
     (image, _), (reference, sampling_rate) = read_micrograph(first), read_micrograph(second)
     shape = (reference.shape[0], reference.shape[1])
     plot_comparison(figure, fourier_crop(image, shape), reference, sampling_rate or 1.0, title, names)
+
+
+def draw_fixed_pattern(pattern: FixedPattern, path: PathLike) -> None:
+    """Write a picture of what all micrographs have in common as PNG; see `plot_fixed_pattern`."""
+    save_figure(lambda figure: plot_fixed_pattern(figure, pattern), (12, 6.6), path)
+
+
+def plot_fixed_pattern(figure: Figure, pattern: FixedPattern) -> None:
+    """Draw the mean of all micrographs' middles: without a fixed pattern it is noise, finer with every micrograph.
+
+    Parameters
+    ----------
+    figure
+        An empty matplotlib figure.
+    pattern
+        Sums over at least one micrograph.
+    """
+    found, mean = pattern.found(), pattern.mean()
+    rows, columns = mean.shape
+    part = tuple(slice((side - side // 8) // 2, (side + side // 8) // 2) for side in mean.shape)
+    figure.suptitle(
+        f"Mean of the fine detail of {found.n_micrographs} micrographs: {found.share:.0%} of what halves have in "
+        "common is the same in all"
+    )
+    axes: Any = figure.subplots(1, 2)
+    titles = (f"middle, {columns} x {rows} px", f"its middle, {columns // 8} x {rows // 8} px")
+    for place, image, title in zip(axes, (mean, mean[part]), titles):
+        low, high = np.percentile(image, GREY_PERCENTILES)
+        drawn = place.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+        place.set(title=title, xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=axes, shrink=0.7, label="deviations of a half's fine detail")
 
 
 def plot_comparison(

@@ -10,13 +10,14 @@ from pyworkflow.object import CsvList, Set
 from pyworkflow.protocol import params
 
 from cryoden.config import HalvesConfig
-from cryoden.formats.files import mrc_name
+from cryoden.formats.files import mrc_name, read_json
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
+SANITY_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.png"
 
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
 OUTPUT_FOLDERS = {OUTPUT_FULL: "full", OUTPUT_ODD: "odd", OUTPUT_EVEN: "even"}
@@ -244,7 +245,16 @@ class CryodenProtSplitHalves(CryodenProtBase):
             "Of an odd number of frames the odd half has one more. Train on the odd and even sets; estimate CTFs and "
             "extract particles on the full set.",
         ]
-        return lines + self._failureLines()
+        return lines + self._failureLines() + self._sanityLines()
+
+    def _sanityLines(self):
+        """Return what the denoiser's command found suspicious in the halves."""
+        path = self._getExtraPath(SANITY_NAME)
+        if not os.path.exists(path):
+            return []
+        lines = [f"*Warning:* {line}" for line in read_json(path)["warnings"]]
+        picture = self._getExtraPath(PATTERN_PICTURE_NAME)
+        return lines + ([f"Picture of the pattern: {picture}"] if lines and os.path.exists(picture) else [])
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self):
