@@ -77,7 +77,7 @@ class CryodenProtSimulateMovies(CryodenProtBase):
             if section == "Movies":
                 self._addSize(form)
             if section == "Specimen":
-                self._addChoice(form, SimulateMoviesConfig, "shape", "Built-in particle", condition="not map")
+                self._addChoice(form, SimulateMoviesConfig, "shape", "Built-in particle")
             for name, (paramClass, label) in options.items():
                 self._addOption(form, SimulateMoviesConfig, name, paramClass, label)
 
