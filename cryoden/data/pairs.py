@@ -109,7 +109,7 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
     PairError
         If no pair is left, or the sampling rates of the micrographs differ.
     """
-    odd_files, even_files = list_halves(odd), list_halves(even)
+    odd_files, even_files = list_halves(odd, "odd"), list_halves(even, "even")
     failures = {}
     for name in sorted(set(odd_files) ^ set(even_files)):
         have, lack, where = ("odd", "even", even) if name in odd_files else ("even", "odd", odd)
@@ -129,8 +129,16 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
     return pairs, failures
 
 
-def list_halves(source: str) -> Dict[str, str]:
+def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     """Return micrograph name -> file of a folder, or of a STAR file of micrographs.
+
+    Parameters
+    ----------
+    source
+        Folder or STAR file.
+    half
+        `odd` or `even`: in a folder where files are marked as halves, only those marked as this one count, so that
+        odd, even and full micrographs may lie in one folder, as MotionCor leaves them.
 
     Raises
     ------
@@ -143,6 +151,9 @@ def list_halves(source: str) -> Dict[str, str]:
     names: Optional[List[str]] = None
     if path.is_dir():
         files = [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS]
+        marks = [_half_mark(file) for file in files]
+        if half is not None and any(marks):
+            files = [file for file, mark in zip(files, marks) if mark == half]
     elif path.suffix == ".star":
         table = read_table(path)
         files = table.paths
@@ -150,11 +161,18 @@ def list_halves(source: str) -> Dict[str, str]:
     else:
         raise FileError(f"{source} is neither a folder nor a STAR file; halves are given as one of these.")
     named: Dict[str, str] = {}
-    for name, file in zip(names or [HALF_SUFFIX.sub("", Path(file).stem) for file in files], files):
+    for marked, file in zip(names or [Path(file).stem for file in files], files):
+        name = HALF_SUFFIX.sub("", marked)
         if name in named:
             raise PairError(f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique.")
         named[name] = file
     return named
+
+
+def _half_mark(file: str) -> Optional[str]:
+    """Return `odd` or `even` where a file's name says so."""
+    match = HALF_SUFFIX.search(Path(file).stem)
+    return None if match is None else "odd" if match[1].lower() == "odd" else "even"
 
 
 def hold_out(pairs: List[HalfPair], fraction: float, rng: np.random.Generator) -> Tuple[List[HalfPair], List[HalfPair]]:

@@ -187,8 +187,8 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
         paths = table.paths
     else:
         paths = [path for source in config.micrographs for path in _files_of(source)]
-    odd = list_halves(config.odd) if config.odd else {}
-    even = list_halves(config.even) if config.even else {}
+    odd = list_halves(config.odd, "odd") if config.odd else {}
+    even = list_halves(config.even, "even") if config.even else {}
     jobs: List[Job] = []
     failures: Dict[str, str] = {}
     written: Dict[str, str] = {}

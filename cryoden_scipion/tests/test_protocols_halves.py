@@ -11,12 +11,14 @@ import numpy as np
 import psutil
 import scipy.ndimage
 from pwem.objects import SetOfMicrographs, SetOfMovies
-from pwem.protocols import ProtImportMovies
-from pyworkflow.object import Set
+from pwem.protocols import ProtImportMicrographs, ProtImportMovies
+from pyworkflow.object import CsvList, Set
 from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from cryoden_scipion.protocols import CryodenProtSplitHalves
+from cryoden_scipion.constants import HALVES_LINK
+from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
+from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_FOLDERS, OUTPUT_FULL
 
 SAMPLING_RATE = 1.5
@@ -267,6 +269,59 @@ class TestCryodenHalvesAfterRelion(CryodenHalvesTest):
             self.assertLess(still, 0.6)
             self.assertGreater(correlation(images["moved"][name], truth), 3 * correlation(images["still"][name], truth))
             self.assertGreater(correlation(images["weighted"][name], weighted[name]), 0.99)
+
+
+class TestCryodenHalvesFromElsewhere(CryodenHalvesTest):
+    """Halves of MotionCor as it leaves them; ids are shifted by a leftover on either side."""
+
+    def importHalf(self, folder, mark, names):
+        """Import one half of some micrographs."""
+        os.makedirs(folder)
+        for name in names:
+            rng = np.random.default_rng(ord(name))
+            clean = scipy.ndimage.gaussian_filter(rng.standard_normal((96, 96)), 3.0) * 8
+            rng = np.random.default_rng([ord(name), ord(mark[1])])
+            with mrcfile.new(os.path.join(folder, f"{name}{mark}.mrc")) as mrc:
+                mrc.set_data((10 + clean + rng.standard_normal(clean.shape)).astype(np.float32))
+                mrc.voxel_size = SAMPLING_RATE
+        protocol = self.newProtocol(
+            ProtImportMicrographs, filesPath=os.path.abspath(folder), filesPattern="*.mrc", samplingRate=SAMPLING_RATE
+        )
+        self.launchProtocol(protocol)
+        return protocol
+
+    def train(self, **inputs):
+        """Run a tiny training and return it."""
+        training = self.newProtocol(
+            CryodenProtTrain, network=1, epochs=1, crop=32, batch_size=2, min_batches=1, useGpu=False, **inputs
+        )
+        self.launchProtocol(training)
+        return training
+
+    def testTwoSetsAndOneThatLinksItsHalves(self):
+        """Matched by name, leftovers named; a full micrograph may list the files of its halves instead."""
+        odd = self.importHalf(self.proj.getTmpPath("odd"), "_ODD", "abcd")
+        even = self.importHalf(self.proj.getTmpPath("even"), "_EVN", "bcde")
+        training = self.train(inputMicrographsOdd=odd.outputMicrographs, inputMicrographsEven=even.outputMicrographs)
+        self.assertEqual(training.outputModel._nPairs.get(), 3)
+        self.assertEqual(sorted(training._failures()), ["a", "e"])
+        self.assertTrue(all("half but no" in line for line in training._failureLines()[1:]))
+
+        linked = odd._createSetOfMicrographs(suffix="linked")
+        linked.copyInfo(odd.outputMicrographs)
+        for micrograph in odd.outputMicrographs:
+            files = [micrograph.getFileName(), even._getExtraPath(os.path.basename(micrograph.getFileName()))]
+            if micrograph.getMicName().startswith("a"):
+                continue
+            link = CsvList()
+            link.set(",".join((files[0], files[1].replace("_ODD", "_EVN"))))
+            full = micrograph.clone()
+            setattr(full, HALVES_LINK, link)
+            linked.append(full)
+        odd._defineOutputs(outputLinked=linked)
+        odd._store()
+        training = self.train(halvesFrom=LINKED_SET, inputMicrographs=odd.outputLinked)
+        self.assertEqual((training.outputModel._nPairs.get(), training._failures()), (3, {}))
 
 
 def correlation(one, two, margin=24):

@@ -26,6 +26,29 @@ def test_halves_find_each_other_by_name(tmp_path: Path, odd: str, even: str) -> 
     assert failures == {}
 
 
+@pytest.mark.parametrize(("odd", "even"), [("_ODD", "_EVN"), ("_odd", "_even")])
+def test_halves_of_motioncor_lie_in_one_folder_with_full_sums(tmp_path: Path, odd: str, even: str) -> None:
+    """MotionCor's folder: full, dose-weighted, odd and even; a movie that lost its even half is named, not shifted."""
+    for name in ("a", "b", "c"):
+        for mark in ("", "_DW", odd, even):
+            write_mrc(tmp_path / "mc" / f"{name}{mark}.mrc", np.eye(40))
+    (tmp_path / "mc" / f"b{even}.mrc").unlink()
+    pairs, failures = find_pairs("mc", "mc")
+    assert [(p.name, p.odd, p.even) for p in pairs] == [(n, f"mc/{n}{odd}.mrc", f"mc/{n}{even}.mrc") for n in "ac"]
+    assert failures == {"b": "'b' has an odd half but no even half in mc. Split its movie again, or remove it."}
+
+
+def test_halves_of_xmipp_have_one_name_in_two_folders(tmp_path: Path) -> None:
+    """Leftovers on both sides, as many on each: by position every pair would be wrong."""
+    for name in ("a", "c", "d"):
+        write_mrc(tmp_path / "oddMics" / f"{name}.mrc", np.eye(40))
+    for name in ("b", "c", "d"):
+        write_mrc(tmp_path / "evenMics" / f"{name}.mrc", np.eye(40))
+    pairs, failures = find_pairs("oddMics", "evenMics")
+    assert [(p.name, Path(p.odd).name, Path(p.even).name) for p in pairs] == [(n, f"{n}.mrc", f"{n}.mrc") for n in "cd"]
+    assert sorted(failures) == ["a", "b"]
+
+
 def test_star_files_name_halves_too(tmp_path: Path) -> None:
     write_halves(tmp_path, 2, (40, 40))
     for half in ("odd", "even"):
