@@ -137,26 +137,35 @@ class Tile:
 class TilePlan:
     """Tiles of equal size that cover an image exactly once.
 
-    All tiles start at multiples of `step` from the image's first pixel, so that a network with pooling sees every pixel
-    at the same phase whatever the tile size: the tiled result is that of the whole image.
+    The image is thought to be continued by its reflection, `margin` pixels wide; what a network makes of that larger
+    image in one piece is what the tiles make of it: all start at multiples of `step` from its first pixel (a network
+    with pooling sees every pixel at the same phase), and where one is cut, a halo is thrown away.
 
     Parameters
     ----------
     shape
         Rows and columns of the image.
     tile
-        Side of a tile including its halo; made smaller where the image is, and even over the image.
+        Side of a tile including its halo, at most; made smaller where the image is, and even over the image.
     halo
-        Pixels read and thrown away on each side: at least the network's receptive radius, a multiple of `step`.
+        Pixels read and thrown away where an image is cut: at least the network's receptive radius, a multiple of
+        `step`.
     step
-        Multiple to which the network's input must be padded.
+        Multiple that the sides of the network's input must have.
+    margin
+        Reflected pixels around the image, a multiple of `step`.
     """
 
-    def __init__(self, shape: Shape, tile: int, halo: int, step: int) -> None:
-        self.shape, self.halo = shape, halo
-        columns = [_cut_axis(side, max(step, (tile - 2 * halo) // step * step), step) for side in shape]
-        self.tile_shape = (columns[0][1] + 2 * halo, columns[1][1] + 2 * halo)
-        self.tiles = [self._tile(y, x) for y in _cores(*columns[0]) for x in _cores(*columns[1])]
+    def __init__(self, shape: Shape, tile: int, halo: int, step: int, margin: int) -> None:
+        self.shape, self.halo, self.margin = shape, halo, margin
+        largest = max(tile // step * step, 2 * halo + step)
+        rows, columns = (_cut_axis(side, largest, halo, step, margin) for side in shape)
+        self.tile_shape = (rows[0].stop - rows[0].start, columns[0].stop - columns[0].start)
+        self.tiles = [
+            _tile(row, column)
+            for row in zip(rows, _kept(rows, shape[0], halo))
+            for column in zip(columns, _kept(columns, shape[1], halo))
+        ]
 
     def __iter__(self) -> Iterator[Tile]:
         return iter(self.tiles)
@@ -164,14 +173,32 @@ class TilePlan:
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def _tile(self, y: Tuple[int, int], x: Tuple[int, int]) -> Tile:
-        (y_start, y_first), (x_start, x_first) = y, x
-        y_end = min(y_start + self.tile_shape[0] - 2 * self.halo, self.shape[0])
-        x_end = min(x_start + self.tile_shape[1] - 2 * self.halo, self.shape[1])
-        top, left = y_start - self.halo, x_start - self.halo
-        read = (top, top + self.tile_shape[0], left, left + self.tile_shape[1])
-        keep = (y_first - top, y_end - top, x_first - left, x_end - left)
-        return Tile(read, keep, (y_first, y_end, x_first, x_end))
+
+def _cut_axis(side: int, largest: int, halo: int, step: int, margin: int) -> List[range]:
+    """Return what each tile reads along an axis: ranges of equal length that overlap by two halos or more."""
+    padded = -(-(side + 2 * margin) // step) * step
+    if padded <= largest:
+        return [range(-margin, padded - margin)]
+    n_tiles = -(-(padded - 2 * halo) // (largest - 2 * halo))
+    core = -(-(padded - 2 * halo) // (n_tiles * step)) * step
+    length = core + 2 * halo
+    starts = [min(number * core, padded - length) - margin for number in range(n_tiles)]
+    return [range(start, start + length) for start in starts]
+
+
+def _kept(reads: Sequence[range], side: int, halo: int) -> Iterator[range]:
+    """Yield what of each read is kept: up to the halo where another tile follows, and nothing twice."""
+    covered = 0
+    for read in reads:
+        end = side if read is reads[-1] else min(read.stop - halo, side)
+        yield range(covered, end)
+        covered = end
+
+
+def _tile(row: Tuple[range, range], column: Tuple[range, range]) -> Tile:
+    (y, y_kept), (x, x_kept) = row, column
+    keep = (y_kept.start - y.start, y_kept.stop - y.start, x_kept.start - x.start, x_kept.stop - x.start)
+    return Tile((y.start, y.stop, x.start, x.stop), keep, (y_kept.start, y_kept.stop, x_kept.start, x_kept.stop))
 
 
 def reflected_indices(first: int, last: int, side: int) -> np.ndarray:
@@ -184,19 +211,3 @@ def reflected_indices(first: int, last: int, side: int) -> np.ndarray:
     period = 2 * side - 2
     position = np.arange(first, last) % period
     return np.minimum(position, period - position)
-
-
-def _cut_axis(side: int, largest_core: int, step: int) -> Tuple[int, int]:
-    """Return the padded length of an axis and the length of each core, both multiples of `step`."""
-    padded = -(-side // step) * step
-    n_tiles = -(-padded // largest_core)
-    core = -(-padded // n_tiles // step) * step
-    return padded, core
-
-
-def _cores(padded: int, core: int) -> Iterator[Tuple[int, int]]:
-    """Yield (start, first pixel not yet covered) of every core along an axis; the last is flush with the end."""
-    covered = 0
-    while covered < padded:
-        yield min(covered, padded - core), covered
-        covered += core

@@ -7,12 +7,21 @@ from hypothesis import strategies as st
 from cryoden.data.crops import EpochPlan, TilePlan, fitting_crop, reflected_indices
 
 SIDES = st.integers(1, 140)
+
+
+def tiling_of(shape: tuple, tile: int, radius: int, step: int, reach: int) -> tuple:
+    """Return what `TilePlan` takes: halo and margin are multiples of the step, the margin at most the halo."""
+    halo = -(-radius // step) * step
+    return shape, tile, halo, step, min(-(-reach // step) * step, halo)
+
+
 tilings = st.builds(
-    lambda shape, tile, radius, step: (shape, tile, -(-radius // step) * step, step),
+    tiling_of,
     st.tuples(SIDES, SIDES),
     st.integers(1, 200),
     st.integers(0, 40),
     st.sampled_from([1, 2, 4, 8]),
+    st.integers(0, 40),
 )
 plans = st.tuples(
     st.lists(st.tuples(st.integers(32, 90), st.integers(32, 90)), min_size=1, max_size=9),
@@ -55,12 +64,24 @@ def test_kept_pixels_come_from_the_place_where_they_go(tiling: tuple) -> None:
 
 @QUICK
 @given(tilings)
-def test_kept_pixels_have_the_halo_around_them(tiling: tuple) -> None:
+def test_kept_pixels_have_the_halo_around_them_where_the_image_is_cut(tiling: tuple) -> None:
     plan = TilePlan(*tiling)
-    for tile in plan:
-        assert min(tile.keep[0], tile.keep[2]) >= plan.halo
-        assert tile.keep[1] <= plan.tile_shape[0] - plan.halo
-        assert tile.keep[3] <= plan.tile_shape[1] - plan.halo
+    for axis in (0, 1):
+        lines = {(t.read[2 * axis : 2 * axis + 2], t.keep[2 * axis : 2 * axis + 2]) for t in plan}
+        end = max(read[1] for read, _ in lines)
+        assert end >= tiling[0][axis] + plan.margin
+        for read, keep in lines:
+            assert read[0] == -plan.margin or keep[0] >= plan.halo
+            assert read[1] == end or keep[1] <= read[1] - read[0] - plan.halo
+
+
+@QUICK
+@given(tilings)
+def test_image_that_fits_is_one_tile_with_no_more_than_its_margin(tiling: tuple) -> None:
+    shape, _, halo, step, margin = tiling
+    plan = TilePlan(shape, 1000, halo, step, margin)
+    assert len(plan) == 1
+    assert all(length < side + 2 * margin + step for length, side in zip(plan.tile_shape, shape))
 
 
 @QUICK
@@ -72,7 +93,7 @@ def test_tiles_start_at_multiples_of_the_step(tiling: tuple) -> None:
 @QUICK
 @given(tilings)
 def test_tiles_are_not_larger_than_asked_where_the_halo_allows(tiling: tuple) -> None:
-    _, side, halo, step = tiling
+    _, side, halo, step, _ = tiling
     assert max(TilePlan(*tiling).tile_shape) <= max(side, 2 * halo + step)
 
 
