@@ -15,7 +15,7 @@ REQUIREMENTS = [
     "scipy>=1.6",
     "scikit-image",
     "Pillow",
-    "torch>=2.1",
+    "torch>=2.4",
     "mrcfile>=1.4.3",
     "tifffile",
     "imagecodecs<2026.3",

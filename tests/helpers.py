@@ -30,6 +30,7 @@ class Identity(nn.Module):
 
     step = 1
     receptive_radius = 0
+    n_channels = n_features = 1
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images

@@ -50,15 +50,22 @@ def make_loader(
     if config.stream and not streaming:
         log.info("Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).", needed / GIB)
     if not streaming:
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-        limits = [(device, free), (torch.device("cpu"), psutil.virtual_memory().available)]
-        fitting = [place for place, bytes_free in limits if needed <= _allowed(config, bytes_free)]
+        places = [device, torch.device("cpu")] if device.type == "cuda" else [device]
+        fitting = [place for place in places if needed <= _allowed(config, free_bytes(place))]
         keep = fitting[0] if fitting else None
     if keep is None:
         log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
         return StreamingLoader(*arguments, budget_bytes=max(budget, largest)), window
     log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, "GPU" if keep.type == "cuda" else "host")
     return ManagedLoader(*arguments, keep=keep), window
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how much memory of the GPU, or of the host, is free."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)
 
 
 def _allowed(config: TrainConfig, free_bytes: int) -> float:

@@ -49,14 +49,16 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def fast_arithmetic(device: torch.device, precision: str = "auto") -> AbstractContextManager:
-    """Return a context that computes in `bfloat16` or `float32`; `auto` is bfloat16 on GPUs that have it."""
+def is_16_bit(device: torch.device, precision: str) -> bool:
+    """Return whether a precision (`auto`, `bfloat16`, `float32`) means 16 bits: `auto` does on GPUs that have them."""
     if precision == "auto":
-        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bfloat16" if has_it else "float32"
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"
+
+
+def fast_arithmetic(device: torch.device, precision: str = "auto") -> AbstractContextManager:
+    """Return a context that computes in `bfloat16` or `float32`, see `is_16_bit`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if is_16_bit(device, precision) else nullcontext()
 
 
 def compiling_pays(device: torch.device, minutes: Optional[float], n_pixels: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, cast
+from typing import List, Optional, Sequence, cast
 
 import torch
 from torch import nn
@@ -23,10 +23,16 @@ class Network(nn.Module):
         Multiple that rows and columns of the input must have.
     receptive_radius : int
         Pixels on each side that can influence an output pixel.
+    n_channels : int
+        Channels at full resolution.
+    n_features : int
+        Numbers per pixel that a prediction holds at its widest moment: what its memory is estimated from.
     """
 
     step: int
     receptive_radius: int
+    n_channels: int
+    n_features: int
 
 
 class CNN3(Network):
@@ -34,6 +40,8 @@ class CNN3(Network):
 
     step = 1
     receptive_radius = 3
+    n_channels = 16
+    n_features = 3 * 16
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,8 +98,11 @@ class UNet(Network):
         # Two convolutions reach 2 pixels of their level, on the way down and up (the coarsest level once); a pixel's
         # place inside its coarsest pixel adds step - 1.
         self.receptive_radius = 4 * (self.step - 1) + 2 * self.step + (self.step - 1)
+        # At full resolution: skipped features, both parts of their sum, and two convolutions.
+        self.n_channels = channels[0]
+        self.n_features = 4 * channels[0] + sum(-(-n // 4**level) for level, n in enumerate(channels))
         inputs = [1, *channels[:-1]]
-        self.down = nn.ModuleList(_two_convolutions(i, o) for i, o in zip(inputs, channels))
+        self.down = nn.ModuleList(_TwoConvolutions(i, o) for i, o in zip(inputs, channels))
         self.up = nn.ModuleList(_UpLevel(below, level) for level, below in zip(channels, channels[1:]))
         self.last = nn.Conv2d(channels[0], 1, 1)
         self.pool = nn.MaxPool2d(2)
@@ -134,16 +145,56 @@ class _UpLevel(nn.Module):
         weight = self.first.weight
         merge = torch.tensor(self._MERGE, dtype=weight.dtype, device=weight.device)
         merged = torch.einsum("pk,oikl,ql->iopq", merge, weight[:, n_level:], merge)
+        if _is_fused(below):
+            above = functional.conv_transpose2d(below, merged.to(below.dtype), stride=2, padding=1)
+            return _fused(
+                _fused(skipped, weight[:, :n_level], self.first.bias, above), self.second.weight, self.second.bias
+            )
         features = functional.conv2d(skipped, weight[:, :n_level], self.first.bias, padding=1)
         features = features + functional.conv_transpose2d(below, merged, stride=2, padding=1)
         return functional.relu(self.second(functional.relu(features)))
 
 
-def _two_convolutions(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(inplace=True),
-        nn.Conv2d(n_out, n_out, 3, padding=1), nn.ReLU(inplace=True),
-    )  # fmt: skip
+class _TwoConvolutions(nn.Sequential):
+    """Two 3 x 3 convolutions, each with a ReLU behind it."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(inplace=True),
+            nn.Conv2d(n_out, n_out, 3, padding=1), nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if not _is_fused(features):
+            return super().forward(features)
+        for layer in self:
+            if isinstance(layer, nn.Conv2d):
+                features = _fused(features, layer.weight, layer.bias)
+        return features
+
+
+def _is_fused(features: torch.Tensor) -> bool:
+    """Return whether convolution, bias, sum and ReLU are one step: cuDNN has that for predictions in 16 bits."""
+    return (
+        features.is_cuda
+        and not torch.is_grad_enabled()
+        and torch.is_autocast_enabled()
+        and torch.version.cuda is not None
+        and torch.backends.cudnn.is_available()
+    )
+
+
+def _fused(
+    features: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor], above: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """Return the ReLU of a 3 x 3 convolution (plus `above`): the features pass through memory once, not five times."""
+    dtype = torch.get_autocast_dtype("cuda")
+    features, bias = features.to(dtype), cast(torch.Tensor, bias).to(dtype)
+    weight = weight.to(dtype, memory_format=torch.channels_last)
+    where = ((1, 1), (1, 1), (1, 1), 1)  # stride, padding, dilation, groups
+    if above is None:
+        return torch.cudnn_convolution_relu(features, weight, bias, *where)
+    return torch.cudnn_convolution_add_relu(features, weight, above, 1.0, bias, *where)
 
 
 def build_network(name: str, channels: Sequence[int] = (), seed: int = 1) -> Network:

@@ -11,15 +11,22 @@ from torch import nn
 
 from cryoden.config import DenoiseConfig
 from cryoden.data.crops import TilePlan, reflected_indices
+from cryoden.data.memory import free_bytes
 from cryoden.errors import ModelError
 from cryoden.formats.model_file import ModelCard, read_model
-from cryoden.model.devices import fast_arithmetic, pick_device
+from cryoden.model.devices import fast_arithmetic, is_16_bit, pick_device
 from cryoden.model.networks import Network, build_network
 
 log = logging.getLogger(__name__)
 
-CPU_TILE, GPU_TILE = 1536, 3072
-"""Default tile sides in pixels."""
+MARGIN = 32
+"""Pixels, at least, by which an image is continued by its reflection (unless the network sees less far)."""
+
+MEMORY_SHARE = 0.5
+"""Share of the free memory that a tile may take."""
+
+MOST_ELEMENTS = (1 << 31) - 1
+"""Larger tensors have no fast convolution."""
 
 
 class Predictor:
@@ -32,7 +39,8 @@ class Predictor:
     device
         Where it computes.
     tile
-        Side of the tiles in pixels, halo included; halved when the GPU's memory does not suffice.
+        Side of the tiles in pixels, halo included; None: as large as the free memory allows. It is halved when the
+        GPU's memory does not suffice.
     views
         1, or 8 to average over the rotated and mirrored views.
     precision
@@ -51,8 +59,18 @@ class Predictor:
         self.network.eval()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device, self.precision, self.views = device, precision, views
-        self.tile = tile or (GPU_TILE if device.type == "cuda" else CPU_TILE)
         self.halo = -(-network.receptive_radius // network.step) * network.step
+        self.margin = min(self.halo, -(-MARGIN // network.step) * network.step)
+        self._tile = tile
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles in pixels, at most: as asked for, or what the free memory allows when it is first used."""
+        if self._tile is None:
+            n_bytes = 2 if is_16_bit(self.device, self.precision) else 4
+            n_pixels = MEMORY_SHARE * free_bytes(self.device) / (n_bytes * self.network.n_features)
+            self._tile = int(min(n_pixels, MOST_ELEMENTS / self.network.n_channels) ** 0.5)
+        return self._tile
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
@@ -70,7 +88,7 @@ class Predictor:
             except torch.cuda.OutOfMemoryError:
                 if self.tile // 2 <= 2 * self.halo:
                     raise
-                self.tile //= 2
+                self._tile = self.tile // 2
                 torch.cuda.empty_cache()
                 log.warning("GPU memory is short: going on with tiles of %d px.", self.tile)
 
@@ -97,7 +115,7 @@ class Predictor:
     def _tiled(self, image: torch.Tensor) -> torch.Tensor:
         shape = (int(image.shape[0]), int(image.shape[1]))
         output = torch.empty(shape, dtype=torch.float32, device=self.device)
-        for tile in TilePlan(shape, self.tile, self.halo, self.network.step):
+        for tile in TilePlan(shape, self.tile, self.halo, self.network.step, self.margin):
             rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
             columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
             cut = image.index_select(0, rows).index_select(1, columns)
