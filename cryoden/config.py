@@ -390,6 +390,22 @@ class DenoiseConfig(Config):
         choices=("float32", "float16"),
         help="Pixel type of the MRC files: float16 halves the disk space, but not every program reads it.",
     )
+    scale: str = option(
+        "input",
+        choices=("input", "standard"),
+        help="Grey scale of the result: that of the micrograph, or standard (background 0, its noise's deviation 1).",
+    )
+    full_size: bool = option(
+        False, help="Fourier-pad the result back to the pixel size of the micrograph, where the model's is coarser."
+    )
+    thumbnails: str = option(
+        "none", choices=("none", "png", "jpeg"), help="Also write a small picture of each, into a folder beside it."
+    )
+    folders: str = option(
+        "kept",
+        choices=("kept", "flat"),
+        help="Whether micrographs from several folders keep them, below the first that all have in common.",
+    )
     precision: str = option(
         "auto", choices=("auto", "bfloat16", "float32"), help="Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
     )

@@ -9,7 +9,7 @@ trained on. The specification's scale, the 95th percentile of the positive value
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Any, Tuple, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class Normalization:
 STANDARD = Normalization()
 
 
+Pixels = TypeVar("Pixels", bound=Any)
+"""A NumPy array or a PyTorch tensor: both have the few methods that are used."""
+
+
 @dataclass(frozen=True)
 class GreyScale:
     """Where a micrograph's values lie: `mean` goes to 0, `mean + deviation` to 1, beyond `limits` they are clamped.
@@ -69,17 +73,17 @@ class GreyScale:
     limits: Tuple[float, float]
     percentile: float
 
-    def standardize(self, image: np.ndarray) -> np.ndarray:
-        """Return float32 with the grey scale taken out."""
-        image = image.astype(np.float32, copy=False)
-        clipped = np.clip(image, np.float32(self.limits[0]), np.float32(self.limits[1]))
-        clipped -= np.float32(self.mean)
-        clipped *= np.float32(1.0 / self.deviation)
+    def standardize(self, image: Pixels) -> Pixels:
+        """Return float32 with the grey scale taken out; `image` is float32, or a NumPy array of integers."""
+        pixels: Any = image.astype(np.float32, copy=False) if isinstance(image, np.ndarray) else image
+        clipped = pixels.clip(*self.limits)
+        clipped -= self.mean
+        clipped *= 1.0 / self.deviation
         return clipped
 
-    def restore(self, image: np.ndarray) -> np.ndarray:
+    def restore(self, image: Pixels) -> Pixels:
         """Return a prediction in the micrograph's own grey scale."""
-        return image * np.float32(self.deviation) + np.float32(self.mean)
+        return image * self.deviation + self.mean
 
     @property
     def data_range(self) -> float:

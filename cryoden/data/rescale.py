@@ -51,16 +51,33 @@ def fourier_crop(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
     shape
         Even rows and columns of the result, at most those of the image; its Nyquist rows are left empty.
     """
+    return _fourier_resized(image, shape, shape)
+
+
+def fourier_pad(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
+    """Return a float32 image of more pixels over the same area, mean kept: nothing is added beyond its Nyquist.
+
+    Parameters
+    ----------
+    image
+        `(y, x)`, rows and columns even.
+    shape
+        Rows and columns of the result, at least those of the image.
+    """
+    return _fourier_resized(image, shape, (image.shape[0], image.shape[1]))
+
+
+def _fourier_resized(image: np.ndarray, shape: Tuple[int, int], kept: Tuple[int, int]) -> np.ndarray:
+    """Return the image at another size; `kept` is the smaller of both."""
     if image.shape == tuple(shape):
-        return image.astype(np.float32)
-    rows, columns = shape
-    spectrum = scipy.fft.rfft2(image.astype(np.float32), workers=-1)
-    half = rows // 2
-    cropped = np.zeros((rows, columns // 2 + 1), dtype=spectrum.dtype)
-    cropped[:half, : columns // 2] = spectrum[:half, : columns // 2]
-    cropped[rows - half + 1 :, : columns // 2] = spectrum[image.shape[0] - half + 1 :, : columns // 2]
-    result = scipy.fft.irfft2(cropped, s=shape, workers=-1)
-    return (result * (rows * columns / image.size)).astype(np.float32)
+        return image.astype(np.float32, copy=False)
+    spectrum = scipy.fft.rfft2(image.astype(np.float32, copy=False), workers=-1)
+    half, columns = kept[0] // 2, kept[1] // 2
+    resized = np.zeros((shape[0], shape[1] // 2 + 1), dtype=spectrum.dtype)
+    resized[:half, :columns] = spectrum[:half, :columns]
+    resized[shape[0] - half + 1 :, :columns] = spectrum[image.shape[0] - half + 1 :, :columns]
+    result = scipy.fft.irfft2(resized, s=shape, workers=-1)
+    return (result * (shape[0] * shape[1] / image.size)).astype(np.float32)
 
 
 def to_sampling_rate(image: np.ndarray, from_rate: float, to_rate: Optional[float]) -> Tuple[np.ndarray, float]:

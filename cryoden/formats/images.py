@@ -103,7 +103,7 @@ def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
         If pixels are not finite, or all are equal.
     """
     stack = open_micrograph(path)
-    image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32)
+    image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32, copy=False)
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(low) or not np.isfinite(high):
         n_bad = int(image.size - np.count_nonzero(np.isfinite(image)))

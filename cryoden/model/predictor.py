@@ -12,10 +12,12 @@ from torch import nn
 from cryoden.config import DenoiseConfig
 from cryoden.data.crops import TilePlan, reflected_indices
 from cryoden.data.memory import free_bytes
+from cryoden.data.normalize import Normalization
 from cryoden.errors import ModelError
 from cryoden.formats.model_file import ModelCard, read_model
 from cryoden.model.devices import fast_arithmetic, is_16_bit, pick_device
 from cryoden.model.networks import Network, build_network
+from cryoden.model.processes import local_rank
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +141,21 @@ def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predict
     network = build_network(card.network, card.channels)
     load_weights(network, weights, path)
     views = 8 if config.quality == "best" else 1
-    return card, Predictor(network, pick_device(config.device), config.tile, views, config.precision)
+    return card, Predictor(network, pick_device(config.device, local_rank()), config.tile, views, config.precision)
+
+
+def card_normalization(card: ModelCard) -> Normalization:
+    """Return how the model wants its images standardised.
+
+    Raises
+    ------
+    ModelError
+        If it was trained with a normalisation that is unknown here.
+    """
+    try:
+        return Normalization(**card.normalization)
+    except TypeError as error:
+        raise ModelError(f"The model's normalisation {card.normalization} is unknown here; update cryoden.") from error
 
 
 def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:

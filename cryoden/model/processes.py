@@ -1,10 +1,11 @@
-"""One training by several processes: torchrun starts them, torch.distributed connects them, nothing of ours."""
+"""One command by several processes: torchrun starts them, torch.distributed connects them, nothing of ours."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import Any, Iterator, List
+from datetime import timedelta
+from typing import Any, Iterator, List, Optional
 
 import torch
 from torch import distributed
@@ -13,13 +14,21 @@ from cryoden.data.loaders import Share
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Share]:
-    """Join the other processes of a torchrun for the time of the context; alone without torchrun."""
+def joined(device: torch.device, longest_wait: Optional[timedelta] = None) -> Iterator[Share]:
+    """Join the other processes of a torchrun for the time of the context; alone without torchrun.
+
+    Parameters
+    ----------
+    device
+        On which they exchange tensors.
+    longest_wait
+        For the slowest of them; None: torch's own, some minutes.
+    """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if n_ranks == 1:
         yield Share()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=longest_wait)
     try:
         yield Share(distributed.get_rank(), n_ranks)
     finally:

@@ -21,9 +21,8 @@ from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_sha
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
-from cryoden.model.denoising import card_normalization
 from cryoden.model.devices import pick_device
-from cryoden.model.predictor import load_predictor
+from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.quality import checks
 from cryoden.quality.inside import look_inside, save_inside
 from cryoden.quality.measurement import (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.data.rescale import fourier_crop, rescaled_shape, to_sampling_rate
+from cryoden.data.rescale import fourier_crop, fourier_pad, rescaled_shape, to_sampling_rate
 from cryoden.errors import OptionError
 
 
@@ -62,3 +62,15 @@ def test_finer_pixels_cannot_be_asked_for() -> None:
     assert str(caught.value) == (
         "The wanted sampling rate 1 A/px is finer than the micrograph's 2 A/px; it must be equal or coarser."
     )
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 71), (64, 71)])
+def test_padding_undoes_cropping_of_a_smooth_image(shape: Tuple[int, int]) -> None:
+    image = sinusoid(shape, (3, 5))
+    small = fourier_crop(image, (32, 34))
+    np.testing.assert_allclose(fourier_pad(small, shape), image, atol=1e-5)
+
+
+def test_padding_to_the_same_size_changes_nothing() -> None:
+    image = sinusoid((32, 34), (3, 5)).astype(np.float32)
+    np.testing.assert_array_equal(fourier_pad(image, (32, 34)), image)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Callable, Tuple
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cryoden.data.normalize import measure_scale
@@ -185,7 +187,62 @@ def test_overwrite_makes_them_again(micrographs: Path, cryoden: Run, make_model:
     assert not np.array_equal(read_mrc(Path("out/mic0.mrc")), first)
 
 
-@pytest.mark.parametrize("change", ["model", "quality", "dtype"])
+def test_standard_scale_is_the_input_scale_taken_out(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    model = make_model()
+    for scale in ("input", "standard"):
+        cryoden("denoise", "raw/mic0.mrc", "--model", model, "--output", scale, "--scale", scale)
+    plain, standard = (read_mrc(Path(f"{scale}/mic0.mrc")) for scale in ("input", "standard"))
+    expected = measure_scale(read_mrc(micrographs / "mic0.mrc")).restore(standard)
+    np.testing.assert_allclose(plain, expected, rtol=1e-6)
+    assert abs(float(standard.mean())) < 0.5 < float(plain.mean())
+
+
+def test_full_size_is_the_result_at_the_pixel_size_of_the_input(
+    micrographs: Path, cryoden: Run, make_model: Callable
+) -> None:
+    model = make_model(rate=2 * RATE)
+    cryoden("denoise", "raw/mic0.mrc", "--model", model, "--output", "small")
+    assert cryoden("denoise", "raw/mic0.mrc", "--model", model, "--output", "full", "--full-size").status == 0
+    small, full = read_mrc(Path("small/mic0.mrc")), read_mrc(Path("full/mic0.mrc"))
+    assert full.shape == (60, 70)
+    assert read_table("full/micrographs.star").sampling_rate(0) == pytest.approx(RATE)
+    assert full.mean() == pytest.approx(small.mean(), rel=1e-6)
+    spectra = [np.fft.rfft2(image.astype(np.float64)) / image.size for image in (small, full)]
+    inside = [spectrum[rows, :18] for spectrum in spectra for rows in (slice(0, 15), slice(-14, None))]
+    for expected, found in zip(inside[:2], inside[2:]):  # all but the Nyquist rows
+        np.testing.assert_allclose(found, expected, atol=1e-6 * small.mean())
+    assert np.abs(spectra[1][15:46]).max() < 1e-6 * small.mean()  # nothing beyond the model's Nyquist
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("png", "png"), ("jpeg", "jpg")])
+def test_thumbnails_show_the_result(
+    micrographs: Path, cryoden: Run, make_model: Callable, kind: str, ending: str
+) -> None:
+    words = ("denoise", "raw/mic0.mrc", "--model", make_model(), "--output", "out", "--thumbnails", kind)
+    assert cryoden(*words).status == 0
+    with Image.open(f"out/thumbnails/mic0.{ending}") as picture:
+        grey = np.asarray(picture)
+    assert (grey.dtype, grey.shape) == (np.uint8, (60, 70))
+    denoised = read_mrc(Path("out/mic0.mrc"))
+    assert np.corrcoef(grey[::-1].ravel(), denoised.ravel())[0, 1] > 0.95
+
+
+def test_no_thumbnails_unless_asked_for(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    cryoden("denoise", "raw/mic0.mrc", "--model", make_model(), "--output", "out")
+    assert not Path("out/thumbnails").exists()
+
+
+def test_folders_below_the_common_one_are_kept(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    for folder in ("raw/first", "raw/second/deep"):
+        write_mrc(Path(folder) / "mic0.mrc", np.random.default_rng(1).normal(size=(60, 70)))
+    files = ["raw/first/mic0.mrc", "raw/second/deep/mic0.mrc"]
+    assert cryoden("denoise", *files, "--model", make_model(), "--output", "out").status == 0
+    expected = ["out/first/mic0.mrc", "out/second/deep/mic0.mrc"]
+    assert read_table("out/micrographs.star").paths == expected
+    assert all(Path(path).is_file() for path in expected)
+
+
+@pytest.mark.parametrize("change", ["model", "quality", "dtype", "scale", "full size"])
 def test_another_way_into_the_same_folder_is_refused(
     micrographs: Path, cryoden: Run, make_model: Callable, change: str
 ) -> None:
@@ -196,6 +253,8 @@ def test_another_way_into_the_same_folder_is_refused(
         "model": [other],
         "quality": [first, "--quality", "best"],
         "dtype": [first, "--dtype", "float16"],
+        "scale": [first, "--scale", "standard"],
+        "full size": [first, "--full-size"],
     }
     result = cryoden(*words, *extra[change])
     assert result.status == 2
@@ -290,7 +349,7 @@ def test_values_too_large_for_float16(tmp_path: Path, cryoden: Run, make_model: 
     result = cryoden("denoise", "a.mrc", "--model", make_model(), "--output", "out", "--dtype", "float16")
     assert result.status == 2
     assert result.last_error.endswith("a.mrc has values above 65504, too large for float16; write float32.")
-    assert images_in(Path("out")) == []
+    assert images_in(Path("out")) == ["log.jsonl"]
 
 
 def test_star_in_and_out_keeps_columns_groups_and_order(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
@@ -326,13 +385,18 @@ def test_one_bad_micrograph_is_named_and_the_others_are_written(
     result = cryoden("denoise", *names, "--model", make_model(), "--output", "out")
     assert result.status == 1
     assert result.last_error.startswith("cryoden: failed: raw/mic1.mrc: raw/mic1.mrc")
-    assert images_in(Path("out")) == ["mic0.mrc", "mic2.mrc", "micrographs.star"]
+    assert images_in(Path("out")) == ["log.jsonl", "mic0.mrc", "mic2.mrc", "micrographs.star"]
+    log = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
+    assert [(line["micrograph"], line["status"]) for line in log] == [
+        ("raw/mic0.mrc", "denoised"), ("raw/mic1.mrc", "failed"), ("raw/mic2.mrc", "denoised"),
+    ]  # fmt: skip
     assert leftovers(Path("out")) == []
 
 
 def test_two_micrographs_of_one_name(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
     write_mrc(Path("other/mic0.mrc"), np.eye(60))
-    result = cryoden("denoise", "raw/mic0.mrc", "other/mic0.mrc", "--model", make_model(), "--output", "out")
+    words = ("denoise", "raw/mic0.mrc", "other/mic0.mrc", "--model", make_model(), "--output", "out")
+    result = cryoden(*words, "--folders", "flat")
     assert result.status == 2
     assert result.last_error == (
         "cryoden: raw/mic0.mrc and other/mic0.mrc would both be written as mic0.mrc; rename one of them."

@@ -1,0 +1,231 @@
+"""Images in, denoised images out: reading, computing and writing overlap, in input order and bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Deque, Iterator, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+
+from cryoden.data.normalize import GreyScale, Normalization, measure_scale
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_pad, to_sampling_rate
+from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
+from cryoden.formats.files import make_folder, whole_file
+from cryoden.formats.images import read_micrograph
+from cryoden.formats.mrc import write_image
+from cryoden.formats.thumbnails import thumbnail_path, write_thumbnail
+from cryoden.model.predictor import Predictor
+
+N_THREADS = 3
+"""Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One micrograph to denoise.
+
+    Attributes
+    ----------
+    row
+        Its place in the list.
+    path
+        Its file.
+    halves
+        Files of its halves: then the mean of both predictions is the result.
+    output
+        File to write.
+    sampling_rate
+        A/px where it is known better than from the header.
+    """
+
+    row: int
+    path: str
+    halves: Optional[Tuple[str, str]]
+    output: Path
+    sampling_rate: Optional[float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How results are written.
+
+    Attributes
+    ----------
+    dtype
+        `float32` or `float16`.
+    is_standardised
+        Whether grey values stay as the network gives them: background 0, noise of the input 1.
+    is_full_size
+        Whether the image is Fourier-padded back to the pixel size of the input.
+    thumbnails
+        `none`, `png` or `jpeg`.
+    """
+
+    dtype: str = "float32"
+    is_standardised: bool = False
+    is_full_size: bool = False
+    thumbnails: str = "none"
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image on its way: pixels on the device, at the model's pixel size, and their grey scale."""
+
+    pixels: torch.Tensor
+    scale: GreyScale
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A micrograph on its way: its full image, or both halves; `shape` and `file_rate` are those of its file."""
+
+    images: Tuple[_Image, ...]
+    rate: float
+    shape: Tuple[int, int]
+    file_rate: float
+
+
+def denoised(
+    jobs: Sequence[Job], predictor: Predictor, model_rate: float, normalization: Normalization, result: Result
+) -> Iterator[Tuple[Job, Union[float, CryodenError]]]:
+    """Denoise and write every micrograph; yield (job, A/px of the result or why it failed) in input order.
+
+    Parameters
+    ----------
+    jobs
+        What to denoise. Folders are made as needed.
+    predictor
+        The network.
+    model_rate
+        A/px at which it was trained; micrographs are Fourier-cropped to it.
+    normalization
+        How it wants images standardised.
+    result
+        How results are written.
+    """
+    n_threads = N_THREADS if predictor.device.type == "cuda" else 1
+    reading: Deque[Future] = deque()
+    writing: Deque[Tuple[Job, Future]] = deque()
+    coming = iter(jobs)
+
+    def read_next() -> None:
+        for job in coming:
+            reading.append(readers.submit(_read, job, model_rate, normalization, predictor.device))
+            return
+
+    with ThreadPoolExecutor(n_threads) as readers, ThreadPoolExecutor(n_threads) as writers:
+        try:
+            for _ in range(n_threads + 1):
+                read_next()
+            for job in jobs:
+                try:
+                    work = reading.popleft().result()
+                    read_next()
+                    prediction = _predict(work, predictor, result)
+                    written = writers.submit(_write, job, work, prediction, _event(prediction), result)
+                    del work, prediction
+                except CryodenError as error:
+                    read_next()
+                    written = Future()
+                    written.set_exception(error)
+                writing.append((job, written))
+                if len(writing) > n_threads:
+                    yield _outcome(*writing.popleft())
+            while writing:
+                yield _outcome(*writing.popleft())
+        finally:
+            for future in reading:
+                future.cancel()
+
+
+def _outcome(job: Job, written: Future) -> Tuple[Job, Union[float, CryodenError]]:
+    try:
+        return job, written.result()
+    except CryodenError as error:
+        return job, error
+
+
+# ---------------------------------------------------------------------- in the readers' threads
+def _read(job: Job, model_rate: float, normalization: Normalization, device: torch.device) -> _Work:
+    images, shapes, rate, from_rate = [], [], 0.0, 0.0
+    for path in job.halves or (job.path,):
+        image, header_rate = read_micrograph(path)
+        if not (job.sampling_rate or header_rate):
+            raise FileError(f"{path} does not say its pixel size; give it with --sampling-rate (A/px).")
+        from_rate = float(job.sampling_rate or header_rate or 0)
+        if from_rate > model_rate * (1 + SAME_RATE_TOLERANCE):
+            raise ModelError(
+                f"{path} has {from_rate:.4g} A/px, coarser than the {model_rate:.4g} A/px of the model; "
+                "train a model at this or a coarser sampling rate."
+            )
+        shapes.append((int(image.shape[0]), int(image.shape[1])))
+        image, rate = to_sampling_rate(image, from_rate, model_rate)
+        try:
+            scale = measure_scale(image, normalization)
+        except PixelError as error:
+            raise PixelError(f"{path} cannot be used: {error}") from error
+        images.append(_Image(_to_device(image, device), scale))
+    if len(set(shapes)) > 1:
+        raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
+    return _Work(tuple(images), rate, shapes[0], from_rate)
+
+
+def _to_device(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy an image to the device beside the work that is under way there."""
+    pixels = torch.from_numpy(image)
+    if device.type != "cuda":
+        return pixels
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        pixels = pixels.to(device)
+    stream.synchronize()
+    pixels.record_stream(torch.cuda.default_stream(device))  # or its memory could be given away too early
+    return pixels
+
+
+# ---------------------------------------------------------------------- between them
+def _predict(work: _Work, predictor: Predictor, result: Result) -> torch.Tensor:
+    total: Optional[torch.Tensor] = None
+    for image in work.images:
+        prediction = predictor(image.scale.standardize(image.pixels))
+        if not result.is_standardised:
+            prediction = image.scale.restore(prediction)
+        total = prediction if total is None else total + prediction
+    assert total is not None
+    return total / len(work.images)
+
+
+def _event(prediction: torch.Tensor) -> Optional[torch.cuda.Event]:
+    """Return what tells that the prediction is ready; a GPU computes on while the next steps are planned."""
+    return torch.cuda.default_stream(prediction.device).record_event() if prediction.is_cuda else None
+
+
+# ---------------------------------------------------------------------- in the writers' threads
+def _write(
+    job: Job, work: _Work, prediction: torch.Tensor, is_ready: Optional[torch.cuda.Event], result: Result
+) -> float:
+    image, rate = _to_host(prediction, is_ready), work.rate
+    if result.is_full_size:
+        image, rate = fourier_pad(image, work.shape), work.file_rate
+    if result.dtype == "float16" and np.abs(image).max() > np.finfo(np.float16).max:
+        raise PixelError(f"{job.path} has values above 65504, too large for float16; write float32.")
+    make_folder(job.output.parent)
+    if result.thumbnails != "none":
+        write_thumbnail(thumbnail_path(job.output, result.thumbnails), image)
+    with whole_file(job.output) as temporary:
+        write_image(temporary, image, rate, result.dtype)
+    return rate
+
+
+def _to_host(prediction: torch.Tensor, is_ready: Optional[torch.cuda.Event]) -> np.ndarray:
+    if is_ready is None:
+        return prediction.numpy()
+    stream = torch.cuda.Stream(prediction.device)
+    stream.wait_event(is_ready)
+    with torch.cuda.stream(stream):
+        image = prediction.cpu()
+    return image.numpy()
