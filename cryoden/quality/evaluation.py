@@ -27,13 +27,14 @@ from cryoden.quality import checks
 from cryoden.quality.inside import look_inside, save_inside
 from cryoden.quality.measurement import (
     FOLDER,
+    NOISE_SIDE,
     Measurement,
     load_measurement,
     measure,
     measurement_path,
     save_measurement,
-)
-from cryoden.quality.noisy_reference import SSIM_SIDE, centre
+)  # fmt: skip
+from cryoden.quality.noisy_reference import centre
 from cryoden.quality.report import INSIDE_NAME
 from cryoden.quality.score_table import Candidate, tabulate
 from cryoden.quality.tables import METRICS_NAME, write_tables
@@ -234,7 +235,7 @@ class Evaluation:
         if self.topaz.is_there:
             topaz, noise = self.topaz.predictions(pair, scales)
             predictions += topaz
-            noise_predictions.append((noise, centre(topaz[0], SSIM_SIDE), pair.sampling_rate))
+            noise_predictions.append((noise, centre(topaz[0], NOISE_SIDE), pair.sampling_rate))
         data_range = (scales[0].data_range + scales[1].data_range) / 2
         positive = float(np.mean([(image[:: max(1, len(image) // 256)] > 0).mean() for image in images]))
         return halves, standard, predictions, noise_predictions, data_range, positive
@@ -410,7 +411,7 @@ def _noise_response(
 ) -> Tuple[np.ndarray, np.ndarray, float]:
     """Return f((a - b) / sqrt(2)) and f(a) on the central cut-out, in the units of the odd half, and their A/px."""
     step = network.predictor.network.step
-    side = min(SSIM_SIDE, *images[0].shape) // step * step
+    side = min(NOISE_SIDE, *images[0].shape) // step * step
     cuts = [centre(image, side) for image in images]
     noise = (cuts[0] - cuts[1]) / np.float32(np.sqrt(2))
     noise += np.float32(cuts[0].mean() - noise.mean())

@@ -257,4 +257,4 @@ def save_figure(plot: Any, size_inches: Tuple[float, float], path: PathLike) -> 
     FigureCanvasAgg(figure)
     plot(figure)
     with whole_file(path) as temporary:
-        figure.savefig(str(temporary), format="png", dpi=110)
+        figure.savefig(str(temporary), format="png", dpi=100)

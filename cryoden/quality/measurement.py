@@ -19,6 +19,9 @@ from cryoden.quality.noisy_reference import SSIM_SIDE, centre, ssim_and_ceiling,
 FOLDER = "measurements"
 """Sub-folder of an evaluation with one file for each micrograph."""
 
+NOISE_SIDE = 320
+"""Side in pixels of the central cut-out on which the hallucination is tested."""
+
 NOISE, PREDICTION = 0, 1
 """Order of the images in the covariances of the hallucination test."""
 

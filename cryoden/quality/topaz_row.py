@@ -16,7 +16,8 @@ from cryoden.errors import CryodenError
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.mrc import write_image
-from cryoden.quality.noisy_reference import SSIM_SIDE, centre
+from cryoden.quality.measurement import NOISE_SIDE
+from cryoden.quality.noisy_reference import centre
 from cryoden.quality.score_table import Candidate
 from cryoden.quality.topaz import NETWORK_FILES, TopazError, run_topaz, topaz_command
 
@@ -88,7 +89,7 @@ class TopazRow:
                 failures[pair.name] = str(error)
                 log.error("%s", error)
                 continue
-            halves = [centre(scale.standardize(half), SSIM_SIDE) for scale, half in zip(scales, (odd, even))]
+            halves = [centre(scale.standardize(half), NOISE_SIDE) for scale, half in zip(scales, (odd, even))]
             noise = (halves[0] - halves[1]) / np.float32(np.sqrt(2))
             for kind, image in zip(KINDS, (odd, even, noise)):
                 images.append(inputs / f"{pair.name}_{kind}.mrc")

@@ -1,0 +1,80 @@
+"""How long evaluating takes, relative to denoising the same micrographs.
+
+Simulated halves of 20 micrographs are denoised (the full sums; then both halves, whose mean is the better image) and
+evaluated with the same untrained U-Net, each in a process of its own, start and report included. Prints the times, their
+ratios, and a JSON object as the last line.
+
+Usage: python benchmarks/evaluation.py [--micrographs 20] [--side 1024] [--channels 32 64 128 256 256 256]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import List
+
+import numpy as np
+
+from cryoden.data.normalize import STANDARD
+from cryoden.formats.model_file import ModelCard, write_model
+from cryoden.formats.mrc import write_image
+from cryoden.model.networks import build_network
+
+RATE_A = 4.0
+
+
+def write_data(folder: Path, n_micrographs: int, side: int) -> None:
+    """Write odd, even and full images: blurred noise as the signal, in white noise."""
+    rng = np.random.default_rng(1)
+    for kind in ("odd", "even", "full"):
+        (folder / kind).mkdir()
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    for number in range(n_micrographs):
+        signal = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(side, side))) * np.exp(-((frequency / 0.05) ** 2)))
+        odd, even = (50 + 3 * signal / signal.std() + 7 * rng.normal(size=signal.shape) for _ in range(2))
+        for kind, image in (("odd", odd), ("even", even), ("full", odd + even)):
+            write_image(folder / kind / f"mic{number:03d}.mrc", image.astype(np.float32), RATE_A)
+
+
+def seconds(words: List[str]) -> float:
+    """Return how long a command of cryoden runs."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "cryoden", *words], check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--micrographs", type=int, default=20)
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--channels", type=int, nargs="+", default=[32, 64, 128, 256, 256, 256])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_data(folder, options.micrographs, options.side)
+        network = build_network("unet", options.channels)
+        weights = {key: np.array(value) for key, value in network.state_dict().items()}
+        card = ModelCard("unet", tuple(options.channels), RATE_A, asdict(STANDARD), {})
+        write_model(folder / "model.safetensors", weights, card)
+        model = ["--model", str(folder / "model.safetensors")]
+        halves = ["--odd", str(folder / "odd"), "--even", str(folder / "even")]
+        full = ["denoise", str(folder / "full"), *model]
+        table = {
+            "denoise the full sums": seconds([*full, "--output", str(folder / "a")]),
+            "denoise both halves": seconds([*full, *halves, "--output", str(folder / "b")]),
+            "evaluate": seconds(["evaluate", *halves, *model, "--topaz", "no", "--output", str(folder / "c")]),
+        }
+    evaluating = table["evaluate"]
+    for row, taken in table.items():
+        print(f"{row:24}{taken:8.1f} s   evaluating takes {evaluating / taken:.2f} times as long")
+    print(json.dumps({**{key: round(value, 2) for key, value in table.items()}, **vars(options)}))
+
+
+if __name__ == "__main__":
+    main()
