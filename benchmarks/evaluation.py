@@ -1,8 +1,8 @@
 """How long evaluating takes, relative to denoising the same micrographs.
 
 Simulated halves of 20 micrographs are denoised (the full sums; then both halves, whose mean is the better image) and
-evaluated with the same untrained U-Net, each in a process of its own, start and report included. Prints the times, their
-ratios, and a JSON object as the last line.
+evaluated with the same untrained U-Net, each in a process of its own, start and report included. Prints the times,
+their ratios, and a JSON object as the last line.
 
 Usage: python benchmarks/evaluation.py [--micrographs 20] [--side 1024] [--channels 32 64 128 256 256 256]
 """

@@ -1,6 +1,7 @@
-"""The main job on a real micrograph, end to end in a Scipion project: movies -> halves -> train -> denoise -> STAR.
+"""The main job on a real micrograph, end to end in a Scipion project: movies -> halves -> train -> denoise -> evaluate.
 
-Run with `make demo`. Finished steps of an earlier call are used again.
+Run with `make demo`; `TOPAZ=/path/to/topaz make demo` puts Topaz-Denoise into the table. Finished steps of an earlier
+call are used again.
 """
 
 from __future__ import annotations
@@ -9,23 +10,17 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Optional
 
 import thinned_frames
-import torch
 from pwem.protocols import ProtImportMovies
 from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
-from cryoden.config import SCORE_BAND_A, DenoiseConfig
-from cryoden.data.loading import load_pair
-from cryoden.data.pairs import HalfPair, find_pairs
-from cryoden.model.predictor import Predictor, load_predictor
-from cryoden.model.validation import measure_covariance
-from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
-from cryoden.quality.figures import draw_files, read_log
-from cryoden.quality.metrics import RingCovariance, pool, score
-from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves, CryodenProtTrain
+from cryoden.quality.figures import draw_files
+from cryoden.quality.tables import summary_lines
+from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
+from cryoden_scipion.protocols.halves_input import LINKED_SET
+from cryoden_scipion.protocols.protocol_evaluate import REPORT_NAME
 from cryoden_scipion.protocols.protocol_train import MINUTES
 
 DEMO = Path(__file__).resolve().parent
@@ -90,42 +85,28 @@ def main() -> None:
     denoise = workflow.run(
         CryodenProtDenoise, "denoise", inputMicrographs=split.outputMicrographs, inputModel=train.outputModel
     )
-    held_out = next(iter(read_log(train.getLogFile())[-1]["r2_per_micrograph"]))
-    table = score_table(split, train, held_out)
-    table["seconds_per_step"] = workflow.seconds
-    table["seconds"] = round(sum(workflow.seconds.values()), 1)
-    SUMMARY.write_text(json.dumps(table, indent=2) + "\n")
+    evaluate = workflow.run(
+        CryodenProtEvaluate, "evaluate", halvesFrom=LINKED_SET, inputMicrographs=split.outputMicrographs,
+        inputModels=[train.outputModel], topaz=os.environ.get("TOPAZ", "auto"),
+    )  # fmt: skip
+    table = evaluate.table()
+    band, held_out = table["bands"][0], table["order"][0]
+    scores = {row["label"]: row["bands"] and row["bands"][band] for row in table["rows"]}
+    summary = {label: numbers and round(numbers["r2_corr"]["value"], 4) for label, numbers in scores.items()}
+    seconds = round(sum(workflow.seconds.values()), 1)
+    SUMMARY.write_text(
+        json.dumps({"r2_corr": summary, "seconds_per_step": workflow.seconds, "seconds": seconds}, indent=2) + "\n"
+    )
     denoised = Path(denoise._getExtraPath(f"{held_out}.mrc"))
     names = ("raw", "denoised")
     picture = DEMO / "side_by_side.png"
     draw_files(split._getExtraPath("full", f"{held_out}.mrc"), denoised, names, picture, f"{held_out} (held out)")
-    low, high = SCORE_BAND_A
-    print(f"\nR2_corr on the held-out {held_out}, {low:g}-{high:g} A (1 = the unknown clean image):")
-    for name in ("raw", "gaussian", "cryoden"):
-        print(f"  {name:<10}{table[name]:.3f}")
-    print(f"\nAll steps: {table['seconds']:.0f} s. Picture: {picture}")
+    print(f"\nOn the held-out {held_out}, in three bands (1 = the unknown clean image):")
+    print("\n".join(summary_lines(table)))
+    print(f"\nReport:  {Path(workflow.project.path) / evaluate._getExtraPath(REPORT_NAME)}")
+    print(f"\nAll steps: {seconds:.0f} s. Picture: {picture}")
     print(f"Project: {workflow.project.path} (open it with: make gui)")
     print(f"RELION:  {Path(workflow.project.path) / denoise._getExtraPath('micrographs.star')}")
-
-
-def score_table(split: Protocol, train: Protocol, held_out: str) -> dict:
-    """Return R2_corr of raw, best Gaussian (width from the training quadrants) and ours on the held-out quadrant."""
-    pairs, _ = find_pairs(split._getExtraPath("odd"), split._getExtraPath("even"), SAMPLING_RATE_A)
-    model = train.outputModel.getFileName()
-    _, predictor = load_predictor(model, DenoiseConfig(micrographs=("-",), model=model, output="-"))
-    training = pool([compare(pair, None) for pair in pairs if pair.name != held_out])
-    validation = compare(next(pair for pair in pairs if pair.name == held_out), predictor)
-    blur = gaussian_transfer(validation.frequency, best_gaussian_width(training))
-    raw = validation.filtered(blur**0)
-    rows = {"raw": raw, "gaussian": validation.filtered(blur), "cryoden": validation}
-    return {name: round(score(row.in_band()).r2_corr, 4) for name, row in rows.items()}
-
-
-def compare(pair: HalfPair, predictor: Optional[Predictor]) -> RingCovariance:
-    """Measure the covariances of a pair and its predictions (without a predictor: of the pair alone)."""
-    halves = load_pair(pair).halves.float()
-    predicted = halves if predictor is None else torch.stack([predictor(half).cpu() for half in halves])
-    return measure_covariance(halves, predicted, pair.sampling_rate)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_help_needs_neither_torch_nor_pandas_nor_matplotlib(tmp_path: Path, bloc
     assert all(command in result.stdout for command in ("halves", "train", "denoise"))
 
 
-@pytest.mark.parametrize("command", ["halves", "train", "denoise"])
+@pytest.mark.parametrize("command", ["halves", "train", "denoise", "evaluate", "show"])
 def test_help_of_a_command_needs_no_torch(tmp_path: Path, blocked: Path, command: str) -> None:
     result = python(["-m", "cryoden", command, "--help"], tmp_path, blocked)
     assert result.returncode == 0, result.stderr

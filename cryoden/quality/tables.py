@@ -59,7 +59,7 @@ def summary_lines(table: Dict[str, Any]) -> List[str]:
             continue
         cells = "".join(
             f"{with_error(numbers['r2'], 3):>16}{with_error(numbers['r2_corr'], 3, False):>14}"
-            for numbers in row["bands"].values()
+            for numbers in (row["bands"][band] for band in table["bands"])
         )
         lines.append(f"{row['label']:26}{cells}")
     return [line.rstrip() for line in lines]

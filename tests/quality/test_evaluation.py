@@ -17,6 +17,7 @@ from cryoden.data.normalize import STANDARD
 from cryoden.formats.model_file import ModelCard, read_model, write_model
 from cryoden.quality.evaluation import evaluate
 from cryoden.quality.metrics import ring_frequencies
+from cryoden.quality.tables import summary_lines
 from tests.helpers import (
     RATE,
     Result,
@@ -283,6 +284,9 @@ def test_numbers_are_written_for_other_programs(blur_model: Path, cryoden: Run) 
     assert "ring-wise Wiener" in result.out
     assert "3 of 3 micrographs are evaluated" in result.out
     table = json.loads(Path("out/metrics.json").read_text())
+    written = summary_lines(table)  # a written table has its keys sorted; bands must stay in their columns
+    assert written == result.out.splitlines()[: len(written)]
+    assert written[0].split() == ["300-12", "A", "300-20", "A", "20-12", "A"]
     with open("out/metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 3
