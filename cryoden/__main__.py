@@ -54,12 +54,14 @@ def run_halves(config: HalvesConfig) -> Dict[str, str]:
     print(f"{outcome.n_done} of {outcome.n_inputs} movies are split: {output / 'micrographs.star'}")
     for line in outcome.warnings:
         print(f"cryoden: warning: {line}", file=sys.stderr)
-    pattern = FixedPattern.load(output / PATTERN_NAME)
-    if pattern.found().is_fixed_pattern:
+    picture = output / PATTERN_PICTURE_NAME
+    if picture.exists():
+        picture.unlink()  # of an earlier command, with fewer movies
+    if FixedPattern.load(output / PATTERN_NAME).found().is_fixed_pattern:
         from cryoden.quality.figures import draw_fixed_pattern
 
-        draw_fixed_pattern(pattern, output / PATTERN_PICTURE_NAME)
-        print(f"The pattern: {output / PATTERN_PICTURE_NAME}")
+        draw_fixed_pattern(output / PATTERN_NAME, picture)
+        print(f"The pattern: {picture}")
     return outcome.failures
 
 

@@ -101,6 +101,8 @@ def split_movies(config: HalvesConfig) -> Outcome:
         make_folder(output / kind)
     record = {key: getattr(config, key) for key in RECORDED}
     is_continued = _guard_options(output, record)
+    if not is_continued:
+        _require_gain_orientation(config, movies)
     pattern = FixedPattern.load(output / PATTERN_NAME)
     rates: Dict[int, float] = {}
     failures: Dict[str, str] = {}
@@ -225,6 +227,21 @@ def _half_bands(movie: Movie, config: HalvesConfig, rate: float, voltage: float,
         shifts = Shifts(str(source), read_global_shifts(source))
     exposure = Exposure(config.dose_per_frame, config.initial_dose, voltage) if config.dose_per_frame else None
     return aligned_half_bands(movie, shifts, exposure, rate, n_threads)
+
+
+def _require_gain_orientation(config: HalvesConfig, movies: List[str]) -> None:
+    """Refuse a gain reference that does not lie as the frames of the first readable movie do; raises FileError."""
+    if config.gain is None:
+        return
+    from cryoden.data.gain_orientation import require_orientation
+
+    for path in movies:
+        try:
+            stack = open_movie(path, config, Calibration(), config.sampling_rate).stack
+        except CryodenError:  # said when its turn comes
+            continue
+        given = (int(config.gain_rotation) // 90, config.gain_flip)
+        return require_orientation(stack, config.gain, given, config.flip_tiff)
 
 
 def _affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibration) -> int:

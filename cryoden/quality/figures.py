@@ -123,21 +123,22 @@ def plot_files(figure: Figure, first: PathLike, second: PathLike, names: Tuple[s
     plot_comparison(figure, fourier_crop(image, shape), reference, sampling_rate or 1.0, title, names)
 
 
-def draw_fixed_pattern(pattern: FixedPattern, path: PathLike) -> None:
+def draw_fixed_pattern(sums: PathLike, path: PathLike) -> None:
     """Write a picture of what all micrographs have in common as PNG; see `plot_fixed_pattern`."""
-    save_figure(lambda figure: plot_fixed_pattern(figure, pattern), (12, 6.6), path)
+    save_figure(lambda figure: plot_fixed_pattern(figure, sums), (12, 5.6), path)
 
 
-def plot_fixed_pattern(figure: Figure, pattern: FixedPattern) -> None:
+def plot_fixed_pattern(figure: Figure, sums: PathLike) -> None:
     """Draw the mean of all micrographs' middles: without a fixed pattern it is noise, finer with every micrograph.
 
     Parameters
     ----------
     figure
         An empty matplotlib figure.
-    pattern
-        Sums over at least one micrograph.
+    sums
+        What `FixedPattern.save` wrote, of at least one micrograph.
     """
+    pattern = FixedPattern.load(sums)
     found, mean = pattern.found(), pattern.mean()
     rows, columns = mean.shape
     part = tuple(slice((side - side // 8) // 2, (side + side // 8) // 2) for side in mean.shape)

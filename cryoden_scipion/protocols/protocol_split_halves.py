@@ -17,7 +17,7 @@ from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
-SANITY_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.png"
+SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
 
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
 OUTPUT_FOLDERS = {OUTPUT_FULL: "full", OUTPUT_ODD: "odd", OUTPUT_EVEN: "even"}

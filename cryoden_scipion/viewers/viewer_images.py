@@ -1,11 +1,14 @@
 """Two images of every micrograph side by side, with their difference and power spectra; browse with the buttons."""
 
+import os
+
 from matplotlib.widgets import Button
 from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden_scipion.convert import clonedItems, linkedHalves, micNameKey
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves
+from cryoden_scipion.protocols.protocol_split_halves import PATTERN_NAME, PATTERN_PICTURE_NAME
 
 
 class _PairViewer(Viewer):
@@ -33,6 +36,17 @@ class CryodenHalvesViewer(_PairViewer):
     _label = "halves"
     _targets = [CryodenProtSplitHalves]
     _names = ("odd", "even")
+
+    def _visualize(self, obj, **kwargs):
+        """Show the halves, and, where one was found, the fixed pattern of all micrographs."""
+        plots = super()._visualize(obj, **kwargs)
+        if os.path.exists(obj._getExtraPath(PATTERN_PICTURE_NAME)):
+            from cryoden.quality.figures import plot_fixed_pattern
+
+            plotter = EmPlotter(windowTitle="fixed pattern", figsize=(12, 5.6))
+            plot_fixed_pattern(plotter.getFigure(), obj._getExtraPath(PATTERN_NAME))
+            plots.append(plotter)
+        return plots
 
     def _pairsOf(self, protocol):
         full = getattr(protocol, "outputMicrographs", None)
