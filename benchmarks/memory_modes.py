@@ -4,7 +4,7 @@ Writes pairs of made-up halves, trains on them twice (all pairs kept in memory; 
 process of its own and after the page cache was emptied, and puts the table into a page, between its two marks. The last
 line is one JSON object.
 
-Usage: python benchmarks/memory_modes.py [--page docs/managed-against-streaming.md] [--pairs 32] [--shape 2048 2048]
+Usage: python benchmarks/memory_modes.py [--page docs/managed-against-streaming.md] [--pairs 10] [--shape 2048 2048]
 """
 
 from __future__ import annotations
@@ -46,14 +46,13 @@ MARKS = ("<!-- measured -->", "<!-- end -->")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--page", help="Markdown page whose part between the marks is replaced")
-    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--shape", type=int, nargs=2, default=(2048, 2048))
     parser.add_argument("--crop", type=int, default=512)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--network", default="cnn3")
     parser.add_argument("--channels", type=int, nargs="+", default=(32, 64, 128, 256))
-    parser.add_argument("--window", type=float, default=0.25, help="GiB")
+    parser.add_argument("--window", type=float, default=0.17, help="GiB")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", help="on the disk to measure; its pairs are kept (default: a temporary folder)")
     parser.add_argument("--mode", help=argparse.SUPPRESS)
@@ -77,7 +76,7 @@ def run_alone(mode: str, options: argparse.Namespace) -> Dict[str, float]:
     """Measure one mode in a process of its own, with a cold page cache."""
     drop_cache(Path(options.folder))
     words = [sys.executable, __file__, "--mode", mode, "--folder", options.folder, "--device", options.device]
-    for name in ("pairs", "crop", "batch", "batches", "network", "window"):
+    for name in ("pairs", "crop", "batch", "network", "window"):
         words += [f"--{name}", str(getattr(options, name))]
     words += ["--shape", *map(str, options.shape), "--channels", *map(str, options.channels)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
@@ -85,24 +84,21 @@ def run_alone(mode: str, options: argparse.Namespace) -> Dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> Dict[str, float]:
-    """Train a number of batches; the first one ends the start-up."""
+    """Train one epoch: as many crops as a half-overlapping grid has. The first step ends the start-up."""
     device = pick_device(options.device)
     torch.zeros(1, device=device)
     odd, even = halves_of(options, "few")
     config = TrainConfig(
         odd=odd, even=even, output=str(Path(options.folder) / "out"), network=options.network,
         channels=tuple(options.channels), crop=options.crop, batch_size=options.batch, window=options.window,
-        min_batches=options.batches, max_batches=options.batches, memory=1000.0, device=options.device,
+        min_batches=1, memory=1000.0, device=options.device,
         **dict.fromkeys(MODES[options.mode], True),
     )  # fmt: skip
     begun = time.perf_counter()
     pairs, failures = find_pairs(odd, even)
     training, held_out = hold_out(pairs, config.validation, np.random.default_rng(1))
     trainer = Trainer(config, training, held_out, failures, device)
-    plan = EpochPlan(
-        trainer.shapes, trainer.crop, options.batch, 1, 0, trainer.window, min_batches=options.batches
-    )  # fmt: skip
-    plan.batches = plan.batches[: options.batches]
+    plan = EpochPlan(trainer.shapes, trainer.crop, options.batch, 1, 0, trainer.window)
     ended: List[float] = []
     with GpuUse(device) as use:
         for batch in trainer.loader.batches(plan):
@@ -160,8 +156,8 @@ def markdown(results: Dict[str, Dict[str, float]], options: argparse.Namespace) 
     rows, columns = options.shape
     network = f"U-Net {'-'.join(map(str, options.channels))}" if options.network == "unet" else "CNN3"
     lines = [
-        f"{options.pairs} pairs of {rows} x {columns} px, {network}, {options.batches} batches of {options.batch}",
-        f"crops of {options.crop} px; window {options.window:g} GiB; {place}, PyTorch {torch.__version__}.",
+        f"One epoch of {options.pairs} pairs of {rows} x {columns} px in batches of {options.batch} crops of",
+        f"{options.crop} px, {network}, window {options.window:g} GiB; {place}, PyTorch {torch.__version__}.",
         "",
         f"| | {' | '.join(MODES)} | ratio |",
         "|---|---|---|---|",
