@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from cryoden.__main__ import COMMANDS
 from cryoden.config import TrainConfig
 from tests.helpers import Result, images_in, leftovers, python, write_halves, write_mrc, write_raw_mrc
 
@@ -36,6 +37,32 @@ def test_help_of_a_command_needs_no_torch(tmp_path: Path, blocked: Path, command
     result = python(["-m", "cryoden", command, "--help"], tmp_path, blocked)
     assert result.returncode == 0, result.stderr
     assert "--output" in result.stdout
+
+
+@pytest.mark.parametrize("group", ["patches", "verify", "simulate"])
+def test_a_group_of_commands_lists_them(tmp_path: Path, cryoden: Run, group: str) -> None:
+    commands = [command.split()[1] for command in COMMANDS if command.startswith(f"{group} ")]
+    for words in ([group], [group, "--help"]):
+        result = cryoden(*words)
+        assert result.status == 0
+        assert all(f"• {command} " in result.out for command in commands)
+    assert cryoden(group, "fly").status == 2
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if " " in command or command == "fetch"])
+def test_help_of_a_command_with_two_words_needs_no_torch(tmp_path: Path, blocked: Path, command: str) -> None:
+    result = python(["-m", "cryoden", *command.split(), "--help"], tmp_path, blocked)
+    assert result.returncode == 0, result.stderr
+    assert f"usage: cryoden {command}" in result.stdout
+
+
+def test_options_of_a_command_with_two_words_are_saved_and_read(tmp_path: Path, cryoden: Run) -> None:
+    words = ["simulate", "movies", "--output", "out", "--size", 70, 80]
+    assert cryoden(*words, "--save-config", "a.json").status == 0
+    assert cryoden("simulate", "movies", "--config", "a.json", "--seed", 5, "--save-config", "b.json").status == 0
+    first, second = (json.loads(Path(name).read_text()) for name in ("a.json", "b.json"))
+    assert second == {**first, "seed": 5}
+    assert first["size"] == [70, 80]
 
 
 def test_halves_run_without_torch_and_matplotlib(tmp_path: Path, blocked: Path) -> None:

@@ -22,6 +22,9 @@ RESIDUE_WIDTH = 1.6
 BODY_WIDTH = 5.0
 """Standard deviation in A of the Gaussian that smooths a map before its mean inner potential is taken."""
 
+FADE = 0.1
+"""Width, in diameters of the particle, of the rim in which its projection fades out."""
+
 Point = Tuple[float, float, float]
 
 EDGE = 0.05
@@ -69,8 +72,8 @@ class Particle:
         self._spectrum = scipy.fft.fftshift(spectrum, axes=(0, 1)).astype(np.complex64)
 
     def box(self, rate: float) -> int:
-        """Return the side in pixels (even) of a projection at `rate` A/px."""
-        return 2 * int(np.ceil(self.side_A / rate / 2))
+        """Return the side in pixels (even) of a projection at `rate` A/px, which holds the particle in any direction."""
+        return 2 * int(np.ceil((0.5 + FADE) * self.diameter_A / rate)) + 2
 
     def project(self, rotation: Rotation, rate: float, shift: Tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
         """Return the projected potential in V A, float32 `(y, x)` with the centre at pixel `box // 2` plus `shift`.
@@ -98,7 +101,12 @@ class Particle:
         dy, dx = (side // 2 + offset for offset in shift)
         values = values * np.exp(-2j * np.pi * (ky * dy + kx * dx))
         # A slice of the transform is an integral over the other axis: one voxel's depth, and area per pixel, remain.
-        return (scipy.fft.irfft2(values, (side, side)) * (self.rate**3 / rate**2)).astype(np.float32)
+        image = scipy.fft.irfft2(values, (side, side)) * (self.rate**3 / rate**2)
+        y, x = (np.arange(side) - centre for centre in (dy, dx))
+        away = rate * np.hypot(y[:, None], x[None, :]) - self.diameter_A / 2
+        # Outside the particle there is only a ripple of the interpolation, and the edge of the cube: both fade out.
+        fade = 0.5 + 0.5 * np.cos(np.pi * np.clip(away / (FADE * self.diameter_A), 0, 1))
+        return (image * fade).astype(np.float32)
 
 
 def read_map(path: PathLike) -> Tuple[np.ndarray, float]:

@@ -129,7 +129,7 @@ def test_drift_moves_the_frames_by_what_is_recorded() -> None:
     first, last = (np.fft.fft2(frame - frame.mean()) for frame in (frames[0], frames[-1]))
     peak = np.unravel_index(np.argmax(np.fft.ifft2(last * first.conj()).real), first.shape)
     found = [p if p < SIZE / 2 else p - SIZE for p in peak]
-    np.testing.assert_allclose(found, shifts[-1], atol=0.75)
+    np.testing.assert_allclose(found, shifts[-1], atol=1.0)
 
 
 def test_drift_slows_down() -> None:
