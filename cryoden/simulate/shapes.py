@@ -72,7 +72,7 @@ class Particle:
         self._spectrum = scipy.fft.fftshift(spectrum, axes=(0, 1)).astype(np.complex64)
 
     def box(self, rate: float) -> int:
-        """Return the side in pixels (even) of a projection at `rate` A/px, which holds the particle in any direction."""
+        """Return the side in pixels (even) of a projection at `rate` A/px, which holds it in any direction."""
         return 2 * int(np.ceil((0.5 + FADE) * self.diameter_A / rate)) + 2
 
     def project(self, rotation: Rotation, rate: float, shift: Tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
