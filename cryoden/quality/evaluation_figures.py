@@ -99,7 +99,7 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
     left.text(-0.45, 1.01, "perfect", va="bottom", fontsize=9)
     left.set_xticks(range(len(bands)), [f"{band} A" for band in bands])
     left.set(ylabel="$R^2_{corr}$: share of the signal explained", title="Quality in each band", ylim=(0, 1.08))
-    left.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.92), ncol=2)
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3, frameon=False)
     main = evaluated.table["bands"][0]
     shown = [row for row in rows if row["key"] != "raw"]
     signal = shown[0]["bands"][main]["signal_variance"]["value"]

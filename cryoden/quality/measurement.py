@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
+from cryoden.data.normalize import ZERO_MEAN_SHARE
 from cryoden.errors import FileError
 from cryoden.formats.files import PathLike, whole_file
 from cryoden.quality.baselines import filter_image
@@ -48,8 +50,6 @@ class Measurement:
         Covariances per ring of (a, b, f1(a), f1(b), f2(a), f2(b), ...), and of the truth as the last image.
     noise_rings
         For each denoiser, covariances per ring of (f((a - b) / sqrt(2)), f(a)) on a cut-out.
-    cuts
-        Central cut-outs of the same images as in `rings`, float16 `(n, y, x)`.
     thumbnails
         Small copies of both halves, float16 `(2, y, x)`.
     ssim
@@ -58,6 +58,10 @@ class Measurement:
         SSIM of a constant image and of the other half.
     has_truth
         Whether the last image is the truth.
+    kept_cuts
+        Central cut-outs of the same images as in `rings`, float16 `(n, y, x)`; None where they are still on disk.
+    path
+        File from which the cut-outs are read when they are needed: those of all micrographs would fill the memory.
     """
 
     name: str
@@ -68,11 +72,25 @@ class Measurement:
     positive_share: float
     rings: RingCovariance
     noise_rings: Tuple[RingCovariance, ...]
-    cuts: np.ndarray
     thumbnails: np.ndarray
     ssim: np.ndarray
     ssim_reference: Tuple[float, float]
     has_truth: bool
+    kept_cuts: Optional[np.ndarray] = None
+    path: str = ""
+
+    @property
+    def cuts(self) -> np.ndarray:
+        """Central cut-outs of the same images as in `rings`, float16 `(n, y, x)`."""
+        if self.kept_cuts is not None:
+            return self.kept_cuts
+        with _opened(self.path) as file:
+            return file["cuts"]
+
+    @property
+    def has_range(self) -> bool:
+        """Whether these are counts, so that PSNR and SSIM have a data range."""
+        return self.positive_share >= ZERO_MEAN_SHARE and self.data_range > 0
 
     def of_denoiser(self, number: int) -> RingCovariance:
         """Return the covariances of (a, b, f(a), f(b)) of one denoiser, and of the truth, if known, as a fifth."""
@@ -146,7 +164,7 @@ def measure(
     cuts = [centre(image, SSIM_SIDE).astype(np.float32) for image in images]
     ssim = np.full((len(predictions) // 2, 2), np.nan)
     reference = (np.nan, np.nan)
-    if data_range > 0:
+    if positive_share >= ZERO_MEAN_SHARE and data_range > 0:
         reference = ssim_of_constant_and_identity(cuts[A], cuts[B], data_range)
         for number in range(len(ssim)):
             ssim[number] = ssim_and_ceiling(cuts[A], cuts[B], cuts[2 + 2 * number], data_range)
@@ -159,7 +177,7 @@ def measure(
         positive_share=positive_share,
         rings=ring_covariance(images, sampling_rate),
         noise_rings=tuple(ring_covariance([noise, image], rate) for noise, image, rate in noise_predictions),
-        cuts=np.stack(cuts).astype(np.float16),
+        kept_cuts=np.stack(cuts).astype(np.float16),
         thumbnails=np.stack([thumbnail(half, sampling_rate) for half in halves]).astype(np.float16),
         ssim=ssim,
         ssim_reference=reference,
@@ -178,7 +196,9 @@ def save_measurement(path: PathLike, measurement: Measurement) -> None:
             for number, rings in enumerate(value):
                 arrays[f"noise{number}_frequency"], arrays[f"noise{number}_matrices"] = rings.frequency, rings.matrices
             arrays["n_noise_rings"] = len(value)
-        else:
+        elif field.name == "kept_cuts":
+            arrays["cuts"] = measurement.cuts
+        elif field.name != "path":
             arrays[field.name] = value
     with whole_file(path) as temporary, open(str(temporary), "wb") as file:
         np.savez(file, **arrays)
@@ -192,27 +212,33 @@ def load_measurement(path: PathLike) -> Measurement:
     FileError
         If the file is missing or damaged.
     """
+    with _opened(path) as file:
+        noise_rings = tuple(
+            RingCovariance(file[f"noise{number}_frequency"], file[f"noise{number}_matrices"])
+            for number in range(int(file["n_noise_rings"]))
+        )
+        return Measurement(
+            name=str(file["name"]),
+            is_seen=bool(file["is_seen"]),
+            shape=(int(file["shape"][0]), int(file["shape"][1])),
+            sampling_rate=float(file["sampling_rate"]),
+            data_range=float(file["data_range"]),
+            positive_share=float(file["positive_share"]),
+            rings=RingCovariance(file["ring_frequency"], file["ring_matrices"]),
+            noise_rings=noise_rings,
+            thumbnails=file["thumbnails"],
+            ssim=file["ssim"],
+            ssim_reference=(float(file["ssim_reference"][0]), float(file["ssim_reference"][1])),
+            has_truth=bool(file["has_truth"]),
+            path=str(path),
+        )
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[Any]:
     try:
         with open(str(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            noise_rings = tuple(
-                RingCovariance(file[f"noise{number}_frequency"], file[f"noise{number}_matrices"])
-                for number in range(int(file["n_noise_rings"]))
-            )
-            return Measurement(
-                name=str(file["name"]),
-                is_seen=bool(file["is_seen"]),
-                shape=(int(file["shape"][0]), int(file["shape"][1])),
-                sampling_rate=float(file["sampling_rate"]),
-                data_range=float(file["data_range"]),
-                positive_share=float(file["positive_share"]),
-                rings=RingCovariance(file["ring_frequency"], file["ring_matrices"]),
-                noise_rings=noise_rings,
-                cuts=file["cuts"],
-                thumbnails=file["thumbnails"],
-                ssim=file["ssim"],
-                ssim_reference=(float(file["ssim_reference"][0]), float(file["ssim_reference"][1])),
-                has_truth=bool(file["has_truth"]),
-            )
+            yield file
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FileError(f"Measurement {path} cannot be read ({error}); evaluate again with --overwrite.") from error
 

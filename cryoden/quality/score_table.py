@@ -139,7 +139,7 @@ def tabulate(
     draws = resamplings(len(scored), config.bootstrap, config.seed)
     chosen = [measurements[i] for i in scored]
     data_range = float(np.mean([measurement.data_range for measurement in chosen]))
-    has_range = min(m.positive_share for m in chosen) >= checks.ZERO_MEAN_SHARE and data_range > 0
+    has_range = all(measurement.has_range for measurement in chosen)
     curves = pool([measurement.rings.of(A, B) for measurement in chosen]).coarser(N_CURVE_RINGS)
     rows = [_row(candidate, measurements, scored, draws, config, data_range, has_range) for candidate in present]
     rows += [
@@ -200,7 +200,7 @@ def _filtered(
 ) -> Candidate:
     ssim = np.full((len(measurements), 2), np.nan)
     for i, (measurement, gain) in enumerate(zip(measurements, gains)):
-        if measurement.data_range > 0:
+        if measurement.has_range:
             a, b = measurement.cuts[:2].astype(np.float32)
             denoised = a if key == "raw" else measurement.filtered_cuts(gain)[0]
             ssim[i] = ssim_and_ceiling(a, b, denoised, measurement.data_range)
@@ -237,6 +237,8 @@ def _row(
         errors = bootstrap_errors(vectors[scored], draws, numbers)
         if len(scored) == 1:
             errors["r2"] = _formula(measurements[scored[0]], vectors[scored[0]], band)
+            n = coefficients_in_band(measurements[scored[0]].shape, measurements[scored[0]].sampling_rate, band)
+            errors["mse_clean"] = values["noise_variance"] / np.sqrt(max(n, 1.0))
         entries = {name: {"value": values[name], "error": errors[name]} for name in values}
         if band == config.band:
             row.update({name: entries.pop(name) for name in ("psnr", "ssim", "ssim_ceiling") if name in entries})

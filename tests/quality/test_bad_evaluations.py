@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -189,11 +189,9 @@ def test_sampling_rate_finer_than_a_models(blur_model: Path, cryoden: Run) -> No
 
 
 # ------------------------------------------------------------------ Topaz
-def fake_topaz(loads: str = "unet_L2_v0.2.2.sav", status: int = 0, writes: bool = True) -> str:
-    """Write a program that behaves as `topaz denoise` does: names its network on stderr, writes blurred images."""
-    program = Path("fake-topaz")
-    program.write_text(
-        f"""#!{sys.executable}
+def fake_topaz_source(loads: str = "unet_L2_v0.2.2.sav", status: int = 0, writes: bool = True) -> str:
+    """Return a program that behaves as `topaz denoise` does: names its network on stderr, writes blurred images."""
+    return f"""#!{sys.executable}
 import sys, warnings, numpy, mrcfile, scipy.ndimage
 from pathlib import Path
 warnings.simplefilter("ignore")
@@ -211,9 +209,29 @@ for name in words[words.index("--output") + 2:] if {writes} else []:
 print("out of luck", file=sys.stderr)
 sys.exit({status})
 """
-    )
+
+
+def fake_topaz(**behaviour: Any) -> str:
+    """Write the program of `fake_topaz_source` and return its path."""
+    program = Path("fake-topaz")
+    program.write_text(fake_topaz_source(**behaviour))
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     return str(program.resolve())
+
+
+def test_topaz_is_found_where_it_is_installed_beside_cryoden(
+    cryoden: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "topaz"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "main.py").write_text(fake_topaz_source())
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    write_halves(Path(), n=2, shape=SHAPE)
+    result = cryoden(*WORDS[:-2])
+    line = next(line for line in result.out.splitlines() if line.startswith("Topaz-Denoise unet"))
+    assert "+-" in line
 
 
 def test_topaz_stands_in_the_table_with_the_network_that_it_loaded(cryoden: Run) -> None:
@@ -225,7 +243,12 @@ def test_topaz_stands_in_the_table_with_the_network_that_it_loaded(cryoden: Run)
     assert "pretrained unet_L2_v0.2.2.sav" in Path("out/metrics.json").read_text()
     assert not Path("out/topaz").exists()
     small = cryoden(
-        *WORDS[:-2], "--overwrite", "--topaz", fake_topaz("unet_small_L1_v0.2.2.sav"), "--topaz-network", "unet-small"
+        *WORDS[:-2],
+        "--overwrite",
+        "--topaz",
+        fake_topaz(loads="unet_small_L1_v0.2.2.sav"),
+        "--topaz-network",
+        "unet-small",
     )
     assert "Topaz-Denoise unet-small" in small.out
 
