@@ -32,7 +32,8 @@ import numpy as np
 import tifffile
 
 from cryoden.config import HalvesConfig
-from cryoden.data.halves import bytes_needed, open_calibration, open_movie, split_movies
+from cryoden.data.halves import split_movies
+from cryoden.data.recipe import bytes_needed, open_calibration, open_movie
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import write_global_shifts
 

@@ -9,22 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
-
-import psutil
+from typing import Dict, List, Optional, Tuple
 
 from cryoden.config import HalvesConfig
-from cryoden.data.calibration import Calibration, Reference
-from cryoden.data.exposure import Exposure
+from cryoden.data.calibration import Calibration
 from cryoden.data.fixed_pattern import FixedPattern
-from cryoden.data.movies import Bands, Movie
 from cryoden.data.progress import Progress
+from cryoden.data.recipe import affordable_jobs, half_bands, open_calibration, open_movie, require_gain_orientation
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
-from cryoden.formats.images import EerRendering
 from cryoden.formats.mrc import MrcStack, MrcWriter
-from cryoden.formats.stack import BAND_BYTES
-from cryoden.formats.star import ImageTable, new_table, read_global_shifts, read_table, star_path, write_table
+from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +40,6 @@ RECORDED = (
     "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
 )  # fmt: skip
 """Options that change the sums."""
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     record = {key: getattr(config, key) for key in RECORDED}
     is_continued = _guard_options(output, record)
     if not is_continued:
-        _require_gain_orientation(config, movies)
+        require_gain_orientation(config, movies)
     pattern = FixedPattern.load(output / PATTERN_NAME)
     rates: Dict[int, float] = {}
     failures: Dict[str, str] = {}
@@ -129,7 +122,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
             log.error("%s", error)
             progress.report(movie=path, status="failed", reason=str(error))
 
-    n_jobs = _affordable_jobs(config, movies, calibration)
+    n_jobs = affordable_jobs(config, movies, calibration)
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
     with Progress(output / LOG_NAME, len(movies), "movie", "Splitting") as progress, ThreadPoolExecutor(n_jobs) as pool:
         list(pool.map(split, range(len(movies))))
@@ -188,93 +181,11 @@ def write_halves(
         temporaries = [stack.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
             full, odd, even = (writers.enter_context(MrcWriter(t, movie.shape, rate)) for t in temporaries)
-            for odd_rows, even_rows in _half_bands(movie, config, rate, voltage, n_threads):
+            for odd_rows, even_rows in half_bands(movie, config, rate, voltage, n_threads):
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
     return Split(rate, movie.n_odd, movie.n_even, movie.n_bad_pixels)
-
-
-def open_calibration(config: HalvesConfig) -> Calibration:
-    """Open the references that the options name; raises FileError."""
-
-    def reference(kind: str, path: Optional[str]) -> Optional[Reference]:
-        turns = int(config.gain_rotation) // 90
-        return None if path is None else Reference(kind, path, turns, config.gain_flip, config.flip_tiff)
-
-    return Calibration(reference("Gain", config.gain), reference("Dark", config.dark), config.hot_pixels)
-
-
-def open_movie(path: str, config: HalvesConfig, calibration: Calibration, sampling_rate: Optional[float]) -> Movie:
-    """Open a movie as the options say; raises CryodenError."""
-    is_8k, electrons = config.eer_sampling == "8K", None
-    if config.eer_dose is not None and path.lower().endswith(".eer"):
-        if not sampling_rate:
-            raise FileError(f"{path}: --eer-dose needs the pixel size; give it with --sampling-rate (A/px).")
-        electrons = config.eer_dose * (sampling_rate * (2 if is_8k else 1)) ** 2
-    rendering = EerRendering(config.eer_frames, electrons, is_8k)
-    return Movie(path, calibration, config.frames, config.expect_frames, rendering, config.flip_tiff)
-
-
-def _half_bands(movie: Movie, config: HalvesConfig, rate: float, voltage: float, n_threads: int) -> Iterator[Bands]:
-    if config.shifts is None and config.dose_per_frame is None:
-        return movie.half_bands()
-    from cryoden.data.alignment import Shifts, aligned_half_bands  # its Fourier transforms take time to load
-
-    shifts = None
-    if config.shifts is not None:
-        source = Path(config.shifts) / Path(mrc_name(movie.path)).with_suffix(".star")
-        shifts = Shifts(str(source), read_global_shifts(source))
-    exposure = Exposure(config.dose_per_frame, config.initial_dose, voltage) if config.dose_per_frame else None
-    return aligned_half_bands(movie, shifts, exposure, rate, n_threads)
-
-
-def _require_gain_orientation(config: HalvesConfig, movies: List[str]) -> None:
-    """Refuse a gain reference that does not lie as the frames of the first readable movie do; raises FileError."""
-    if config.gain is None:
-        return
-    from cryoden.data.gain_orientation import require_orientation
-
-    for path in movies:
-        try:
-            stack = open_movie(path, config, Calibration(), config.sampling_rate).stack
-        except CryodenError:  # said when its turn comes
-            continue
-        given = (int(config.gain_rotation) // 90, config.gain_flip)
-        return require_orientation(stack, config.gain, given, config.flip_tiff)
-
-
-def _affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibration) -> int:
-    """Return how many movies may be worked on side by side, from the size of the first that can be opened."""
-    n_jobs = min(config.jobs, len(movies))
-    if n_jobs == 1:
-        return 1
-    needed = 0
-    for path in movies:
-        try:
-            needed = bytes_needed(open_movie(path, config, calibration, config.sampling_rate), config)
-            break
-        except CryodenError:  # said when its turn comes
-            continue
-    budget = config.memory * GIB if config.memory else psutil.virtual_memory().available / 2
-    n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
-    if n_affordable < n_jobs:
-        log.info(
-            "Working on %d movies side by side, not %d: each needs about %.2f GiB of the %.2f GiB (--memory).",
-            n_affordable, n_jobs, needed / GIB, budget / GIB,
-        )  # fmt: skip
-    return n_affordable
-
-
-def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
-    """Return about how much memory one movie takes (benchmarks/halves.py compares this with what it took)."""
-    n_pixels, item = movie.shape[0] * movie.shape[1], movie.stack.dtype.itemsize
-    bands = 44 * BAND_BYTES
-    if config.shifts is not None or config.dose_per_frame is not None:
-        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + n_pixels * item
-    if movie.stack.band_rows == movie.shape[0]:
-        return bands + 6 * n_pixels * item
-    return bands
 
 
 def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[str]]:
