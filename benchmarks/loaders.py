@@ -275,7 +275,7 @@ def drop_cache(folder: Path) -> str:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
         return "dropped"
     except OSError:
-        for path in folder.glob("few/*/*.mrc"):
+        for path in folder.glob("few/**/*.mrc"):
             file = os.open(path, os.O_RDONLY)
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(file)

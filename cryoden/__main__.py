@@ -85,6 +85,8 @@ def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
     from cryoden.model.denoising import denoise_micrographs
 
     outcome = denoise_micrographs(config)
+    if not IS_FIRST:
+        return {}
     star = Path(config.output) / "micrographs.star"
     print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are denoised: {star}")
     return outcome.failures

@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pytest
 
 from cryoden.config import TrainConfig
 from cryoden.formats.model_file import read_model
+from cryoden.formats.star import read_table
 from cryoden.model.training import train
-from tests.helpers import python, write_halves
+from tests.helpers import python, read_mrc, write_halves, write_mrc
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 TINY = TrainConfig(
@@ -70,3 +71,26 @@ def test_batch_that_two_processes_cannot_share_is_refused_in_one_line(halves: Di
     assert "cryoden: " not in rest
     assert "cryoden/" not in rest.replace("site-packages", "")  # the only traceback is torchrun's own
     assert not Path("two/model.safetensors").exists()
+
+
+def test_two_processes_denoise_their_shares_of_one_list(tmp_path: Path, make_model: Callable) -> None:
+    """Each micrograph is made once, the table is that of one process, and a bad one is named by the first."""
+    rng = np.random.default_rng(1)
+    for number in range(5):
+        write_mrc(tmp_path / "raw" / f"mic{number}.mrc", rng.normal(size=(60, 70)))
+    bad = tmp_path / "raw" / "mic3.mrc"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    words = ["cryoden", "denoise", "raw", "--model", str(make_model()), "--device", "cpu", "--output"]
+    one = python(["-m", *words, "one"], Path())
+    two = python([*TORCHRUN[:-1], "-m", "--", *words, "two"], Path())
+    assert (one.returncode, two.returncode != 0) == (1, True)  # torchrun has a status of its own
+    names = [f"mic{number}.mrc" for number in (0, 1, 2, 4)]
+    for folder in ("one", "two"):
+        assert read_table(f"{folder}/micrographs.star").paths == [f"{folder}/{name}" for name in names]
+        assert list(json.loads(Path(f"{folder}/failures.json").read_text())) == ["raw/mic3.mrc"]
+    for name in names:
+        np.testing.assert_array_equal(read_mrc(Path("two") / name), read_mrc(Path("one") / name))
+    logs = [(Path("two") / name).read_text().splitlines() for name in ("log.jsonl", "log_1.jsonl")]
+    assert [len(lines) for lines in logs] == [3, 2]
+    assert two.stderr.count("cryoden: failed: raw/mic3.mrc") == 1
+    assert two.stdout.count("4 of 5 micrographs are denoised") == 1

@@ -1,0 +1,244 @@
+"""How fast micrographs are denoised: from disk to disk against plain copies, the network alone, and two GPUs.
+
+Writes made-up float32 micrographs and an untrained U-Net of the default kind, and measures, in processes of their own
+and with an emptied page cache where files are read:
+
+- copying the files plainly: whole files one after the other, and with as many threads as the pipeline has,
+- `cryoden denoise` on them: the pipeline alone, and the whole command with the start of Python and of the GPU,
+- the network alone on one micrograph, against the same network in default eager PyTorch in one piece,
+- the peak of host memory for few and for many micrographs,
+- two processes of torchrun against one, where there are two GPUs,
+- Topaz-Denoise, where a command for it is given, on the same files.
+
+The last line is one JSON object.
+
+Usage: python benchmarks/denoising.py [--micrographs 20] [--shape 7420 7676] [--folder DIR] [--topaz COMMAND]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import torch
+from loaders import drop_cache, peak_gib
+from training import PlainUNet
+
+from cryoden.config import DenoiseConfig, TrainConfig
+from cryoden.formats.model_file import ModelCard, write_model
+from cryoden.formats.mrc import write_image
+from cryoden.model.denoising import denoise_micrographs
+from cryoden.model.devices import pick_device
+from cryoden.model.networks import UNet, build_network
+from cryoden.model.pipeline import N_THREADS
+from cryoden.model.predictor import Predictor, load_predictor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--micrographs", type=int, default=20)
+    parser.add_argument("--many", type=int, default=40, help="micrographs for memory and for two GPUs (hard links)")
+    parser.add_argument("--shape", type=int, nargs=2, default=(7420, 7676))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--folder", help="on the disk to measure (default: a temporary folder)")
+    parser.add_argument("--topaz", help="command of Topaz-Denoise; the files and `-o FOLDER` are appended")
+    parser.add_argument("--steps", nargs="*", choices=STEPS, default=[step for step in STEPS if step != "topaz"])
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        print(json.dumps(STEPS[options.step](options)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        options.folder = options.folder or name
+        print(json.dumps(compare(options)))
+
+
+def compare(options: argparse.Namespace) -> Dict[str, Any]:
+    write_inputs(options)
+    n_bytes = sum(path.stat().st_size for path in files_of(options, "few"))
+    print(f"{options.micrographs} micrographs of {options.shape}, {n_bytes / 1e9:.2f} GB")
+    result: Dict[str, Any] = {"bytes": n_bytes, "micrographs": options.micrographs, "shape": list(options.shape)}
+    for step in options.steps:
+        if step.endswith(("one GPU", "two GPUs")) and torch.cuda.device_count() < 2:
+            continue
+        drop_cache(Path(options.folder))
+        command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
+        command += ["--many", str(options.many), "--micrographs", str(options.micrographs)]
+        command += ["--shape", *map(str, options.shape)]
+        command += ["--topaz", options.topaz] if options.topaz else []
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        result[step] = json.loads(done.stdout.splitlines()[-1])
+        print(f"  {step:18} " + ", ".join(f"{k} {v:.4g}" for k, v in result[step].items()), flush=True)
+    for step, of in (
+        ("copy", "pipeline"), ("copy by threads", "pipeline"), ("copy", "command"), ("eager network", "network"),
+        ("one GPU", "two GPUs"), ("topaz", "command"),
+    ):  # fmt: skip
+        if step in result and of in result:
+            result[f"{of} / {step}"] = ratio = result[step]["seconds"] / result[of]["seconds"]
+            print(f"{of + ' / ' + step:30} {ratio:8.2f} times as fast")
+    return result
+
+
+# ---------------------------------------------------------------------- steps, each in its own process
+def copy(options: argparse.Namespace, n_threads: int = 1) -> Dict[str, float]:
+    """Read and write every file in pieces of 16 MiB."""
+    target = fresh_folder(options, "copy")
+
+    def one(path: Path) -> None:
+        with open(path, "rb", buffering=0) as source, open(target / path.name, "wb", buffering=0) as sink:
+            buffer = memoryview(bytearray(16 << 20))
+            while True:
+                n_read = source.readinto(buffer)
+                if not n_read:
+                    return
+                sink.write(buffer[:n_read])
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(one, files_of(options, "few")))
+    return {"seconds": time.monotonic() - begun}
+
+
+def copy_by_threads(options: argparse.Namespace) -> Dict[str, float]:
+    return copy(options, N_THREADS)
+
+
+def pipeline(options: argparse.Namespace, which: str = "few") -> Dict[str, float]:
+    """Denoise in this process, after the device and the kernels were tried on one micrograph."""
+    config = config_of(options, which)
+    warm = str(files_of(options, "few")[0])
+    denoise_micrographs(
+        DenoiseConfig(**{**config.to_dict(), "micrographs": (warm,), "output": config.output + "_warm"})
+    )
+    drop_cache(Path(options.folder))
+    begun = time.monotonic()
+    denoise_micrographs(config)
+    return {"seconds": time.monotonic() - begun, "peak_gib": peak_gib()}
+
+
+def many(options: argparse.Namespace) -> Dict[str, float]:
+    return pipeline(options, "many")
+
+
+def command(options: argparse.Namespace, which: str = "few", launcher: str = "-m cryoden") -> Dict[str, float]:
+    """Run the whole command."""
+    config = config_of(options, which)
+    words = ["denoise", str(Path(options.folder) / which), "--model", config.model, "--output", config.output]
+    words += ["--device", options.device]
+    begun = time.monotonic()
+    subprocess.run([sys.executable, *launcher.split(), *words], stdout=subprocess.DEVNULL, check=True)
+    return {"seconds": time.monotonic() - begun}
+
+
+def one_gpu(options: argparse.Namespace) -> Dict[str, float]:
+    return command(options, "many", "-m torch.distributed.run --standalone --nproc-per-node 1 -m -- cryoden")
+
+
+def two_gpus(options: argparse.Namespace) -> Dict[str, float]:
+    return command(options, "many", "-m torch.distributed.run --standalone --nproc-per-node 2 -m -- cryoden")
+
+
+def topaz(options: argparse.Namespace) -> Dict[str, float]:
+    target = fresh_folder(options, "topaz")
+    files = [str(path) for path in files_of(options, "few")]
+    begun = time.monotonic()
+    subprocess.run([*shlex.split(options.topaz), *files, "-o", str(target)], stdout=subprocess.DEVNULL, check=True)
+    return {"seconds": time.monotonic() - begun}
+
+
+def network(options: argparse.Namespace) -> Dict[str, float]:
+    """Predict one micrograph that lies on the device already."""
+    _, predictor = load_predictor(config_of(options, "few").model, config_of(options, "few"))
+    return time_network(predictor, options, predictor.device)
+
+
+def eager_network(options: argparse.Namespace) -> Dict[str, float]:
+    """The same network as textbooks write it: float32 with TF32 convolutions, in one piece."""
+    device = pick_device(options.device)
+    torch.backends.cudnn.benchmark = False
+    unet = build_network("unet", TrainConfig.default_of("channels")).to(device).eval()
+    assert isinstance(unet, UNet)
+    plain = PlainUNet(unet)
+    sides = [-(-n // unet.step) * unet.step for n in options.shape]
+
+    def predict(image: torch.Tensor) -> torch.Tensor:
+        padded = torch.nn.functional.pad(
+            image[None, None], (0, sides[1] - image.shape[1], 0, sides[0] - image.shape[0])
+        )
+        with torch.inference_mode():
+            return plain(padded)
+
+    return time_network(predict, options, device)
+
+
+def time_network(predict: Callable, options: argparse.Namespace, device: torch.device) -> Dict[str, float]:
+    image = torch.randn(tuple(options.shape), device=device)
+    seconds = []
+    for _ in range(6 if device.type == "cuda" else 2):
+        begun = time.monotonic()
+        float(predict(image)[..., 0, 0].sum())
+        seconds.append(time.monotonic() - begun)
+    row = {"seconds": min(seconds[1:]), "first_seconds": seconds[0]}
+    if device.type == "cuda":
+        row["gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    if isinstance(predict, Predictor):
+        row["tile"] = predict.tile
+    return row
+
+
+STEPS = {
+    "copy": copy, "copy by threads": copy_by_threads, "pipeline": pipeline, "command": command, "many": many,
+    "network": network, "eager network": eager_network, "one GPU": one_gpu, "two GPUs": two_gpus, "topaz": topaz,
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------- files
+def config_of(options: argparse.Namespace, which: str) -> DenoiseConfig:
+    folder = Path(options.folder)
+    return DenoiseConfig(
+        micrographs=(str(folder / which),), model=str(folder / "model.safetensors"), device=options.device,
+        output=str(fresh_folder(options, f"denoised_{which}")),
+    )  # fmt: skip
+
+
+def fresh_folder(options: argparse.Namespace, name: str) -> Path:
+    """Return an empty folder for results, so that none is skipped."""
+    return Path(tempfile.mkdtemp(prefix=name + "_", dir=options.folder))
+
+
+def files_of(options: argparse.Namespace, which: str) -> List[Path]:
+    return sorted((Path(options.folder) / which).glob("*.mrc"))
+
+
+def write_inputs(options: argparse.Namespace) -> None:
+    """Write a model, and micrographs: one noise image, shifted."""
+    folder = Path(options.folder)
+    channels = TrainConfig.default_of("channels")
+    weights = {name: array.numpy() for name, array in build_network("unet", channels).state_dict().items()}
+    write_model(folder / "model.safetensors", weights, ModelCard("unet", channels, 1.0, {"kind": "standard"}, {}))
+    noise = 100 + 3 * np.random.default_rng(1).standard_normal(tuple(options.shape), np.float32)
+    for which in ("few", "many"):
+        (folder / which).mkdir(exist_ok=True)
+    for number in range(options.micrographs):
+        path = folder / "few" / f"micrograph_{number:03}.mrc"
+        if not path.exists():
+            write_image(path, np.roll(noise, (17 * number, 31 * number), (0, 1)), 1.0)
+    for number in range(options.many):
+        path = folder / "many" / f"micrograph_{number:03}.mrc"
+        if not path.exists():
+            os.link(folder / "few" / f"micrograph_{number % options.micrographs:03}.mrc", path)
+    os.sync()
+
+
+if __name__ == "__main__":
+    main()
