@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 import scipy.ndimage
@@ -49,21 +49,22 @@ def require_orientation(stack: Stack, gain: str, given: Orientation, is_tiff_fli
     FileError
         With the options that fit.
     """
-    counts = _fine(_middle_counts(stack))
+    reference = Reference("Gain", gain, is_tiff_flipped=is_tiff_flipped)
+    if stack.shape not in (reference.shape, reference.shape[::-1]):
+        return  # of another size however it is turned: the movies themselves will say so
+    counts, pattern = _fine(_middle_counts(stack)), _fine(_middle_pattern(reference))
     fits: Dict[Orientation, float] = {}
     for turns in range(4):
-        for flip in ("none", "up-down"):
-            fit = _fit(counts, Reference("Gain", gain, turns, flip, is_tiff_flipped), stack.shape)
-            if fit is not None:
-                fits[turns, flip] = fit
-    if not fits:
-        return  # of another size however it is turned: the movies themselves will say so
+        turned = np.rot90(pattern, turns)
+        if (reference.shape[::-1] if turns % 2 else reference.shape) == stack.shape:
+            fits[turns, "none"] = float(np.mean(counts * turned))
+            fits[turns, "up-down"] = float(np.mean(counts * turned[::-1]))
     (turns, flip), best = max(fits.items(), key=lambda item: item[1])
     same = fits.get(_canonical(given))
     if best < MIN_DEVIATIONS / np.sqrt(counts.size) or (same is not None and best < MIN_RATIO * max(same, 0)):
         return
     if same is None:
-        as_given = Reference("Gain", gain, *given, is_tiff_flipped).shape
+        as_given = reference.shape[::-1] if given[0] % 2 else reference.shape
         lies = f"is {as_given[1]} x {as_given[0]} px but the frames are {stack.shape[1]} x {stack.shape[0]} px"
     else:
         lies = f"does not lie as the frames do: its pattern fits by {same:.3f} as given, by {best:.3f} turned"
@@ -80,7 +81,8 @@ def _canonical(given: Orientation) -> Orientation:
 
 
 def _middle(shape: Tuple[int, int]) -> Tuple[slice, slice]:
-    rows, columns = (slice(max(0, (n - SIDE) // 2), min(n, (n + SIDE) // 2)) for n in shape)
+    """Return rows and columns that stay the same when the image is turned or mirrored."""
+    rows, columns = (slice(max(0, (n - SIDE) // 2), n - max(0, (n - SIDE) // 2)) for n in shape)
     return rows, columns
 
 
@@ -92,14 +94,11 @@ def _middle_counts(stack: Stack) -> np.ndarray:
     return counts
 
 
-def _fit(counts: np.ndarray, reference: Reference, shape: Tuple[int, int]) -> Optional[float]:
-    """Return the correlation of fine detail, None where the sizes differ."""
-    if reference.shape != shape:
-        return None
-    rows, columns = _middle(shape)
+def _middle_pattern(reference: Reference) -> np.ndarray:
+    """Return what an even illumination becomes in the raw counts, 1 / gain."""
+    rows, columns = _middle(reference.shape)
     gain = reference.rows(rows.start, rows.stop)[:, columns].astype(np.float64)
-    pattern = _fine(np.divide(1.0, gain, out=np.ones_like(gain), where=gain > 0))
-    return float(np.mean(counts * pattern))
+    return np.divide(1.0, gain, out=np.ones_like(gain), where=gain > 0)
 
 
 def _fine(image: np.ndarray) -> np.ndarray:
