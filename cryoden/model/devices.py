@@ -15,8 +15,8 @@ from cryoden.model.networks import Network
 log = logging.getLogger(__name__)
 
 COMPILE_MINUTES, COMPILE_PIXELS = 1.0, 11e9
-"""From this training time, or number of pixels to learn from, on compiling pays: on one NVIDIA H200 a U-Net of 4 levels
-compiles in 15 s and is then 1.6 times faster than its 177 million pixels a second (benchmarks/README.md)."""
+"""From this training time, or number of pixels to learn from, on compiling pays: on one NVIDIA H200 the default U-Net
+compiles in 24 s and is then 1.6 times faster than its 152 million pixels a second (benchmarks/README.md)."""
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
