@@ -61,17 +61,79 @@ def clonedItems(imageSet):
     return [item.clone() for item in imageSet if item.isEnabled()]
 
 
+def loadItems(path, setClass=SetOfMicrographs):
+    """Return the enabled items that a set's file holds now, and whether no more will come.
+
+    The set is opened anew: one that was loaded before does not grow.
+    """
+    current = setClass(filename=path)
+    current.loadAllProperties()
+    isComplete = current.isStreamClosed()  # asked first: what comes afterwards is not missed
+    items = clonedItems(current)
+    current.close()
+    return items, isComplete
+
+
 def itemsOfFile(path):
-    """Return the enabled micrographs that a set's file holds now: a set that was loaded before does not grow."""
-    micrographs = SetOfMicrographs(filename=path)
-    items = clonedItems(micrographs)
-    micrographs.close()
-    return items
+    """Return the enabled micrographs that a set's file holds now."""
+    return loadItems(path)[0]
 
 
 def micNameKey(image):
     """Return the name by which halves, coordinates and CTFs of a micrograph are matched, without folder and ending."""
     return os.path.splitext(os.path.basename(image.getMicName() or image.getFileName()))[0]
+
+
+def ctfsByName(ctfs):
+    """Return micrograph name -> columns of a RELION STAR file with its CTF, of CTFModels."""
+    return {micNameKey(ctf.getMicrograph()): _ctfColumns(ctf) for ctf in ctfs}
+
+
+def _ctfColumns(ctf):
+    columns = {
+        "rlnDefocusU": ctf.getDefocusU(),
+        "rlnDefocusV": ctf.getDefocusV(),
+        "rlnCtfAstigmatism": abs(ctf.getDefocusU() - ctf.getDefocusV()),
+        "rlnDefocusAngle": ctf.getDefocusAngle(),
+    }
+    if ctf.hasPhaseShift():
+        columns["rlnPhaseShift"] = ctf.getPhaseShift()
+    if ctf.getFitQuality() is not None:
+        columns["rlnCtfFigureOfMerit"] = ctf.getFitQuality()
+    if ctf.getResolution() is not None:
+        columns["rlnCtfMaxResolution"] = ctf.getResolution()
+    if ctf.getPsdFile():
+        columns["rlnCtfImage"] = ctf.getPsdFile()
+    return columns
+
+
+def addCtfs(path, names, ctfs):
+    """Write the CTFs of micrographs into the STAR file that lists them.
+
+    Micrographs without a CTF are left out of it, as RELION leaves out those that it could not estimate.
+
+    Parameters
+    ----------
+    path : str
+        STAR file, written anew.
+    names : dict
+        Base name of a listed file -> micrograph name.
+    ctfs : dict
+        Of `ctfsByName`.
+
+    Returns
+    -------
+    int
+        Number of micrographs that were left out.
+    """
+    table = star.read_table(path)
+    found = [ctfs.get(names.get(os.path.basename(file))) for file in table.paths]
+    columns = pd.DataFrame([ctf for ctf in found if ctf]).dropna(axis="columns")
+    if columns.empty:
+        return len(found)
+    images = table.images[[bool(ctf) for ctf in found]].reset_index(drop=True).drop(columns=columns, errors="ignore")
+    star.write_table(path, star.ImageTable(table.optics, images.join(columns), table.name_label))
+    return len(found) - len(images)
 
 
 def linkedHalves(micrograph):

@@ -1,24 +1,33 @@
-"""Denoise micrographs: SetOfMicrographs + CryodenModel -> denoised SetOfMicrographs and micrographs.star."""
+"""Denoise micrographs while they come: SetOfMicrographs + CryodenModel -> SetOfMicrographs and micrographs.star."""
 
 import os
+import time
 from enum import Enum
 
-from pwem.objects import SetOfMicrographs
+from pwem.objects import SetOfCTF, SetOfMicrographs
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.config import DenoiseConfig
 from cryoden.errors import CryodenError
-from cryoden.formats.files import mrc_name
+from cryoden.formats.files import mrc_name, read_json, write_json
+from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
-from cryoden.formats.star import read_table
 from cryoden_scipion import convert
+from cryoden_scipion.protocols import denoise_rules
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
+from cryoden_scipion.protocols.protocol_train import EVEN_STAR, ODD_STAR
+from cryoden_scipion.protocols.streaming import WAIT_SECONDS, StreamingRun
 
 INPUT_STAR = "input.star"
 OUTPUT_STAR = "micrographs.star"
 RECORD_NAME = "denoise.json"
 """What `cryoden denoise` leaves beside its results; marks a set as denoised."""
+
+PROGRESS_NAME = "progress.json"
+"""Seconds of all rounds and micrographs denoised in them, and how many got no CTF; for the summary."""
+
+FULL, LINKED_HALVES, TWO_SETS = 0, 1, 2
 
 
 class DenoiseOutputs(Enum):
@@ -27,11 +36,12 @@ class DenoiseOutputs(Enum):
     outputMicrographs = SetOfMicrographs
 
 
-class CryodenProtDenoise(CryodenProtBase):
+class CryodenProtDenoise(StreamingRun, CryodenProtBase):
     """Denoise micrographs with a model that was trained on such data.
 
     Use the denoised set for looking and picking. Estimate CTFs and extract particles on the original set: its noise is
-    what the later steps expect. Picked coordinates find the originals by micrograph name.
+    what the later steps expect. Picked coordinates find the originals by micrograph name. Works while micrographs are
+    still coming from a running motion correction or split.
     """
 
     _label = "denoise micrographs"
@@ -41,13 +51,34 @@ class CryodenProtDenoise(CryodenProtBase):
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form):
         form.addSection(label="Input")
+        self._defineInputParams(form)
+        self._addGpuParams(
+            form, "Numbers of the GPUs, counted from 0, such as 0 or 0,1. Each takes its share of the micrographs."
+        )
+        form.addSection(label="Denoising")
+        self._defineDenoisingParams(form)
+        form.addSection(label="Streaming")
+        form.addParam(
+            "streamingBatchSize",
+            params.IntParam,
+            default=1,
+            label="New micrographs to wait for",
+            help="Where the set still grows: start denoising when so many new micrographs are there, so that a GPU is "
+            "not started for each. All that came meanwhile is taken in one go, and the last ones when the set is "
+            "closed. Without streaming it changes nothing.",
+        )
+
+    @staticmethod
+    def _defineInputParams(form):
         form.addParam(
             "inputMicrographs",
             params.PointerParam,
             pointerClass="SetOfMicrographs",
             important=True,
             label="Micrographs",
-            help="Micrographs as they come from motion correction, or the full set of _split movies into halves_.",
+            help="The original micrographs, as they come from motion correction, or the full set of _split movies "
+            "into halves_. The set may still grow. The denoised ones keep their names, by which coordinates and CTFs "
+            "find them.",
         )
         form.addParam(
             "inputModel",
@@ -55,8 +86,45 @@ class CryodenProtDenoise(CryodenProtBase):
             pointerClass="CryodenModel",
             important=True,
             label="Denoiser",
-            help="Output of _train denoiser_. The micrographs are brought to its pixel size.",
+            help="Output of _train denoiser_ or _import denoiser_. The micrographs are brought to its pixel size. "
+            "The output of a training that still runs can be given: _Schedule_ then starts this protocol when "
+            "the model is there.",
         )
+        form.addParam(
+            "predictFrom",
+            params.EnumParam,
+            choices=["the micrographs", "the halves they link", "two sets of halves"],
+            default=FULL,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="Denoise",
+            help="*the micrographs*: the full sums, which hold all the signal (recommended).\n"
+            "*the halves they link*: both halves of each micrograph, as _split movies into halves_ and motioncorr "
+            "link them; the mean of both denoised halves is written. The model then sees as much noise as in its "
+            "training, at twice the time.\n"
+            "*two sets of halves*: the same, from odd and even sets, matched by micrograph name (never by order).",
+        )
+        for half in ("Odd", "Even"):
+            form.addParam(
+                f"inputMicrographs{half}",
+                params.PointerParam,
+                pointerClass="SetOfMicrographs",
+                condition=f"predictFrom=={TWO_SETS}",
+                allowsNull=True,
+                label=f"{half} micrographs",
+                help=f"Sums of the {half.lower()} frames of the same movies.",
+            )
+        form.addParam(
+            "inputCTF",
+            params.PointerParam,
+            pointerClass="SetOfCTF",
+            allowsNull=True,
+            label="CTFs (optional)",
+            help="CTFs of the original micrographs, matched by micrograph name: their values become columns of "
+            f"{OUTPUT_STAR} for RELION, where micrographs without a CTF are then left out. They change no pixel. "
+            "Inside Scipion they are not needed: later protocols offer the CTFs of the originals.",
+        )
+
+    def _defineDenoisingParams(self, form):
         inLine = {"display": params.EnumParam.DISPLAY_HLIST}
         self._addChoice(form, DenoiseConfig, "quality", "Quality", **inLine)
         self._addChoice(form, DenoiseConfig, "dtype", "Pixel type", **inLine)
@@ -64,79 +132,181 @@ class CryodenProtDenoise(CryodenProtBase):
         self._addOption(
             form, DenoiseConfig, "tile", params.IntParam, "Tile size (px)", expertLevel=params.LEVEL_ADVANCED
         )
-        self._addGpuParams(form, "Number of the GPU, counted from 0.")
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
         self._insertFunctionStep(self.denoiseStep, needsGPU=True)
-        self._insertFunctionStep(self.createOutputStep, needsGPU=False)
+        self._insertFunctionStep(self.closeStep, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
     def denoiseStep(self):
-        """Run `cryoden denoise` on all micrographs; finished ones are skipped."""
-        convert.writeImagesStar(self._getExtraPath(INPUT_STAR), convert.clonedItems(self.inputMicrographs.get()))
-        self._runCryoden("denoise", self._config())
+        """Run `cryoden denoise` on the micrographs that are there, then on what came meanwhile, until no more come."""
+        self._runInRounds("denoise", self._config, self.streamingBatchSize.get(), isShared=True)
 
-    def createOutputStep(self):
-        """Register every micrograph that was denoised."""
-        inputSet = self.inputMicrographs.get()
-        samplingRate = read_table(self._getExtraPath(OUTPUT_STAR)).sampling_rate(0)
-        micrographs = self._createSetOfMicrographs()
-        micrographs.copyInfo(inputSet)
-        micrographs.setSamplingRate(samplingRate)
-        for micrograph in inputSet:
-            denoised = self._getExtraPath(mrc_name(micrograph.getFileName()))
-            if os.path.exists(denoised):
-                micrographs.append(convert.newMicrograph(micrograph, denoised, samplingRate))
-        self._defineOutputs(**{DenoiseOutputs.outputMicrographs.name: micrographs})
-        self._defineTransformRelation(self.inputMicrographs, micrographs)
-        self._defineSourceRelation(self.inputModel, micrographs)
+    def closeStep(self):
+        """Write the CTFs where they are given, and say that no more micrographs will come.
+
+        Raises
+        ------
+        Exception
+            If the denoiser ended without having tried every micrograph.
+        """
+        micrographs = convert.clonedItems(self.inputMicrographs.get())
+        if self.inputCTF.get() is not None:
+            self._addCtfs(micrographs)
+        self._closeOutputs()
+        missing = len(micrographs) - self.outputMicrographs.getSize() - len(self._failures())
+        if missing > 0:
+            raise Exception(self._lastError() or f"{missing} micrographs were not denoised; Continue tries again.")
+
+    def _loadInput(self):
+        micrographs, isComplete = convert.loadItems(self.inputMicrographs.get().getFileName())
+        if self.predictFrom.get() == TWO_SETS and not isComplete:
+            halves = [self._halfNames(pointer) for pointer in self._halfPointers()]
+            micrographs = [mic for mic in micrographs if all(convert.micNameKey(mic) in names for names in halves)]
+        return micrographs, isComplete
+
+    def _writeInput(self, items):
+        self._counted = time.monotonic()
+        convert.writeImagesStar(self._getExtraPath(INPUT_STAR), items)
+        if self.predictFrom.get() == FULL:
+            return
+        for number, star in enumerate((ODD_STAR, EVEN_STAR)):
+            if self.predictFrom.get() == LINKED_HALVES:
+                files = {convert.micNameKey(mic): (convert.linkedHalves(mic) or ("", ""))[number] for mic in items}
+            else:
+                files = self._halfNames(self._halfPointers()[number])
+            found = [mic for mic in items if files.get(convert.micNameKey(mic))]
+            convert.writeImagesStar(
+                self._getExtraPath(star),
+                found,
+                files=[files[convert.micNameKey(mic)] for mic in found],
+                names=[os.path.splitext(os.path.basename(mic.getFileName()))[0] for mic in found],
+            )
+
+    def _register(self, items):
+        """Append every micrograph that was denoised."""
+        name = DenoiseOutputs.outputMicrographs.name
+        files = set(os.listdir(self._getExtraPath()))
+        finished = [item for item in items if mrc_name(item.getFileName()) in files]
+        isFirst = not self.hasAttribute(name)
+        n = self._appendToOutput(name, "", finished, self._newMicrograph, self._prepareOutput)
+        if isFirst and n:
+            self._defineTransformRelation(self.inputMicrographs, self.outputMicrographs)
+            self._defineSourceRelation(self.inputModel, self.outputMicrographs)
+        self._countProgress(n)
+
+    def _prepareOutput(self, micrographs, first):
+        micrographs.copyInfo(self.inputMicrographs.get())
+        micrographs.setSamplingRate(self._newMicrograph(first).getSamplingRate())
+
+    def _newMicrograph(self, micrograph):
+        denoised = self._getExtraPath(mrc_name(micrograph.getFileName()))
+        return convert.newMicrograph(micrograph, denoised, open_stack(denoised).sampling_rate)
+
+    def _countProgress(self, n):
+        """Add the seconds since the last call, and the micrographs that were denoised in them."""
+        path, now = self._getExtraPath(PROGRESS_NAME), time.monotonic()
+        progress = self._progress()
+        progress["seconds"] += now - self._counted
+        progress["micrographs"] += n
+        self._counted = now
+        write_json(path, progress)
+
+    def _addCtfs(self, micrographs):
+        """Write the CTFs into the STAR file, when the last of them is there."""
+        while True:
+            ctfs, isComplete = convert.loadItems(self.inputCTF.get().getFileName(), SetOfCTF)
+            if isComplete:
+                break
+            self.info(f"Waiting for CTFs: {len(ctfs)} so far.")
+            time.sleep(WAIT_SECONDS)
+        path = self._getExtraPath(OUTPUT_STAR)
+        names = {mrc_name(mic.getFileName()): convert.micNameKey(mic) for mic in micrographs}
+        progress = self._progress()
+        progress["without_ctf"] = convert.addCtfs(path, names, convert.ctfsByName(ctfs))
+        write_json(self._getExtraPath(PROGRESS_NAME), progress)
 
     # --------------------------- INFO functions -------------------------------
     def _validate(self):
         problems = self._problemsOf(self._config)
+        if self.streamingBatchSize.get() < 1:
+            problems.append(f"New micrographs to wait for is {self.streamingBatchSize.get()}; it must be 1 or more.")
+        micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
+        if micrographs is None or model is None:
+            return problems  # Scipion says that they are missing; a scheduled run waits for them
         try:
-            card = read_card(self.inputModel.get().getFileName())
+            card = read_card(model.getFileName())
         except CryodenError as error:
             return [*problems, str(error)]
-        samplingRate = self.inputMicrographs.get().getSamplingRate()
-        if samplingRate > 1.01 * card.sampling_rate:
-            problems.append(
-                f"The micrographs have {samplingRate:.3g} A/px, coarser than the {card.sampling_rate:.3g} A/px of the "
-                "denoiser; train one at this or a coarser pixel size."
-            )
-        return problems
+        problems += denoise_rules.rateProblems(micrographs, card)
+        problems += denoise_rules.nameProblems(micrographs) + self._validateHalves(micrographs)
+        return problems + denoise_rules.ctfProblems(micrographs, self.inputCTF.get())
+
+    def _validateHalves(self, micrographs):
+        if self.predictFrom.get() == LINKED_HALVES:
+            return denoise_rules.linkProblems(micrographs)
+        if self.predictFrom.get() == TWO_SETS:
+            return denoise_rules.halfProblems(micrographs, *(pointer.get() for pointer in self._halfPointers()))
+        return []
 
     def _warnings(self):
-        first = self.inputMicrographs.get().getFirstItem()
-        if os.path.exists(os.path.join(os.path.dirname(first.getFileName()), RECORD_NAME)):
-            return [
-                "The input is a denoised set already; denoising twice removes signal. Give the original micrographs."
-            ]
-        return []
+        micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
+        if micrographs is None or model is None or not micrographs.getSize():
+            return []
+        try:
+            card = read_card(model.getFileName())
+        except CryodenError:
+            return []  # an error of `_validate`
+        return [
+            *denoise_rules.repeatWarnings(micrographs, RECORD_NAME),
+            *denoise_rules.sizeWarnings(micrographs, card, self.tile.get()),
+        ]
 
     def _summary(self):
         if not self.hasAttribute(DenoiseOutputs.outputMicrographs.name):
-            return ["No denoised micrographs yet."]
-        output = self.outputMicrographs
+            return ["No denoised micrographs yet.", *self._failureLines()]
+        output, progress = self.outputMicrographs, self._progress()
         lines = [
             f"*{output.getSize()}* of {self.inputMicrographs.get().getSize()} micrographs are denoised, "
-            f"at {output.getSamplingRate():.2f} A/px.",
+            f"at {output.getSamplingRate():.2f} A/px" + (", more may come." if output.isStreamOpen() else "."),
             "*Pick here; estimate CTFs and extract particles on the original set.*",
             f"RELION: {self._getExtraPath(OUTPUT_STAR)}",
         ]
+        if progress["seconds"]:
+            speed = 60 * progress["micrographs"] / progress["seconds"]
+            lines.insert(1, f"Speed: *{speed:.1f}* micrographs per minute, from disk to disk, program start included.")
+        if progress["without_ctf"]:
+            lines.append(f"{progress['without_ctf']} micrographs have no CTF and are not in {OUTPUT_STAR}.")
         return lines + self._failureLines()
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self):
         model = self.inputModel.get()
+        isFromHalves = self.predictFrom.get() != FULL
         return DenoiseConfig(
             micrographs=(self._getExtraPath(INPUT_STAR),),
             model=model.getFileName() if model is not None else "",
             output=self._getExtraPath(),
+            odd=self._getExtraPath(ODD_STAR) if isFromHalves else None,
+            even=self._getExtraPath(EVEN_STAR) if isFromHalves else None,
             quality=self._choice(DenoiseConfig, "quality"),
             dtype=self._choice(DenoiseConfig, "dtype"),
             precision=self._choice(DenoiseConfig, "precision"),
             tile=self.tile.get(),
             device=self._device(),
         )
+
+    def _progress(self):
+        path = self._getExtraPath(PROGRESS_NAME)
+        nothing = {"seconds": 0.0, "micrographs": 0, "without_ctf": 0}
+        return read_json(path) if os.path.exists(path) else nothing
+
+    def _halfPointers(self):
+        return [self.inputMicrographsOdd, self.inputMicrographsEven]
+
+    @staticmethod
+    def _halfNames(pointer):
+        """Return micrograph name -> file of the halves that a set's file holds now."""
+        halves, _ = convert.loadItems(pointer.get().getFileName())
+        return {convert.micNameKey(mic): os.path.normpath(mic.getFileName()) for mic in halves}

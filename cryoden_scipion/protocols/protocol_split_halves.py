@@ -1,12 +1,11 @@
 """Split movies into halves while they come: SetOfMovies -> full, odd and even SetOfMicrographs."""
 
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 from pwem.objects import SetOfMicrographs, SetOfMovies
 from pyworkflow.constants import BETA
-from pyworkflow.object import CsvList, Set
+from pyworkflow.object import CsvList
 from pyworkflow.protocol import params
 
 from cryoden.config import HalvesConfig
@@ -15,6 +14,7 @@ from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
+from cryoden_scipion.protocols.streaming import StreamingRun
 
 MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
 SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
@@ -22,17 +22,8 @@ SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
 OUTPUT_FOLDERS = {OUTPUT_FULL: "full", OUTPUT_ODD: "odd", OUTPUT_EVEN: "even"}
 
-REGISTER_SECONDS = 3
-"""How often finished movies are looked for while the denoiser's command runs."""
 
-WAIT_SECONDS = 3
-"""How often an open set without new movies is looked at."""
-
-NONE_SPLIT = "cryoden: None of "
-"""How the command's last line begins where every movie so far is bad; others may follow."""
-
-
-class CryodenProtSplitHalves(CryodenProtBase):
+class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
     """Sum the odd and the even frames of movies apart: two images of one specimen with independent noise.
 
     A denoiser is trained on such halves. Global shifts that a motion correction stored with the movies are applied;
@@ -122,89 +113,29 @@ class CryodenProtSplitHalves(CryodenProtBase):
         self._insertFunctionStep(self.splitStep, needsGPU=False)
         self._insertFunctionStep(self.closeStep, needsGPU=False)
 
-    def _stepsCheck(self):
-        """Add no steps: that this method is here tells Scipion that open sets may be given (`worksInStreaming`)."""
-
     # --------------------------- STEPS functions ------------------------------
     def splitStep(self):
-        """Run `cryoden halves` on the movies that are there, then on what came meanwhile, until the set is closed.
-
-        One command takes all movies of the moment, so that starting it costs little; finished movies are registered
-        while it runs.
-        """
-        launched = None
-        while True:
-            movies, isComplete = self._loadMovies()
-            names = [movie.getFileName() for movie in movies]
-            if names != launched and movies:
-                launched = names
-                self._writeInput(movies)
-                self._runAndRegister(movies, isComplete)
-            elif isComplete:
-                return
-            else:
-                self.info(f"Waiting for movies: {len(movies)} so far.")
-                time.sleep(WAIT_SECONDS)
+        """Run `cryoden halves` on the movies that are there, then on what came meanwhile, until the set is closed."""
+        self._runInRounds("halves", self._config)
 
     def closeStep(self):
-        """Say that no more micrographs will come.
-
-        Raises
-        ------
-        Exception
-            If no movie could be split.
-        """
-        if not self.hasAttribute(OUTPUT_FULL):
-            raise Exception(self._lastError() or "The set of movies is empty; nothing was split.")
-        self._closeOutputSet()
-
-    def _runAndRegister(self, movies, isComplete):
-        with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(self._runCryoden, "halves", self._config())
-            while not job.done():
-                wait([job], timeout=REGISTER_SECONDS)
-                self._register(movies)
-        try:
-            job.result()
-        except Exception as error:
-            if isComplete or not str(error).startswith(NONE_SPLIT):
-                raise
-            self.warning(str(error))
+        """Say that no more micrographs will come."""
+        self._closeOutputs()
 
     def _register(self, movies):
         """Append every movie of which all sums are there, to each output set that lacks it."""
         finished = [movie for movie in movies if all(map(os.path.exists, self._sumsOf(movie).values()))]
-        if not finished:
-            return
-        outputs = {name: self._openOutput(name) for name in OUTPUT_FOLDERS}
-        for name, (micrographs, known) in outputs.items():
-            new = [movie for movie in finished if movie.getObjId() not in known]
-            for movie in new:
-                micrographs.append(self._newMicrograph(movie, name))
+        for name, folder in OUTPUT_FOLDERS.items():
             isFirst = not self.hasAttribute(name)
-            if new:
-                self._updateOutputSet(name, micrographs, Set.STREAM_OPEN)
-            if isFirst:
+            n = self._appendToOutput(name, folder, finished, partial(self._newMicrograph, name), self._prepareOutput)
+            if isFirst and n:
                 self._defineSourceRelation(self.inputMovies, getattr(self, name))
-            micrographs.close()
 
-    def _openOutput(self, name):
-        """Return an output set, ready for more, and the ids that it holds; after a kill, its file is what counts."""
-        if self.hasAttribute(name):
-            micrographs = SetOfMicrographs(filename=getattr(self, name).getFileName())
-            micrographs.loadAllProperties()
-            known = micrographs.getIdSet()
-            micrographs.enableAppend()
-            micrographs.setStreamState(Set.STREAM_OPEN)
-            return micrographs, known
-        movieSet = self.inputMovies.get()
-        micrographs = self._createSetOfMicrographs(suffix=OUTPUT_FOLDERS[name])
-        micrographs.setStreamState(Set.STREAM_OPEN)
-        micrographs.setAcquisition(movieSet.getAcquisition().clone())
+    def _prepareOutput(self, micrographs, first):
+        micrographs.setAcquisition(self.inputMovies.get().getAcquisition().clone())
         micrographs.setSamplingRate(self._samplingRate())
-        return micrographs, set()
 
-    def _newMicrograph(self, movie, name):
+    def _newMicrograph(self, name, movie):
         sums = self._sumsOf(movie)
         micrograph = convert.newMicrograph(movie, sums[OUTPUT_FOLDERS[name]], self._samplingRate())
         if name == OUTPUT_FULL:
@@ -306,14 +237,8 @@ class CryodenProtSplitHalves(CryodenProtBase):
                 shifts = zip(*movie.getAlignment().getShifts())
                 write_global_shifts(path, {first + number: shift for number, shift in enumerate(shifts)})
 
-    def _loadMovies(self):
-        """Return the movies that the set's file holds now, and whether no more will come."""
-        movieSet = SetOfMovies(filename=self.inputMovies.get().getFileName())
-        movieSet.loadAllProperties()
-        isComplete = movieSet.isStreamClosed()  # asked first: what comes afterwards is not missed
-        movies = convert.clonedItems(movieSet)
-        movieSet.close()
-        return movies, isComplete
+    def _loadInput(self):
+        return convert.loadItems(self.inputMovies.get().getFileName(), SetOfMovies)
 
     def _firstMovie(self):
         movies = self.inputMovies.get()

@@ -3,23 +3,19 @@
 import json
 import os
 import shutil
-import signal
-import time
 
 import mrcfile
 import numpy as np
-import psutil
 import scipy.ndimage
-from pwem.objects import SetOfMicrographs, SetOfMovies
+from pwem.objects import SetOfMicrographs
 from pwem.protocols import ProtImportMicrographs, ProtImportMovies
 from pyworkflow.object import CsvList, Set
-from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
-from pyworkflow.tests import BaseTest, setupTestProject
 
 from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_FOLDERS, OUTPUT_FULL
+from cryoden_scipion.tests.base import StreamingTest
 
 SAMPLING_RATE = 1.5
 
@@ -37,12 +33,8 @@ def noise(number):
     return np.random.default_rng(number).poisson(8, (5, 64, 96)).astype(np.uint16)
 
 
-class CryodenHalvesTest(BaseTest):
-    """Base: a project and ways to import and launch."""
-
-    @classmethod
-    def setUpClass(cls):
-        setupTestProject(cls)
+class CryodenHalvesTest(StreamingTest):
+    """Base: ways to import."""
 
     def importMovies(self, folder, **options):
         """Return the imported movies of a folder."""
@@ -57,14 +49,6 @@ class CryodenHalvesTest(BaseTest):
         self.launchProtocol(protocol)
         return protocol.outputMovies
 
-    def waitUntil(self, condition, seconds=40):
-        """Wait until a condition holds; fail after so many seconds."""
-        for _ in range(int(seconds / 0.2)):
-            if condition():
-                return
-            time.sleep(0.2)
-        self.fail(f"Not within {seconds} s: {condition.__doc__ or condition.__name__}")
-
 
 class TestCryodenHalvesStreaming(CryodenHalvesTest):
     """An open set of movies that grows while it is split."""
@@ -75,40 +59,23 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
         os.makedirs(self.folder)
         for number in range(1, n + 1):
             writeMovie(os.path.join(self.folder, f"{name}_{number}.mrcs"), noise(number))
-        movies = self.importMovies(self.folder)
-        movies.setStreamState(Set.STREAM_OPEN)
-        movies.write()
-        return movies
+        return self.openAgain(self.importMovies(self.folder))
 
     def addMovie(self, movies, number, state):
         """Append one more movie to a set, as an import in streaming does."""
-        grown = SetOfMovies(filename=movies.getFileName())
-        grown.loadAllProperties()
-        movie = grown.getFirstItem().clone()
+        movie = movies.getFirstItem().clone()
         name = os.path.basename(movie.getFileName()).replace("_1.", f"_{number}.")
         writeMovie(os.path.join(self.folder, name), noise(number))
         movie.setFileName(os.path.join(os.path.dirname(movie.getFileName()), name))
         shutil.copy(os.path.join(self.folder, name), movie.getFileName())
         movie.setMicName(movie.getMicName().replace("_1", f"_{number}"))
         movie.setObjId(number)
-        grown.enableAppend()
-        grown.append(movie)
-        grown.setStreamState(state)
-        grown.write()
-        grown.close()
+        self.append(movies, [movie], state)
 
     def outputs(self, protocol):
         """Return, for each output, the file names by id and whether it is open, read from the sets' own files."""
-        content = {}
-        for folder in OUTPUT_FOLDERS.values():
-            path = protocol._getPath(f"micrographs{folder}.sqlite")
-            if os.path.exists(path):
-                micrographs = SetOfMicrographs(filename=path)
-                micrographs.loadAllProperties()
-                files = [(mic.getObjId(), mic.getFileName()) for mic in micrographs]
-                content[folder] = (files, micrographs.isStreamOpen())
-                micrographs.close()
-        return content
+        paths = {folder: protocol._getPath(f"micrographs{folder}.sqlite") for folder in OUTPUT_FOLDERS.values()}
+        return {folder: self.content(path) for folder, path in paths.items() if os.path.exists(path)}
 
     def sizes(self, protocol):
         """Return how many micrographs each output set has."""
@@ -124,13 +91,6 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
             for objId, path in files:
                 np.testing.assert_array_equal(mrcfile.read(path), noise(objId)[start::step].sum(axis=0))
 
-    def killEverything(self, protocol):
-        """Kill -9 the protocol's processes, the denoiser's too."""
-        for process in psutil.process_iter(["cmdline", "cwd"]):
-            words = " ".join(process.info["cmdline"] or [])
-            if protocol._getPath() in words and process.info["cwd"] in (self.proj.path, os.getcwd()):
-                process.send_signal(signal.SIGKILL)
-
     def testMoviesAreSplitAsTheyCome(self):
         """Outputs are there and open while the movies' set is open; they are closed with it."""
         movies = self.openMovies("grow", 2)
@@ -138,8 +98,7 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
         self.proj.launchProtocol(split, wait=False)
         self.waitUntil(lambda: self.sizes(split) == [2, 2, 2])
         self.assertTrue(all(isOpen for _, isOpen in self.outputs(split).values()))
-        stored = getProtocolFromDb(self.proj.path, split.getDbPath(), split.getObjId())
-        self.assertIn("*2* of 2 movies are split, more may come.", stored.summary()[0])
+        self.assertIn("*2* of 2 movies are split, more may come.", self.stored(split).summary()[0])
         self.addMovie(movies, 3, Set.STREAM_OPEN)
         self.waitUntil(lambda: self.sizes(split) == [3, 3, 3])
         self.addMovie(movies, 4, Set.STREAM_CLOSED)
@@ -162,9 +121,7 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
         even.write()
         even.close()
         self.addMovie(movies, 3, Set.STREAM_CLOSED)
-        split = getProtocolFromDb(self.proj.path, split.getDbPath(), split.getObjId())
-        split.runMode.set(MODE_RESUME)
-        self.launchProtocol(split)
+        split = self.continueRun(split)
         self.checkOutputs(split, 3)
         self.assertEqual({path: os.stat(path).st_mtime_ns for path in before}, before)
         with open(split._getExtraPath("log.jsonl")) as log:

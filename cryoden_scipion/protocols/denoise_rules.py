@@ -1,0 +1,99 @@
+"""What micrographs, denoiser, halves and CTFs must have in common to be denoised together, in words for the user."""
+
+import os
+
+from cryoden.formats.files import mrc_name
+from cryoden_scipion import convert
+
+FAR_RATIO = 1.25
+"""How much finer the pixels may be than those of a model that was trained at its micrographs' own, without a word."""
+
+
+def rateProblems(micrographs, card):
+    """Return what forbids to bring micrographs to the pixel size of a model."""
+    rate = micrographs.getSamplingRate()
+    if rate <= 1.01 * card.sampling_rate:
+        return []
+    return [
+        f"The micrographs have {rate:.3g} A/px, coarser than the {card.sampling_rate:.3g} A/px of the denoiser; train "
+        "one at this or a coarser pixel size."
+    ]
+
+
+def nameProblems(micrographs):
+    """Return which two micrographs would be written under one name."""
+    written = {}
+    for micrograph in micrographs:
+        path = micrograph.getFileName()
+        other = written.setdefault(mrc_name(path), path)
+        if other != path:
+            return [f"{other} and {path} would both be written as {mrc_name(path)}; denoise them in two runs."]
+    return []
+
+
+def linkProblems(micrographs):
+    """Return whether micrographs lack links to their halves."""
+    first = micrographs.getFirstItem()
+    if first is None or convert.linkedHalves(first) is not None:
+        return []
+    return [f"Micrograph '{first.getMicName()}' links no halves; denoise the micrographs, or give two sets."]
+
+
+def halfProblems(micrographs, odd, even):
+    """Return why two sets cannot be the halves of micrographs."""
+    if odd is None or even is None:
+        return ["Odd or even micrographs are missing; select both, or denoise the micrographs themselves."]
+    if odd.getObjId() == even.getObjId():
+        return ["Odd and even are the same set; give the odd one and the even one."]
+    for half, name in ((odd, "Odd"), (even, "Even")):
+        if half.getSize() and micrographs.getSize() and half.getDim()[:2] != micrographs.getDim()[:2]:
+            (x, y), (fullX, fullY) = half.getDim()[:2], micrographs.getDim()[:2]
+            return [
+                f"{name} micrographs are {x} x {y} px, the micrographs {fullX} x {fullY}; all must come from the same "
+                "movies."
+            ]
+    return []
+
+
+def ctfProblems(micrographs, ctfs):
+    """Return whether CTFs are those of other micrographs."""
+    if ctfs is None or not ctfs.getSize() or ctfs.isStreamOpen():
+        return []
+    names = {convert.micNameKey(micrograph) for micrograph in micrographs}
+    known = convert.ctfsByName(ctfs)
+    if not names.isdisjoint(known):
+        return []
+    return [
+        f"None of the CTFs belongs to these micrographs ('{next(iter(known))}' is not among them); give the CTFs of "
+        "the micrographs that are denoised."
+    ]
+
+
+def repeatWarnings(micrographs, recordName):
+    """Return whether some micrographs are denoised ones: a file of this name lies beside them."""
+    folders = {os.path.dirname(micrograph.getFileName()) for micrograph in micrographs}
+    if any(os.path.exists(os.path.join(folder, recordName)) for folder in folders):
+        return ["The input is a denoised set already; denoising twice removes signal. Give the original micrographs."]
+    return []
+
+
+def sizeWarnings(micrographs, card, tile):
+    """Return what does not fit well between micrographs, model and tile size, though it can be done."""
+    warnings = []
+    ratio = card.sampling_rate / micrographs.getSamplingRate()
+    isTrainedUnscaled = not card.training.get("options", {}).get("sampling_rate")
+    if isTrainedUnscaled and ratio > FAR_RATIO:
+        warnings.append(
+            f"The denoiser was trained on micrographs of {card.sampling_rate:.3g} A/px, these have "
+            f"{micrographs.getSamplingRate():.3g} A/px. They are brought to its pixel size, but their noise is "
+            "another: a denoiser that is trained on these data will do better."
+        )
+    side = round(min(micrographs.getDim()[:2]) / ratio)
+    least = tile or card.training.get("crop") or 0
+    if side < least:
+        what = "the tiles" if tile else "the crops that it was trained on"
+        warnings.append(
+            f"At the denoiser's pixel size the micrographs are {side} px wide, smaller than {what} ({least} px): much "
+            "of what it sees there is mirrored edge."
+        )
+    return warnings

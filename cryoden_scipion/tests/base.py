@@ -1,0 +1,82 @@
+"""What tests of protocols share that work while their input grows."""
+
+import os
+import signal
+import time
+
+import psutil
+from pwem.objects import SetOfMicrographs
+from pyworkflow.object import Set
+from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
+from pyworkflow.tests import BaseTest, setupTestProject
+
+
+class StreamingTest(BaseTest):
+    """Base: a project, open sets that grow, and protocols that are killed and continued."""
+
+    @classmethod
+    def setUpClass(cls):
+        setupTestProject(cls)
+
+    def waitUntil(self, condition, seconds=60):
+        """Wait until a condition holds; fail after so many seconds."""
+        for _ in range(int(seconds / 0.2)):
+            if condition():
+                return
+            time.sleep(0.2)
+        self.fail(f"Not within {seconds} s: {condition.__doc__ or condition.__name__}")
+
+    @staticmethod
+    def openAgain(imageSet):
+        """Say that a set may still grow."""
+        imageSet.setStreamState(Set.STREAM_OPEN)
+        imageSet.write()
+        return imageSet
+
+    @staticmethod
+    def append(imageSet, items, state):
+        """Append items to a set's file and say whether more may come, as a protocol in streaming does."""
+        grown = type(imageSet)(filename=imageSet.getFileName())
+        grown.loadAllProperties()
+        grown.enableAppend()
+        for item in items:
+            grown.append(item)
+        grown.setStreamState(state)
+        grown.write()
+        grown.close()
+
+    @staticmethod
+    def content(path):
+        """Return the micrographs (id, file) of a set's file and whether it is open; nothing where there is no file."""
+        if not os.path.exists(path):
+            return [], True
+        micrographs = SetOfMicrographs(filename=path)
+        micrographs.loadAllProperties()
+        files = [(mic.getObjId(), mic.getFileName()) for mic in micrographs]
+        isOpen = micrographs.isStreamOpen()
+        micrographs.close()
+        return files, isOpen
+
+    def stored(self, protocol):
+        """Return a protocol as its run's own database has it."""
+        return getProtocolFromDb(self.proj.path, protocol.getDbPath(), protocol.getObjId())
+
+    def processesOf(self, protocol):
+        """Return the processes of a run, the denoiser's too."""
+        folders = (self.proj.path, os.getcwd())
+        processes = [process for process in psutil.process_iter(["cmdline", "cwd"]) if process.info["cwd"] in folders]
+        return [process for process in processes if protocol._getPath() in " ".join(process.info["cmdline"] or [])]
+
+    def killEverything(self, protocol):
+        """Kill -9 the protocol's processes, and see them gone."""
+        processes = self.processesOf(protocol)
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=20)
+
+    def continueRun(self, protocol):
+        """Continue a run to its end and return it."""
+        protocol = self.stored(protocol)
+        protocol.runMode.set(MODE_RESUME)
+        self.launchProtocol(protocol)
+        return protocol
