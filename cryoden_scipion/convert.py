@@ -74,6 +74,29 @@ def loadItems(path, setClass=SetOfMicrographs):
     return items, isComplete
 
 
+def firstItem(imageSet):
+    """Return the first item of a set, None of an empty one.
+
+    The set is opened anew and closed: an unfinished reading of its file would keep a protocol that still fills it from
+    writing.
+    """
+    current = type(imageSet)(filename=imageSet.getFileName())
+    current.loadAllProperties()
+    first = current.getFirstItem()
+    item = first.clone() if first is not None else None
+    current.close()
+    return item
+
+
+def currentSize(imageSet):
+    """Return how many items a set's file holds now."""
+    current = type(imageSet)(filename=imageSet.getFileName())
+    current.loadAllProperties()
+    size = current.getSize()
+    current.close()
+    return size
+
+
 def itemsOfFile(path):
     """Return the enabled micrographs that a set's file holds now."""
     return loadItems(path)[0]

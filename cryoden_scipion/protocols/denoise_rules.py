@@ -33,7 +33,7 @@ def nameProblems(micrographs):
 
 def linkProblems(micrographs):
     """Return whether micrographs lack links to their halves."""
-    first = micrographs.getFirstItem()
+    first = convert.firstItem(micrographs)
     if first is None or convert.linkedHalves(first) is not None:
         return []
     return [f"Micrograph '{first.getMicName()}' links no halves; denoise the micrographs, or give two sets."]

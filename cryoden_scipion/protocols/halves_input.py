@@ -76,7 +76,7 @@ class HalvesInput:
                 return ["Input micrographs are missing; select the odd and even sets, or one set with halves."]
         if self.halvesFrom.get() == TWO_SETS:
             return self._validateTwoSets()
-        first = self.inputMicrographs.get().getFirstItem()
+        first = convert.firstItem(self.inputMicrographs.get())
         if convert.linkedHalves(first) is None:
             return [f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."]
         return []

@@ -268,7 +268,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             return ["No denoised micrographs yet.", *self._failureLines()]
         output, progress = self.outputMicrographs, self._progress()
         lines = [
-            f"*{output.getSize()}* of {self.inputMicrographs.get().getSize()} micrographs are denoised, "
+            f"*{output.getSize()}* of {convert.currentSize(self.inputMicrographs.get())} micrographs are denoised, "
             f"at {output.getSamplingRate():.2f} A/px" + (", more may come." if output.isStreamOpen() else "."),
             "*Pick here; estimate CTFs and extract particles on the original set.*",
             f"RELION: {self._getExtraPath(OUTPUT_STAR)}",

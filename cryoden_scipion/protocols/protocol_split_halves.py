@@ -171,7 +171,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             return ["No halves yet.", *self._failureLines()]
         full = self.outputMicrographs
         lines = [
-            f"*{full.getSize()}* of {self.inputMovies.get().getSize()} movies are split"
+            f"*{full.getSize()}* of {convert.currentSize(self.inputMovies.get())} movies are split"
             + (", more may come." if full.isStreamOpen() else "."),
             "Of an odd number of frames the odd half has one more. Train on the odd and even sets; estimate CTFs and "
             "extract particles on the full set.",
@@ -242,7 +242,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
 
     def _firstMovie(self):
         movies = self.inputMovies.get()
-        return movies.getFirstItem() if movies is not None else None
+        return convert.firstItem(movies) if movies is not None else None
 
     def _dose(self):
         movies = self.inputMovies.get()

@@ -59,7 +59,18 @@ class StreamingTest(BaseTest):
 
     def stored(self, protocol):
         """Return a protocol as its run's own database has it."""
-        return getProtocolFromDb(self.proj.path, protocol.getDbPath(), protocol.getObjId())
+        stored = getProtocolFromDb(self.proj.path, protocol.getDbPath(), protocol.getObjId())
+        stored.getMapper().close()  # an open reader would keep the running protocol from writing
+        return stored
+
+    @staticmethod
+    def logOf(protocol):
+        """Return what a run has printed so far."""
+        path = protocol.getStdoutLog()
+        if not os.path.exists(path):
+            return ""
+        with open(path, errors="replace") as log:
+            return log.read()
 
     def processesOf(self, protocol):
         """Return the processes of a run, the denoiser's too."""

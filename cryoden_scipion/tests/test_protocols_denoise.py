@@ -1,0 +1,351 @@
+"""Denoising while micrographs come, after a kill and a stop; from halves; with CTFs; what is refused or warned of."""
+
+import json
+import os
+import shutil
+
+import mrcfile
+import numpy as np
+import scipy.ndimage
+from pwem.objects import CTFModel, Micrograph, SetOfCTF, SetOfMicrographs
+from pwem.protocols import ProtImportMicrographs
+from pyworkflow.object import CsvList, Set
+
+from cryoden.formats.model_file import ModelCard, write_model
+from cryoden.formats.star import read_table
+from cryoden_scipion.convert import firstItem
+from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportModel
+from cryoden_scipion.protocols.protocol_denoise import LINKED_HALVES, TWO_SETS
+from cryoden_scipion.tests.base import StreamingTest
+
+SHAPE, SAMPLING_RATE = (96, 128), 3.0
+OUTPUT = "micrographs.sqlite"
+
+
+def writeMeanModel(path, samplingRate=SAMPLING_RATE, **training):
+    """Write a CNN3 whose prediction is the mean of 3 x 3 pixels, so that every result can be computed by SciPy."""
+    shapes = {"0": (16, 1, 3, 3), "2": (16, 16, 3, 3), "4": (1, 16, 3, 3)}
+    weights = {f"layers.{layer}.weight": np.zeros(shape, np.float32) for layer, shape in shapes.items()}
+    weights.update({f"layers.{layer}.bias": np.zeros(shape[0], np.float32) for layer, shape in shapes.items()})
+    for channel, sign in ((0, 1), (1, -1)):  # positive and negative part, which ReLU would cut off
+        weights["layers.0.weight"][channel, 0, 1, 1] = sign
+        weights["layers.2.weight"][channel, channel, 1, 1] = 1
+        weights["layers.4.weight"][0, channel] = sign / 9
+    write_model(path, weights, ModelCard("cnn3", (), samplingRate, {"kind": "standard"}, {"r2": 0.5, **training}))
+
+
+def noise(number, half=None, shape=SHAPE):
+    """Return a micrograph of the tests, or one of its halves."""
+    rng = np.random.default_rng(number)
+    halves = [rng.poisson(30, shape).astype(np.float32) for _ in range(2)]
+    return sum(halves) if half is None else halves[half]
+
+
+def writeImage(path, image):
+    """Write one image as MRC."""
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(image)
+        mrc.voxel_size = SAMPLING_RATE
+
+
+class CryodenDenoiseTest(StreamingTest):
+    """Base: a model and sets of micrographs."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.model = cls.importModel("model.safetensors")
+
+    @classmethod
+    def importModel(cls, name, **card):
+        """Write and import a model."""
+        path = os.path.abspath(cls.proj.getTmpPath(name))
+        writeMeanModel(path, **card)
+        protocol = cls.owner = cls.newProtocol(CryodenProtImportModel, modelFile=path)
+        cls.launchProtocol(protocol)
+        return protocol.outputModel
+
+    def importMicrographs(self, name, n, half=None, shape=SHAPE):
+        """Write and import micrographs NAME_1, NAME_2..."""
+        folder = os.path.abspath(self.proj.getTmpPath(f"{name}{half}"))
+        os.makedirs(folder)
+        for number in range(1, n + 1):
+            writeImage(os.path.join(folder, f"{name}_{number}.mrc"), noise(number, half, shape))
+        protocol = self.newProtocol(
+            ProtImportMicrographs, filesPath=folder, filesPattern="*.mrc", samplingRate=SAMPLING_RATE, voltage=300,
+        )  # fmt: skip
+        self.launchProtocol(protocol)
+        return protocol.outputMicrographs
+
+    def denoise(self, micrographs, **options):
+        """Return a protocol that is not launched."""
+        given = {"inputMicrographs": micrographs, "inputModel": self.model, "useGpu": False}
+        return self.newProtocol(CryodenProtDenoise, **{**given, **options})
+
+    def launchDenoise(self, micrographs, **options):
+        """Return a finished protocol."""
+        protocol = self.denoise(micrographs, **options)
+        self.launchProtocol(protocol)
+        return protocol
+
+    def outputOf(self, protocol):
+        """Return the denoised micrographs (id, file) and whether more may come."""
+        return self.content(protocol._getPath(OUTPUT))
+
+    def checkOutput(self, protocol, n):
+        """Every micrograph once, each the mean of 3 x 3 pixels of its original, the set closed, the STAR file whole."""
+        files, isOpen = self.outputOf(protocol)
+        self.assertFalse(isOpen)
+        self.assertEqual([objId for objId, _ in files], list(range(1, n + 1)))
+        for objId, path in files:
+            image = mrcfile.read(path)
+            expected = scipy.ndimage.uniform_filter(noise(objId, shape=image.shape).astype(np.float64), 3)
+            np.testing.assert_allclose(image[1:-1, 1:-1], expected[1:-1, 1:-1], rtol=1e-3)
+        table = read_table(protocol._getExtraPath("micrographs.star"))
+        self.assertEqual(sorted(table.paths), sorted(path for _, path in files))
+        hidden = [name for name in os.listdir(protocol._getExtraPath()) if name.startswith(".")]
+        self.assertEqual(hidden, [])
+
+
+class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
+    """An open set of micrographs that grows while it is denoised."""
+
+    def more(self, micrographs, numbers):
+        """Write micrographs beside those of a set and return them as items."""
+        first = firstItem(micrographs)
+        items = []
+        for number in numbers:
+            item = first.clone()
+            item.setObjId(number)
+            item.setFileName(first.getFileName().replace("_1.mrc", f"_{number}.mrc"))
+            item.setMicName(first.getMicName().replace("_1.mrc", f"_{number}.mrc"))
+            writeImage(item.getFileName(), noise(number, shape=first.getDim()[1::-1]))
+            items.append(item)
+        return items
+
+    def testMicrographsAreDenoisedAsTheyCome(self):
+        """The output is there and open while the input is open; batches wait until they are full or the end comes."""
+        micrographs = self.openAgain(self.importMicrographs("grow", 2))
+        protocol = self.denoise(micrographs, streamingBatchSize=2)
+        self.assertTrue(protocol.worksInStreaming())
+        self.proj.launchProtocol(protocol, wait=False)
+        self.waitUntil(lambda: len(self.outputOf(protocol)[0]) == 2)
+        self.assertTrue(self.outputOf(protocol)[1])
+        self.assertIn(
+            "*2* of 2 micrographs are denoised, at 3.00 A/px, more may come.", self.stored(protocol).summary()
+        )
+        third, fourth, fifth = self.more(micrographs, (3, 4, 5))
+        self.append(micrographs, [third], Set.STREAM_OPEN)
+        self.waitUntil(lambda: "Waiting for more input: 3 so far" in self.logOf(protocol))
+        self.assertEqual(len(self.outputOf(protocol)[0]), 2)
+        self.append(micrographs, [fourth], Set.STREAM_OPEN)
+        self.waitUntil(lambda: len(self.outputOf(protocol)[0]) == 4)
+        self.append(micrographs, [fifth], Set.STREAM_CLOSED)
+        self.waitUntil(lambda: self.stored(protocol).isFinished())
+        self.checkOutput(protocol, 5)
+        self.assertTrue(any("micrographs per minute" in line for line in self.stored(protocol).summary()))
+
+    def testKilledInTheMiddleAndContinued(self):
+        """Killed -9 at work, continued with a micrograph more: nothing is lost, repeated or left half-written."""
+        n = 12
+        micrographs = self.openAgain(self.importMicrographs("kill", n, shape=(512, 768)))
+        protocol = self.denoise(micrographs, quality=1, tile=512)
+        self.proj.launchProtocol(protocol, wait=False)
+        extra = protocol._getExtraPath()
+        self.waitUntil(lambda: sum(name.endswith(".mrc") for name in os.listdir(extra)) >= 2)
+        self.killEverything(protocol)
+        done = [name for name in os.listdir(extra) if name.endswith(".mrc")]
+        self.assertLess(len(done), n)
+        times = {name: os.stat(os.path.join(extra, name)).st_mtime_ns for name in done}
+        with open(os.path.join(extra, ".kill_9.mrc.1.1.part"), "wb") as file:  # as a kill while writing leaves it
+            file.write(b"half")
+        self.append(micrographs, self.more(micrographs, [n + 1]), Set.STREAM_CLOSED)
+        protocol = self.continueRun(protocol)
+        self.checkOutput(protocol, n + 1)
+        self.assertEqual({name: os.stat(os.path.join(extra, name)).st_mtime_ns for name in done}, times)
+
+    def testStoppedAndContinued(self):
+        """Scipion closes the output of a stopped run; Continue opens it again before anything new is there."""
+        micrographs = self.openAgain(self.importMicrographs("stop", 2))
+        protocol = self.denoise(micrographs)
+        self.proj.launchProtocol(protocol, wait=False)
+        self.waitUntil(lambda: len(self.outputOf(protocol)[0]) == 2)
+        self.proj.stopProtocol(self.stored(protocol))
+        self.waitUntil(lambda: not self.processesOf(protocol))
+        closed = self.stored(protocol).outputMicrographs
+        closed.setStreamState(Set.STREAM_CLOSED)
+        closed.write()
+        closed.close()
+        protocol = self.stored(protocol)
+        protocol.runMode.set(1)
+        self.proj.launchProtocol(protocol, wait=False)
+        self.waitUntil(lambda: self.outputOf(protocol)[1])
+        self.append(micrographs, self.more(micrographs, [3]), Set.STREAM_CLOSED)
+        self.waitUntil(lambda: self.stored(protocol).isFinished())
+        self.checkOutput(protocol, 3)
+
+    def testDamagedMicrographsDoNotEndAnOpenRun(self):
+        """While more may come, a set of which nothing can be denoised yet is waited for; the damaged one is named."""
+        micrographs = self.openAgain(self.importMicrographs("bad", 1))
+        path = os.path.realpath(firstItem(micrographs).getFileName())
+        with open(path, "r+b") as file:
+            file.truncate(2000)
+        protocol = self.denoise(micrographs)
+        self.proj.launchProtocol(protocol, wait=False)
+        self.waitUntil(lambda: "None of 1 micrographs" in self.logOf(protocol))
+        item = self.more(micrographs, [2])
+        self.append(micrographs, item, Set.STREAM_CLOSED)
+        self.waitUntil(lambda: self.stored(protocol).isFinished())
+        self.assertEqual([objId for objId, _ in self.outputOf(protocol)[0]], [2])
+        summary = "\n".join(self.stored(protocol).summary())
+        self.assertIn("*1* of 2 micrographs are denoised", summary)
+        self.assertIn("bad_1.mrc is truncated", summary)
+
+
+class TestCryodenDenoiseInput(CryodenDenoiseTest):
+    """Halves, CTFs, and what is refused or warned of."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.micrographs = cls.importMicrographs(cls(), "mic", 3)
+        cls.odd, cls.even = (cls.importMicrographs(cls(), "mic", 3, half) for half in (0, 1))
+
+    def keep(self, name, images):
+        """Store a set that the test made in the project, so that a protocol can be given it."""
+        images.write()
+        setattr(self.owner, name, images)
+        self.proj.mapper.store(self.owner)
+        self.proj.mapper.commit()
+        images.close()
+        return images
+
+    def testHalvesOfTwoSets(self):
+        """The mean of both denoised halves; halves are matched by name, micrographs without halves are named."""
+        odd = self.odd.create(self.proj.getTmpPath(), prefix="shuffled")
+        odd.copyInfo(self.odd)
+        for number, mic in enumerate(sorted((mic.clone() for mic in self.odd), key=lambda mic: -mic.getObjId())[1:], 1):
+            mic.setObjId(number)  # another order, other ids, and one is missing
+            odd.append(mic)
+        self.keep("shuffled", odd)
+        protocol = self.launchDenoise(
+            self.micrographs, predictFrom=TWO_SETS, inputMicrographsOdd=odd, inputMicrographsEven=self.even
+        )
+        files, _ = self.outputOf(protocol)
+        self.assertEqual([objId for objId, _ in files], [1, 2])
+        for objId, path in files:
+            halves = [scipy.ndimage.uniform_filter(noise(objId, half).astype(np.float64), 3) for half in (0, 1)]
+            np.testing.assert_allclose(mrcfile.read(path)[1:-1, 1:-1], np.mean(halves, axis=0)[1:-1, 1:-1], rtol=1e-4)
+        self.assertIn("'mic_3' has no half in", "\n".join(protocol.summary()))
+
+    def testLinkedHalvesGiveTheSame(self):
+        """The halves that a full micrograph links are used as two sets are."""
+        linked = self.micrographs.create(self.proj.getTmpPath(), prefix="linked")
+        linked.copyInfo(self.micrographs)
+        halves = [{mic.getMicName(): mic.getFileName() for mic in half} for half in (self.odd, self.even)]
+        for micrograph in [mic.clone() for mic in self.micrographs]:
+            micrograph._mcEvenOddMics = CsvList()
+            micrograph._mcEvenOddMics.set(",".join(files[micrograph.getMicName()] for files in halves))
+            linked.append(micrograph)
+        self.keep("linked", linked)
+        ofLinks = self.launchDenoise(linked, predictFrom=LINKED_HALVES)
+        ofSets = self.launchDenoise(
+            self.micrographs, predictFrom=TWO_SETS, inputMicrographsOdd=self.odd, inputMicrographsEven=self.even
+        )
+        for (_, one), (_, other) in zip(self.outputOf(ofLinks)[0], self.outputOf(ofSets)[0]):
+            np.testing.assert_array_equal(mrcfile.read(one), mrcfile.read(other))
+        self.assertEqual(len(self.outputOf(ofLinks)[0]), 3)
+
+    def testCtfsBecomeColumns(self):
+        """Matched by name; a micrograph without CTF is denoised but not listed for RELION."""
+        ctfs = self.makeCtfs("ctfs", {"mic_2.mrc": 21000.0, "mic_1.mrc": 12000.0})
+        protocol = self.launchDenoise(self.micrographs, inputCTF=ctfs)
+        self.assertEqual(len(self.outputOf(protocol)[0]), 3)
+        table = read_table(protocol._getExtraPath("micrographs.star"))
+        values = dict(zip((os.path.basename(path) for path in table.paths), table.images["rlnDefocusU"].astype(float)))
+        self.assertEqual(values, {"mic_1.mrc": 12000.0, "mic_2.mrc": 21000.0})
+        self.assertEqual(set(table.images["rlnDefocusV"].astype(float)), {11500.0, 20500.0})
+        self.assertEqual(set(table.images["rlnCtfMaxResolution"].astype(float)), {4.5})
+        self.assertEqual(set(table.images["rlnPhaseShift"].astype(float)), {90.0})
+        self.assertIn("1 micrographs have no CTF and are not in micrographs.star.", protocol.summary())
+
+    def makeCtfs(self, name, defoci):
+        """Return a set of CTFs of the given micrographs."""
+        ctfs = SetOfCTF(filename=self.proj.getTmpPath(f"{name}.sqlite"))
+        for micName, defocus in defoci.items():
+            micrograph = Micrograph()
+            micrograph.setMicName(micName)
+            ctf = CTFModel(defocusU=defocus, defocusV=defocus - 500, defocusAngle=30.0)
+            ctf.setResolution(4.5)
+            ctf.setFitQuality(0.1)
+            ctf.setPhaseShift(90.0)
+            ctf.setMicrograph(micrograph)
+            ctfs.append(ctf)
+        return self.keep(name, ctfs)
+
+    def testWrongInputsAreRefused(self):
+        """Every rule in one line that says what is wrong."""
+        small = self.importMicrographs("small", 1, shape=(64, 64))
+        both = SetOfMicrographs(filename=self.proj.getTmpPath("both.sqlite"))
+        both.copyInfo(self.micrographs)
+        folder = self.proj.getTmpPath("other")
+        os.makedirs(folder)
+        for number in (1, 2):
+            mic = firstItem(self.micrographs)
+            if number == 2:
+                mic.setFileName(shutil.copy(mic.getFileName(), folder))
+            mic.setObjId(number)
+            both.append(mic)
+        self.keep("both", both)
+        fine = self.importModel("fine.safetensors", samplingRate=1.5)
+        strangers = self.makeCtfs("strangers", {"foreign.mrc": 1e4})
+        twoSets = {"predictFrom": TWO_SETS, "inputMicrographsOdd": self.odd, "inputMicrographsEven": self.even}
+        cases = [
+            ({"inputMicrographs": both}, "would both be written as mic_1.mrc"),
+            ({"inputModel": fine}, "coarser than the 1.5 A/px"),
+            ({"predictFrom": LINKED_HALVES}, "links no halves"),
+            ({**twoSets, "inputMicrographsEven": self.odd}, "the same set"),
+            ({**twoSets, "inputMicrographsEven": small}, "Even micrographs are 64 x 64 px"),
+            ({"predictFrom": TWO_SETS}, "Odd or even micrographs are missing"),
+            ({"inputCTF": strangers}, "None of the CTFs belongs"),
+            ({"streamingBatchSize": 0}, "it must be 1 or more"),
+            ({"tile": 3}, "it must be at least 64"),
+        ]
+        for options, words in cases:
+            problems = self.denoise(self.micrographs, **options).validate()
+            self.assertEqual(len(problems), 1, (words, problems))
+            self.assertIn(words, problems[0])
+        self.assertEqual(self.denoise(self.micrographs, **twoSets).validate(), [])
+
+    def testWhatCanBeDoneButShouldNot(self):
+        """Warnings: micrographs of other pixels, smaller than tiles or training crops; none for what fits."""
+        self.assertEqual(self.denoise(self.micrographs)._warnings(), [])
+        coarse = self.importModel("coarse.safetensors", samplingRate=6.0, crop=512)
+        warnings = self.denoise(self.micrographs, inputModel=coarse)._warnings()
+        self.assertIn("trained on micrographs of 6 A/px, these have 3 A/px", warnings[0])
+        self.assertIn("48 px wide, smaller than the crops that it was trained on (512 px)", warnings[1])
+        meant = self.importModel("meant.safetensors", samplingRate=6.0, options={"sampling_rate": 6.0})
+        self.assertEqual(self.denoise(self.micrographs, inputModel=meant)._warnings(), [])
+        tiled = self.denoise(self.micrographs, tile=256)._warnings()
+        self.assertIn("smaller than the tiles (256 px)", tiled[0])
+
+    def testFutureModelIsWaitedFor(self):
+        """With a model that is not there yet, the form says Schedule, and validation asks for nothing else."""
+        future = self.newProtocol(CryodenProtImportModel, modelFile=self.model.getFileName())
+        self.proj.saveProtocol(future)
+        protocol = self.denoise(self.micrographs)
+        protocol.inputModel.set(future)
+        protocol.inputModel.setExtended("outputModel")
+        self.assertEqual(protocol.getInputStatus(), (False, False, True))
+        self.assertEqual(protocol.validate(), ["*Denoiser* cannot be EMPTY."])
+        self.assertEqual(protocol._warnings(), [])
+        self.launchProtocol(future)
+        self.assertEqual(protocol.validate(), [])
+
+    def testOptionsReachTheDenoiser(self):
+        """Every field of the form is in the options of the command."""
+        protocol = self.launchDenoise(self.micrographs, quality=1, dtype=1, precision=2, tile=64)
+        with open(protocol._getExtraPath("options.json")) as file:
+            options = json.load(file)
+        expected = {"quality": "best", "dtype": "float16", "precision": "float32", "tile": 64, "device": "cpu"}
+        self.assertEqual({key: options[key] for key in expected}, expected)
