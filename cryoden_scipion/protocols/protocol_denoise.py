@@ -15,8 +15,8 @@ from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
 from cryoden_scipion import convert
 from cryoden_scipion.protocols import denoise_rules
+from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
-from cryoden_scipion.protocols.protocol_train import EVEN_STAR, ODD_STAR
 from cryoden_scipion.protocols.streaming import WAIT_SECONDS, StreamingRun
 
 INPUT_STAR = "input.star"
@@ -127,7 +127,10 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
     def _defineDenoisingParams(self, form):
         inLine = {"display": params.EnumParam.DISPLAY_HLIST}
         self._addChoice(form, DenoiseConfig, "quality", "Quality", **inLine)
+        self._addOption(form, DenoiseConfig, "full_size", params.BooleanParam, "Back to the input's pixel size?")
+        self._addChoice(form, DenoiseConfig, "scale", "Grey scale", **inLine)
         self._addChoice(form, DenoiseConfig, "dtype", "Pixel type", **inLine)
+        self._addChoice(form, DenoiseConfig, "thumbnails", "Thumbnails", **inLine)
         self._addChoice(form, DenoiseConfig, "precision", "Arithmetic", expertLevel=params.LEVEL_ADVANCED)
         self._addOption(
             form, DenoiseConfig, "tile", params.IntParam, "Tile size (px)", expertLevel=params.LEVEL_ADVANCED
@@ -291,7 +294,11 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             odd=self._getExtraPath(ODD_STAR) if isFromHalves else None,
             even=self._getExtraPath(EVEN_STAR) if isFromHalves else None,
             quality=self._choice(DenoiseConfig, "quality"),
+            full_size=self.full_size.get(),
+            scale=self._choice(DenoiseConfig, "scale"),
             dtype=self._choice(DenoiseConfig, "dtype"),
+            thumbnails=self._choice(DenoiseConfig, "thumbnails"),
+            folders="flat",
             precision=self._choice(DenoiseConfig, "precision"),
             tile=self.tile.get(),
             device=self._device(),

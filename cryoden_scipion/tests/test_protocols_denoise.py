@@ -147,7 +147,7 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
 
     def testKilledInTheMiddleAndContinued(self):
         """Killed -9 at work, continued with a micrograph more: nothing is lost, repeated or left half-written."""
-        n = 12
+        n = 8
         micrographs = self.openAgain(self.importMicrographs("kill", n, shape=(512, 768)))
         protocol = self.denoise(micrographs, quality=1, tile=512)
         self.proj.launchProtocol(protocol, wait=False)
@@ -344,8 +344,19 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
 
     def testOptionsReachTheDenoiser(self):
         """Every field of the form is in the options of the command."""
-        protocol = self.launchDenoise(self.micrographs, quality=1, dtype=1, precision=2, tile=64)
+        coarse = self.importModel("coarser.safetensors", samplingRate=6.0)
+        protocol = self.launchDenoise(
+            self.micrographs, inputModel=coarse, quality=1, dtype=1, precision=2, tile=64, full_size=True, scale=1,
+            thumbnails=2,
+        )  # fmt: skip
         with open(protocol._getExtraPath("options.json")) as file:
             options = json.load(file)
         expected = {"quality": "best", "dtype": "float16", "precision": "float32", "tile": 64, "device": "cpu"}
+        expected.update(full_size=True, scale="standard", thumbnails="jpeg", folders="flat")
         self.assertEqual({key: options[key] for key in expected}, expected)
+        micrographs = protocol.outputMicrographs
+        self.assertAlmostEqual(micrographs.getSamplingRate(), SAMPLING_RATE, 4)
+        self.assertEqual(micrographs.getDim()[:2], SHAPE[::-1])
+        self.assertEqual(
+            sum(name.endswith(".jpg") for _, _, names in os.walk(protocol._getExtraPath()) for name in names), 3
+        )

@@ -12,6 +12,7 @@ from pwem.protocols import ProtImportMicrographs, ProtImportMovies
 from pyworkflow.object import CsvList, Set
 
 from cryoden_scipion.constants import HALVES_LINK
+from cryoden_scipion.convert import firstItem
 from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_FOLDERS, OUTPUT_FULL
@@ -63,7 +64,7 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
 
     def addMovie(self, movies, number, state):
         """Append one more movie to a set, as an import in streaming does."""
-        movie = movies.getFirstItem().clone()
+        movie = firstItem(movies)
         name = os.path.basename(movie.getFileName()).replace("_1.", f"_{number}.")
         writeMovie(os.path.join(self.folder, name), noise(number))
         movie.setFileName(os.path.join(os.path.dirname(movie.getFileName()), name))
@@ -132,7 +133,7 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
         """While more may come, a set of which no movie can be split yet is waited for."""
         movies = self.openMovies("bad", 1)
         path = os.path.join(self.folder, "bad_1.mrcs")
-        first = movies.getFirstItem().getFileName()
+        first = firstItem(movies).getFileName()
         content = open(path, "rb").read()  # noqa: SIM115
         with open(os.path.realpath(first), "wb") as file:
             file.write(content[:2000])
