@@ -27,6 +27,10 @@ class FileError(CryodenError):
     """A file or folder is missing, truncated, unwritable, or not what its name promises."""
 
 
+class FullDiskError(FileError):
+    """A file could not be written because the disk, or the user's share of it, is full: nothing else can be either."""
+
+
 class PixelError(CryodenError):
     """The pixels of an image cannot be used: constant, not finite, too few."""
 

@@ -21,6 +21,9 @@ SAMPLE_PIXELS = 1 << 19
 OUTLIER_DEVIATIONS = 20.0
 """Pixels further out (X-ray hits, hot pixels) are clamped before the network sees them."""
 
+MAX_SATURATED_SHARE = 0.05
+"""Noise has few pixels at its largest value, even counts of single electrons."""
+
 PERCENTILE = 95.0
 ZERO_MEAN_SHARE = 0.75
 """A micrograph of counts is positive nearly everywhere; where fewer pixels are, a scale of positive values is wrong."""
@@ -104,7 +107,7 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
     Raises
     ------
     PixelError
-        If nearly all pixels are equal, not finite, or (for `p95`) not counts.
+        If nearly all pixels are equal, many are saturated, one is not finite, or (for `p95`) they are no counts.
     """
     rows = sample_rows((image.shape[0], image.shape[1]))
     sample = image[:: rows.step].astype(np.float32, copy=False).ravel()
@@ -116,6 +119,13 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
     mean, deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
     if not deviation > 1e-6 * abs(mean):
         raise PixelError(f"nearly all pixels are {mean:g}; it holds no image. Leave it out.")
+    highest = sample.max()
+    share = float((sample == highest).mean())
+    if share > MAX_SATURATED_SHARE:
+        raise PixelError(
+            f"{100 * share:.0f} % of its pixels have the largest value, {highest:g}: it is saturated. "
+            "Give the image before it was clipped."
+        )
     positive = sample[sample > 0]
     percentile = float(np.percentile(positive, PERCENTILE)) if positive.size else 0.0
     if normalization.kind == "standard":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Union
 
-from cryoden.errors import FileError
+from cryoden.errors import FileError, FullDiskError
 
 PathLike = Union[str, Path]
 
@@ -22,8 +23,10 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
     Raises
     ------
+    FullDiskError
+        If the disk is full.
     FileError
-        If the folder cannot be written or the disk is full.
+        If the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -31,7 +34,8 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(str(temporary), str(path))
     except OSError as error:
-        raise FileError(f"{path} cannot be written ({error.strerror or error}); free or change the folder.") from error
+        kind = FullDiskError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FileError
+        raise kind(f"{path} cannot be written ({error.strerror or error}); free or change the folder.") from error
     finally:
         if temporary.exists():
             temporary.unlink()

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Generator, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -17,12 +17,12 @@ from cryoden.config import DenoiseConfig
 from cryoden.data.halves import Outcome
 from cryoden.data.pairs import list_halves
 from cryoden.data.progress import Progress
-from cryoden.errors import CryodenError, FileError
+from cryoden.errors import CryodenError, FileError, FullDiskError
 from cryoden.formats.files import make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
-from cryoden.model.pipeline import Job, Result, denoised
+from cryoden.model.pipeline import Job, Result, Written, denoised
 from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.model.processes import gathered, joined
 
@@ -36,6 +36,8 @@ LOG_NAME = "log.jsonl"
 
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""
+
+NOT_REACHED = "the disk was full before its turn; free it and start again: finished micrographs are kept"
 
 LONGEST_WAIT = timedelta(days=7)
 """For the other processes of a torchrun at the end of a list."""
@@ -67,18 +69,11 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         mine = todo[share.rank :: share.n_ranks]
         log_path = output / (LOG_NAME if share.rank == 0 else f"log_{share.rank}.jsonl")
         progress = stack.enter_context(Progress(log_path, len(mine), "micrograph", "Denoising"))
-        begun = time.monotonic()
-        for job, outcome in denoised(mine, predictor, card.sampling_rate, card_normalization(card), result):
-            seconds, begun = round(time.monotonic() - begun, 3), time.monotonic()
-            if isinstance(outcome, CryodenError):
-                failures[job.path] = str(outcome)
-                log.error("%s", outcome)
-                progress.report(micrograph=job.path, status="failed", reason=str(outcome))
-                continue
+        results = denoised(mine, predictor, card.sampling_rate, card_normalization(card), result)
+        for job, rate in _successes(mine, results, progress, failures):
             if not rates:
                 write_json(output / RECORD_NAME, record)
-            rates[job.row] = outcome
-            progress.report(micrograph=job.path, status="denoised", seconds=seconds, sampling_rate=outcome)
+            rates[job.row] = rate
         for other_rates, other_failures in gathered([(rates, failures)], share):
             rates.update(other_rates)
             failures.update(other_failures)
@@ -90,6 +85,35 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     if is_first:
         _write_star(output / "micrographs.star", table, jobs, rates)
     return Outcome(n_inputs, failures)
+
+
+def _successes(
+    jobs: Sequence[Job],
+    results: Generator[Tuple[Job, Union[Written, CryodenError]], None, None],
+    progress: Progress,
+    failures: Dict[str, str],
+) -> Iterator[Tuple[Job, float]]:
+    """Yield (job, A/px) of what was written; note the rest in `failures`, and all that follows a full disk."""
+    shapes: List[Tuple[int, int]] = []
+    begun = time.monotonic()
+    for number, (job, outcome) in enumerate(results, 1):
+        seconds, begun = round(time.monotonic() - begun, 3), time.monotonic()
+        if isinstance(outcome, CryodenError):
+            failures[job.path] = str(outcome)
+            log.error("%s", outcome)
+            progress.report(micrograph=job.path, status="failed", reason=str(outcome))
+            if isinstance(outcome, FullDiskError):
+                failures.update({later.path: NOT_REACHED for later in jobs[number:]})
+                results.close()
+                return
+            continue
+        if outcome.input_shape not in shapes:
+            shapes.append(outcome.input_shape)
+            if len(shapes) > 1:
+                sizes = [f"{columns} x {rows} px" for rows, columns in (shapes[-1], shapes[0])]
+                log.warning("%s is %s, the first one %s: do they belong together?", job.path, *sizes)
+        progress.report(micrograph=job.path, status="denoised", seconds=seconds, sampling_rate=outcome.sampling_rate)
+        yield job, outcome.sampling_rate
 
 
 def _write_star(path: Path, table: Optional[ImageTable], jobs: Sequence[Job], rates: Dict[int, float]) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Deque, Iterator, Optional, Sequence, Tuple, Union
+from typing import Deque, Generator, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -72,6 +72,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Written:
+    """A result on disk: its pixel size in A/px, and the rows and columns of the micrograph that it was made from."""
+
+    sampling_rate: float
+    input_shape: Tuple[int, int]
+
+
+@dataclass(frozen=True)
 class _Image:
     """One image on its way: pixels on the device, at the model's pixel size, and their grey scale."""
 
@@ -91,8 +99,8 @@ class _Work:
 
 def denoised(
     jobs: Sequence[Job], predictor: Predictor, model_rate: float, normalization: Normalization, result: Result
-) -> Iterator[Tuple[Job, Union[float, CryodenError]]]:
-    """Denoise and write every micrograph; yield (job, A/px of the result or why it failed) in input order.
+) -> Generator[Tuple[Job, Union[Written, CryodenError]], None, None]:
+    """Denoise and write every micrograph; yield (job, what was written or why not) in input order.
 
     Parameters
     ----------
@@ -142,7 +150,7 @@ def denoised(
                 future.cancel()
 
 
-def _outcome(job: Job, written: Future) -> Tuple[Job, Union[float, CryodenError]]:
+def _outcome(job: Job, written: Future) -> Tuple[Job, Union[Written, CryodenError]]:
     try:
         return job, written.result()
     except CryodenError as error:
@@ -207,7 +215,7 @@ def _event(prediction: torch.Tensor) -> Optional[torch.cuda.Event]:
 # ---------------------------------------------------------------------- in the writers' threads
 def _write(
     job: Job, work: _Work, prediction: torch.Tensor, is_ready: Optional[torch.cuda.Event], result: Result
-) -> float:
+) -> Written:
     image, rate = _to_host(prediction, is_ready), work.rate
     if result.is_full_size:
         image, rate = fourier_pad(image, work.shape), work.file_rate
@@ -218,7 +226,7 @@ def _write(
         write_thumbnail(thumbnail_path(job.output, result.thumbnails), image)
     with whole_file(job.output) as temporary:
         write_image(temporary, image, rate, result.dtype)
-    return rate
+    return Written(rate, work.shape)
 
 
 def _to_host(prediction: torch.Tensor, is_ready: Optional[torch.cuda.Event]) -> np.ndarray:

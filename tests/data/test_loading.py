@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cryoden.data.loading as loading
+import cryoden.data.pairs as pairs
 from cryoden.data.loading import PairReader, load_pair
 from cryoden.data.normalize import Normalization, measure_scale, sample_rows
 from cryoden.data.pairs import find_pairs
@@ -37,14 +38,14 @@ def test_bands_of_rows_give_the_same_halves_as_one(tmp_path: Path, monkeypatch: 
     write_halves(tmp_path, 1, (53, 50))
     pair = find_pairs("odd", "even")[0][0]
     whole = load_pair(pair).halves
-    opened = loading.open_micrograph
+    opened = pairs.open_micrograph
 
     def in_small_bands(path: str) -> object:
         stack = opened(path)
         stack.band_rows = 7
         return stack
 
-    monkeypatch.setattr(loading, "open_micrograph", in_small_bands)
+    monkeypatch.setattr(pairs, "open_micrograph", in_small_bands)
     np.testing.assert_array_equal(load_pair(pair).halves, whole)
 
 

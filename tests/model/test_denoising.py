@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Callable, Tuple
@@ -12,6 +13,8 @@ from torch import nn
 
 from cryoden.data.normalize import measure_scale
 from cryoden.formats.star import read_table
+from cryoden.model import pipeline
+from cryoden.model.denoising import NOT_REACHED
 from cryoden.model.networks import build_network
 from cryoden.model.predictor import Predictor
 from tests.helpers import RATE, Identity, Result, clean_signal, images_in, leftovers, read_mrc, write_mrc
@@ -391,6 +394,56 @@ def test_one_bad_micrograph_is_named_and_the_others_are_written(
         ("raw/mic0.mrc", "denoised"), ("raw/mic1.mrc", "failed"), ("raw/mic2.mrc", "denoised"),
     ]  # fmt: skip
     assert leftovers(Path("out")) == []
+
+
+def test_saturated_micrograph_is_refused(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    image = np.minimum(np.random.default_rng(1).normal(250, 20, (60, 70)), 255).round()
+    write_mrc(micrographs / "mic1.mrc", image)
+    result = cryoden("denoise", "raw", "--model", make_model(), "--output", "out")
+    assert result.status == 1
+    share = round(100 * float((image == 255).mean()))
+    assert result.last_error == (
+        f"cryoden: failed: raw/mic1.mrc: raw/mic1.mrc cannot be used: {share} % of its pixels have the largest value, "
+        "255: it is saturated. Give the image before it was clipped."
+    )
+
+
+def test_micrograph_of_another_size_is_denoised_and_named(
+    micrographs: Path, cryoden: Run, make_model: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_mrc(micrographs / "mic1.mrc", np.random.default_rng(1).normal(size=(80, 50)))
+    assert cryoden("denoise", "raw", "--model", make_model(), "--output", "out").status == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["raw/mic1.mrc is 50 x 80 px, the first one 70 x 60 px: do they belong together?"]
+    assert read_mrc(Path("out/mic1.mrc")).shape == (80, 50)
+
+
+def test_full_disk_ends_the_run_keeps_what_is_finished_and_can_be_continued(
+    micrographs: Path, cryoden: Run, make_model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = pipeline.write_image
+
+    def until_full(path: Path, *arguments: object) -> None:
+        write(path, *arguments)
+        if "mic0" not in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "write_image", until_full)
+    words = ("denoise", "raw", "--model", make_model(), "--output", "out")
+    result = cryoden(*words)
+    assert result.status == 1
+    lines = [line for line in result.err.splitlines() if line.startswith("cryoden: failed")]
+    assert lines == [
+        "cryoden: failed: raw/mic1.mrc: out/mic1.mrc cannot be written (No space left on device); free or change the "
+        "folder.",
+        f"cryoden: failed: raw/mic2.mrc: {NOT_REACHED}",
+    ]
+    assert images_in(Path("out")) == ["log.jsonl", "mic0.mrc", "micrographs.star"]
+    assert leftovers(Path("out")) == []
+    monkeypatch.undo()
+    monkeypatch.chdir(micrographs.parent)
+    assert cryoden(*words).status == 0
+    assert len(read_table("out/micrographs.star").paths) == 3
 
 
 def test_two_micrographs_of_one_name(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
