@@ -41,7 +41,10 @@ setup(
     author="The cryoden developers",
     python_requires=">=3.8",
     packages=find_packages(include=["cryoden", "cryoden.*", "cryoden_scipion", "cryoden_scipion.*"]),
-    package_data={"cryoden.quality": ["report.html.jinja"], "cryoden_scipion": ["protocols.conf", "cryoden_logo.png"]},
+    package_data={
+        "cryoden.quality": ["report.html.jinja"],
+        "cryoden_scipion": ["protocols.conf", "cryoden_logo.png", "templates/*.json.template"],
+    },
     install_requires=REQUIREMENTS,
     entry_points={
         "pyworkflow.plugin": ["cryoden_scipion = cryoden_scipion"],
