@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cryoden import __version__
 from cryoden.errors import FileError, ModelError
@@ -54,7 +54,8 @@ def write_model(path: PathLike, weights: Dict[str, np.ndarray], card: ModelCard)
     """Write weights and card into one safetensors file."""
     metadata = {"format": FORMAT, "card": json.dumps(asdict(card), sort_keys=True)}
     with whole_file(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, str(temporary), metadata)
+        # Not save_file: what it writes only its owner may read, whatever the umask says.
+        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in weights.items()}, metadata))
 
 
 def read_card(path: PathLike) -> ModelCard:

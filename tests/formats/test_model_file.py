@@ -34,6 +34,12 @@ def test_model_survives(tmp_path: Path) -> None:
         assert found[name].dtype == weights[name].dtype
 
 
+def test_model_may_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    write_model(tmp_path / "m.safetensors", {"w": np.ones(3, np.float32)}, ModelCard("cnn3", (), 1.0))
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_transposed_weights_survive(tmp_path: Path) -> None:
     """Safetensors writes memory as it lies, so that a view would be scrambled without a copy."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
