@@ -7,6 +7,7 @@ sums are kept. `cryoden.quality.checks` looks at finished sets, at the resolutio
 from __future__ import annotations
 
 import threading
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -157,11 +158,11 @@ class FixedPattern:
         if not Path(path).is_file():
             return cls()
         try:
-            with np.load(str(path)) as file:
+            with open(str(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 bad = {str(name): float(value) for name, value in file["uncorrelated"]}
                 names = [str(name) for name in file["names"]]
                 return cls(names, file["sums"].astype(np.float64), [float(value) for value in file["own"]], bad)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FileError(f"{path} is damaged ({error}); remove it, it is made again.") from error
 
 

@@ -93,6 +93,8 @@ def split_movies(config: HalvesConfig) -> Outcome:
     for kind in KINDS:
         make_folder(output / kind)
     record = {key: getattr(config, key) for key in RECORDED}
+    if config.dose_per_frame is not None:  # without weights it is but written into the STAR file
+        record["voltage"] = config.voltage
     is_continued = _guard_options(output, record)
     if not is_continued:
         require_gain_orientation(config, movies)

@@ -49,6 +49,8 @@ def open_stack(path: PathLike) -> Stack:
         If the ending is unknown, or the file is not what its ending promises.
     """
     ending = image_ending(path)
+    if ending not in _READERS and Path(path).is_dir():
+        raise FileError(f"{path} is a folder; name the files in it, such as {Path(path) / '*.mrc'}.")
     if ending not in _READERS:
         raise FileError(
             f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join((*_READERS, EER_ENDING))}."

@@ -134,6 +134,8 @@ class CompressedMrcStack(MrcStack):
     def _decode(self, frame: int) -> np.ndarray:
         n_bytes = self.shape[0] * self._row_bytes
         if self._stream is None or frame < self._next_frame:
+            if self._stream is not None:
+                self._stream.close()
             self._stream, self._next_frame = self._open(), 0
             weakref.finalize(self, self._stream.close)
         with self._guard_decoding():

@@ -15,7 +15,7 @@ from cryoden.errors import FileError
 from cryoden.formats.files import PathLike, whole_file
 from cryoden.quality.baselines import filter_image
 from cryoden.quality.checks import thumbnail
-from cryoden.quality.metrics import FA, FB, A, B, RingCovariance, ring_covariance
+from cryoden.quality.metrics import A, B, RingCovariance, ring_covariance
 from cryoden.quality.noisy_reference import SSIM_SIDE, centre, ssim_and_ceiling, ssim_of_constant_and_identity
 
 FOLDER = "measurements"
@@ -239,7 +239,7 @@ def _opened(path: PathLike) -> Iterator[Any]:
     try:
         with open(str(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
             yield file
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FileError(f"Measurement {path} cannot be read ({error}); evaluate again with --overwrite.") from error
 
 
@@ -251,8 +251,3 @@ def measurement_path(folder: PathLike, name: str) -> Path:
 def hallucination(rings: np.ndarray) -> float:
     """Return var f(noise) / var f(image) of an in-band covariance matrix of (f(noise), f(image)): near 0 is good."""
     return float(rings[NOISE, NOISE] / rings[PREDICTION, PREDICTION]) if rings[PREDICTION, PREDICTION] > 0 else np.nan
-
-
-def prediction_images(number: int) -> Tuple[int, int]:
-    """Return the places of f(a) and f(b) of one denoiser among the cut-outs."""
-    return FA + 2 * number, FB + 2 * number

@@ -82,8 +82,9 @@ def test_saved_sums_are_gone_on_with(tmp_path: Path) -> None:
     assert again.found().shared_covariance == pytest.approx(watch.found().shared_covariance, abs=1e-6)
 
 
-def test_damaged_sums_are_named(tmp_path: Path) -> None:
-    (tmp_path / "p.npz").write_bytes(b"words")
+@pytest.mark.parametrize("content", [b"words", b"", b"PK\3\4 cut off"])
+def test_damaged_sums_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.npz").write_bytes(content)
     with pytest.raises(FileError, match=r"p\.npz is damaged"):
         FixedPattern.load(tmp_path / "p.npz")
 

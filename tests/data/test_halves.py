@@ -284,6 +284,22 @@ def test_other_options_into_the_same_folder_are_refused(tmp_path: Path, cryoden:
     )
 
 
+def test_another_voltage_is_another_option_only_where_it_weights(tmp_path: Path, cryoden: Run) -> None:
+    movie(tmp_path / "m.mrc")
+    for words, status in (((), 0), (("--dose-per-frame", 3), 2)):
+        command = ("halves", "m.mrc", "--output", f"out{status}", *words)
+        assert cryoden(*command).status == 0
+        assert cryoden(*command, "--voltage", 200).status == status
+
+
+def test_folder_instead_of_movies_is_named(tmp_path: Path, cryoden: Run) -> None:
+    (tmp_path / "movies").mkdir()
+    movie(tmp_path / "movies" / "m.mrc")
+    result = cryoden("halves", "movies", "--output", "out")
+    assert result.status == 2
+    assert result.last_error.endswith("movies is a folder; name the files in it, such as movies/*.mrc.")
+
+
 def test_one_bad_movie_is_named_and_the_others_are_split(tmp_path: Path, cryoden: Run) -> None:
     movie(tmp_path / "good.mrc")
     movie(tmp_path / "bad.mrc")
