@@ -22,6 +22,7 @@ from cryoden.formats.files import make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
+from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.pipeline import Job, Result, Written, denoised
 from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.model.processes import gathered, joined
@@ -58,7 +59,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     output = make_folder(config.output)
     record = _record(config, card)
     is_continued = _guard_options(output, config, record)
-    finished = [job for job in jobs if is_continued and job.output.is_file()]
+    finished = [job for job in jobs if is_continued and _is_finished(job, config)]
     rates = {job.row: open_stack(job.output).sampling_rate or card.sampling_rate for job in finished}
     todo = [job for job in jobs if job.row not in rates]
     if finished:
@@ -114,6 +115,12 @@ def _successes(
                 log.warning("%s is %s, the first one %s: do they belong together?", job.path, *sizes)
         progress.report(micrograph=job.path, status="denoised", seconds=seconds, sampling_rate=outcome.sampling_rate)
         yield job, outcome.sampling_rate
+
+
+def _is_finished(job: Job, config: DenoiseConfig) -> bool:
+    """Return whether an earlier run wrote the image, and its thumbnail where one is wanted."""
+    is_complete = config.thumbnails == "none" or thumbnail_path(job.output, config.thumbnails).is_file()
+    return is_complete and job.output.is_file()
 
 
 def _write_star(path: Path, table: Optional[ImageTable], jobs: Sequence[Job], rates: Dict[int, float]) -> None:

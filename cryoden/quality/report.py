@@ -21,6 +21,9 @@ REPORT_NAME = "report.html"
 TEMPLATE_NAME = "report.html.jinja"
 INSIDE_NAME = "inside_{key}.npz"
 
+EXAMPLE_WORDS, EXAMPLE_KINDS = ("best", "median", "worst", "only"), ("side_by_side", "residual", "truth")
+"""Which micrographs are shown, and in which pictures: WORD_KIND.png."""
+
 
 class Picture(NamedTuple):
     """A picture of the report: section, file name, what it shows, how it is drawn and how large."""
@@ -41,6 +44,9 @@ def write_report(folder: PathLike) -> Path:
         If the folder holds no evaluation, or nothing can be written there.
     """
     evaluated = read_evaluation(folder)
+    for word in EXAMPLE_WORDS:  # of an earlier report, which may have chosen other micrographs
+        for kind in EXAMPLE_KINDS:
+            (evaluated.folder / f"{word}_{kind}.png").unlink(missing_ok=True)
     shown: List[Dict[str, str]] = []
     for picture in list_pictures(evaluated):
         path = evaluated.folder / f"{picture.name}.png"

@@ -51,14 +51,14 @@ def overall_rows(table: Dict[str, Any]) -> List[Dict[str, Any]]:
 
 def summary_lines(table: Dict[str, Any]) -> List[str]:
     """Return the main table as text: R2 and R2_corr of every row in every band."""
-    header = f"{'':26}" + "".join(f"{band + ' A':>30}" for band in table["bands"])
-    lines = [header, f"{'':26}" + f"{'R2':>16}{'R2_corr':>14}" * len(table["bands"])]
+    header = f"{'':26}" + "".join(f"{band + ' A':>34}" for band in table["bands"])
+    lines = [header, f"{'':26}" + f"{'R2':>22}{'R2_corr':>12}" * len(table["bands"])]
     for row in table["rows"]:
         if row["bands"] is None:
             lines.append(f"{row['label']:26}{row['note']}")
             continue
         cells = "".join(
-            f"{with_error(numbers['r2'], 3):>16}{with_error(numbers['r2_corr'], 3, False):>14}"
+            f"{with_error(numbers['r2'], 3):>22}{with_error(numbers['r2_corr'], 3, False):>12}"
             for numbers in (row["bands"][band] for band in table["bands"])
         )
         lines.append(f"{row['label']:26}{cells}")

@@ -230,6 +230,17 @@ def test_thumbnails_show_the_result(
     assert np.corrcoef(grey[::-1].ravel(), denoised.ravel())[0, 1] > 0.95
 
 
+def test_thumbnails_of_finished_micrographs_are_made_when_asked_for(
+    micrographs: Path, cryoden: Run, make_model: Callable
+) -> None:
+    words = ("denoise", "raw/mic0.mrc", "--model", make_model(), "--output", "out")
+    assert cryoden(*words).status == 0
+    before = read_mrc(Path("out/mic0.mrc"))
+    assert cryoden(*words, "--thumbnails", "png").status == 0
+    assert Path("out/thumbnails/mic0.png").is_file()
+    np.testing.assert_array_equal(read_mrc(Path("out/mic0.mrc")), before)
+
+
 def test_no_thumbnails_unless_asked_for(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
     cryoden("denoise", "raw/mic0.mrc", "--model", make_model(), "--output", "out")
     assert not Path("out/thumbnails").exists()

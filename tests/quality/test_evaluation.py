@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -286,6 +287,8 @@ def test_numbers_are_written_for_other_programs(blur_model: Path, cryoden: Run) 
     table = json.loads(Path("out/metrics.json").read_text())
     written = summary_lines(table)  # a written table has its keys sorted; bands must stay in their columns
     assert written == result.out.splitlines()[: len(written)]
+    numbers = written[2].replace(" +- ", "+-").split()[-6:]  # three bands, R2 and R2_corr of each, none run together
+    assert all(re.fullmatch(r"-?[\d.]+(\+-[\d.]+)?", number) for number in numbers), written[2]
     assert written[0].split() == ["300-12", "A", "300-20", "A", "20-12", "A"]
     with open("out/metrics.csv") as file:
         rows = list(csv.DictReader(file))
