@@ -8,7 +8,21 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Type, Union, cast, get_args, get_type_hints
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Literal,
+    Optional,
+    Tuple,
+    Type,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 from typing_extensions import Annotated
@@ -245,6 +259,9 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
                 metavar = next(a.__name__.upper() for a in get_args(kind) if a is not type(None))
                 name = field.metadata.get("name")
                 kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
+            elif field.default == () or (field.default is dataclasses.MISSING and get_origin(kind) is tuple):
+                hint = "(optional)" if field.default == () else "(required)"  # tyro would say "(default: )"
+                kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint)]
             if field.metadata.get("positional"):
                 kind = Annotated[kind, tyro.conf.Positional]
             default = tyro.MISSING if field.default is dataclasses.MISSING else field.default

@@ -143,7 +143,8 @@ def _above_zero(name: str, value: Optional[float]) -> Iterator[str]:
 def within(name: str, value: Optional[float], least: float, most: float = math.inf) -> Iterator[str]:
     """Yield a sentence if an option lies outside a range, ends included, or is not finite; None is no value."""
     if value is not None and not (least <= value <= most and math.isfinite(value)):
-        bound = f"at least {least:g} and finite" if most == math.inf else f"between {least:g} and {most:g}"
+        finite = "" if isinstance(value, int) else " and finite"
+        bound = f"at least {least:g}{finite}" if most == math.inf else f"between {least:g} and {most:g}"
         yield f"Option {_words(name)} is {value:g}; it must be {bound}."
 
 
@@ -210,9 +211,10 @@ class HalvesConfig(Config):
     )
     dose_per_frame: Optional[float] = option(
         None,
-        help="Dose of a frame in e/A2: weight frames by their exposure (Grant & Grigorieff 2015). Default: no weights.",
+        help="Dose of a frame in e/A^2: weight frames by their exposure (Grant & Grigorieff 2015). Default: no "
+        "weights.",
     )
-    initial_dose: float = option(0.0, help="Dose in e/A2 before the first frame, for the weights.")
+    initial_dose: float = option(0.0, help="Dose in e/A^2 before the first frame, for the weights.")
     flip_tiff: bool = option(
         False,
         help="Count the rows of TIFF files from the bottom, as RELION, MotionCor2 and IMOD do: needed where the gain "
@@ -220,7 +222,7 @@ class HalvesConfig(Config):
     )
     eer_frames: Optional[int] = option(None, help="Sum the hardware frames of EER movies to so many frames.")
     eer_dose: Optional[float] = option(
-        None, help="Instead of --eer-frames: so many counted electrons per A2 in each frame; needs the pixel size."
+        None, help="Instead of --eer-frames: so many counted electrons per A^2 in each frame; needs the pixel size."
     )
     eer_sampling: str = option(
         "4K", choices=("4K", "8K"), help="Grid of EER movies: the detector's pixels, or each of them as 2 x 2."

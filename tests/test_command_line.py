@@ -56,6 +56,13 @@ def test_help_of_a_command_with_two_words_needs_no_torch(tmp_path: Path, blocked
     assert f"usage: cryoden {command}" in result.stdout
 
 
+def test_help_says_whether_lists_must_be_given(tmp_path: Path, cryoden: Run) -> None:
+    for command, hint in (("halves", "lists them. (required)"), ("denoise", "STAR file. (required)")):
+        text = " ".join(cryoden(command, "--help").out.replace("│", " ").split())
+        assert hint in text
+        assert "(default: )" not in text
+
+
 def test_options_of_a_command_with_two_words_are_saved_and_read(tmp_path: Path, cryoden: Run) -> None:
     words = ["simulate", "movies", "--output", "out", "--size", 70, 80]
     assert cryoden(*words, "--save-config", "a.json").status == 0

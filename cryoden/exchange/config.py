@@ -48,8 +48,8 @@ class PatchesVerifyConfig(Options):
         yield from within("patch", self.patch, 1)
 
 
-NETWORK = option("cnn3", choices=NETWORKS, help="unet or cnn3, where no model is given.")
-CHANNELS = option((32, 64, 128, 256), help="Channels of the U-Net's levels, where no model is given.")
+NETWORK = option("cnn3", choices=NETWORKS, help="unet or cnn3.")
+CHANNELS = option((32, 64, 128, 256), help="Channels of the U-Net's levels, from full resolution downwards.")
 ORDER = option(
     "C",
     choices=("C", "F"),
@@ -63,7 +63,10 @@ class VerifyExportConfig(Config):
     """Write a bundle with which another implementation can prove that it computes the same."""
 
     output: str = option(help="Folder for index.json and one file for each item.")
-    model: Optional[str] = option(None, help="Model file; default: a new network whose weights --seed draws.")
+    model: Optional[str] = option(
+        None,
+        help="Model file, whatever --network and --channels say; default: a new network whose weights --seed draws.",
+    )
     network: str = NETWORK
     channels: Tuple[int, ...] = CHANNELS
     patches: Optional[str] = option(None, help="Folder of patch files whose first patches are the batch; else noise.")

@@ -61,10 +61,6 @@ class Bundle:
     items: List[Item]
     arrays: Dict[str, np.ndarray]
 
-    def of_kind(self, *kinds: str) -> Dict[str, np.ndarray]:
-        """Return the arrays of some kinds."""
-        return {item.name: self.arrays[item.name] for item in self.items if item.kind in kinds}
-
 
 def write_bundle(folder: PathLike, bundle: Bundle, order: str) -> None:
     """Write one file for each item and, last, the index; `order` is `C` (last axis fastest) or `F` (first)."""

@@ -279,8 +279,8 @@ class Evaluation:
             if name in belongs:
                 self.failures[name] = (
                     f"The halves of '{name}' are swapped with those of '{belongs[name]}': they correlate with that "
-                    "micrograph's "
-                    "halves, not with each other. Rename the files so that both halves of a micrograph have its name."
+                    "micrograph's halves, not with each other. Rename the files so that both halves of a micrograph "
+                    "have its name."
                 )
                 log.error("%s", self.failures[name])
 
@@ -374,14 +374,12 @@ def read_truth(pair: HalfPair, truths: Dict[str, str], source: Optional[str]) ->
         sizes = [f"{shape[1]} x {shape[0]} px" for shape in (image.shape, pair.file_shape)]
         raise PairError(
             f"The truth of '{pair.name}' is {sizes[0]} but its halves are {sizes[1]}; both must show the same area "
-            "with the "
-            "same pixels. Write the truth in the halves' size."
+            "with the same pixels. Write the truth in the halves' size."
         )
     if rate and abs(rate / pair.file_rate - 1) > SAME_RATE_TOLERANCE:
         raise PairError(
             f"The truth of '{pair.name}' has {rate:g} A/px but its halves have {pair.file_rate:g} A/px; both must be "
-            "the same. "
-            "Mend the header, or give the right truth."
+            "the same. Mend the header, or give the right truth."
         )
     return fourier_crop(image, pair.shape)
 

@@ -79,8 +79,7 @@ def run_topaz(command: Sequence[str], network: str, images: Sequence[Path], outp
     if loaded != NETWORK_FILES[network]:
         raise TopazError(
             f"loaded {loaded or 'a network that it did not name'} where {NETWORK_FILES[network]} was asked for; its "
-            "numbers "
-            "would be those of another network. Use topaz-em 0.3."
+            "numbers would be those of another network. Use topaz-em 0.3."
         )
     missing = [image.name for image in images if not (output / image.name).is_file()]
     if missing:

@@ -49,8 +49,6 @@ class Particle:
 
     Attributes
     ----------
-    side_A : float
-        Side of the cube.
     diameter_A : float
         Of the smallest sphere around the centre that holds the particle.
     """
@@ -58,7 +56,6 @@ class Particle:
     def __init__(self, volume: np.ndarray, rate: float, potential: float) -> None:
         self.n, self.rate = volume.shape[0], rate
         body = scipy.ndimage.gaussian_filter(volume.astype(np.float32), BODY_WIDTH / rate, mode="constant")
-        self.side_A = self.n * rate
         self.diameter_A = 2 * rate * _reach(body)
         scale = potential * float(volume.sum(dtype=np.float64)) / float(np.vdot(volume, body))
         offsets = np.arange(self.n) - self.n // 2

@@ -65,7 +65,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         self._addOption(form, HalvesConfig, "flip_tiff", params.BooleanParam, "TIFF rows count from the bottom?")
         group = form.addGroup("EER movies")
         self._addOption(group, HalvesConfig, "eer_frames", params.IntParam, "Number of frames")
-        self._addOption(group, HalvesConfig, "eer_dose", params.FloatParam, "or electrons per A2 and frame")
+        self._addOption(group, HalvesConfig, "eer_dose", params.FloatParam, "or electrons per A^2 and frame")
         self._addChoice(group, HalvesConfig, "eer_sampling", "Grid", display=params.EnumParam.DISPLAY_HLIST)
 
     def _defineCalibration(self, form):

@@ -243,7 +243,7 @@ def test_a_stopped_simulation_goes_on_and_another_one_is_refused(cryoden: Any) -
         (["--dose-per-frame", "-1"], "Option --dose-per-frame is -1.0; it must be above 0 and finite."),
         (["--size", "20", "400"], "Option --size is 20 400; it must be rows and columns, each at least 64."),
         (["--carbon", "1.5"], "Option --carbon is 1.5; it must be between 0 and 1."),
-        (["--frames", "1"], "Option --frames is 1; it must be at least 2 and finite."),
+        (["--frames", "1"], "Option --frames is 1; it must be at least 2."),
         (["--map", "none.mrc"], "none.mrc does not exist or is no file; check the path."),
     ],
 )
