@@ -210,6 +210,10 @@ class _Export:
             for role in ROLES:
                 name = patch_file_name(part, role)
                 path = self._part_path(name)
+                if size and not path.exists() and (self.output / name).is_file():
+                    os.replace(
+                        str(self.output / name), str(path)
+                    )  # of a run killed while it gave the files their names
                 path.touch()
                 self.digests[name] = digest(path, size)
                 self.files[name] = open(str(path), "r+b")

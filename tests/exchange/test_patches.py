@@ -177,6 +177,24 @@ def test_a_killed_export_goes_on_and_ends_the_same(tmp_path: Path, cryoden: Any)
     )
 
 
+def test_an_export_killed_while_files_get_their_names_goes_on(tmp_path: Path, cryoden: Any) -> None:
+    write_halves(tmp_path, 3, (64, 64), mean=20.0)
+    cryoden(*EXPORT, "--output", "whole")
+    original = os.replace
+
+    def stop(source: str, target: str) -> None:
+        if Path(target).name == FILES[-1]:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    with mock.patch.object(os, "replace", stop), pytest.raises(KeyboardInterrupt):
+        cryoden(*EXPORT)
+    assert Path("out", FILES[0]).exists()
+    assert cryoden(*EXPORT).status == 0
+    for name in (*FILES, "manifest.json"):
+        assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
+
+
 def test_a_disk_that_is_too_small(tmp_path: Path, cryoden: Any) -> None:
     write_halves(tmp_path, 4, (64, 64), mean=20.0)
     with mock.patch.object(shutil, "disk_usage", return_value=mock.Mock(free=1 << 17)):
