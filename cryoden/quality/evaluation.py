@@ -324,7 +324,13 @@ class Evaluation:
         path = self.output / RECORD_NAME
         if self.config.overwrite or not path.is_file():
             return False
-        if read_json(path) != self._record():
+        before, now = read_json(path), self._record()
+        if before == {**now, "topaz": {"is_there": False, "network": None}} != now:
+            raise FileError(
+                f"{self.output} holds an evaluation without Topaz-Denoise, which was not there or failed ({path}); "
+                "give --topaz no to go on without it, or --overwrite to measure everything with it."
+            )
+        if before != now:
             raise FileError(
                 f"{self.output} holds an evaluation of other micrographs, models or options ({path}); choose another "
                 "--output folder, or give --overwrite."

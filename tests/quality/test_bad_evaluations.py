@@ -273,6 +273,16 @@ def test_topaz_that_fails_says_so_in_its_row(cryoden: Run, program: dict, note: 
     assert note in line
 
 
+def test_an_evaluation_in_which_topaz_failed_goes_on_without_it(cryoden: Run) -> None:
+    write_halves(Path(), n=2, shape=SHAPE)
+    assert cryoden(*WORDS[:-2], "--topaz", "no-such-program").status == 0
+    again = cryoden(*WORDS[:-2], "--topaz", fake_topaz())
+    assert again.status == 2
+    assert "give --topaz no to go on without it, or --overwrite" in again.last_error
+    assert cryoden(*WORDS).status == 0
+    assert "+-" in cryoden(*WORDS[:-2], "--topaz", fake_topaz(), "--overwrite").out.split("Topaz-Denoise unet")[1]
+
+
 def test_absent_topaz_says_so(cryoden: Run) -> None:
     write_halves(Path(), n=2, shape=SHAPE)
     result = cryoden(*WORDS[:-2])
