@@ -7,13 +7,16 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import starfile
 
 from cryoden.__main__ import main
 from cryoden.formats.images import EerRendering, open_movie
+from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.mrc import write_image
-from cryoden.formats.star import new_table, write_table
+from cryoden.formats.star import ImageTable, new_table, write_table
+from cryoden.model.networks import CNN3
 from tests.eer import random_events, write_eer
 
 EER_SHAPE = (4096, 4096)
@@ -89,3 +92,55 @@ def test_eer_is_rendered_as_relion_renders_it(tmp_path: Path, monkeypatch: pytes
         counts = ours.read_rows(frame, 0, ours.shape[0])
         assert counts.sum() == 40000
         np.testing.assert_array_equal(counts, theirs.read_rows(frame, 0, ours.shape[0]))
+
+
+@pytest.mark.relion
+@pytest.mark.skipif(shutil.which("relion_preprocess") is None, reason="RELION (relion_preprocess) is not installed")
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_relion_extracts_with_our_optics_groups_and_ctfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_absolute: bool
+) -> None:
+    """Two optics groups in two sub-folders, CTF columns, relative or absolute paths: every particle keeps its own."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(5)
+    names = [f"session{group}/mic_{number}.mrc" for group in (1, 2) for number in (1, 2)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, rng.poisson(40, (256, 256)).astype(np.float32), SAMPLING_RATE)
+    listed = [str(tmp_path / name) if is_absolute else name for name in names]
+    optics = pd.concat([new_table(["-"], SAMPLING_RATE, voltage, 2.7, 0.1).optics for voltage in (300.0, 200.0)])
+    optics["rlnOpticsGroup"], optics["rlnOpticsGroupName"] = [1, 2], ["krios", "glacios"]
+    images = pd.DataFrame({"rlnMicrographName": listed, "rlnOpticsGroup": [1, 1, 2, 2]})
+    images["rlnDefocusU"] = [11000.0, 12000.0, 21000.0, 22000.0]
+    images["rlnDefocusV"], images["rlnDefocusAngle"] = images["rlnDefocusU"] - 400, 25.0
+    write_table("in.star", ImageTable(optics, images, "rlnMicrographName"))
+    weights = {name: tensor.numpy() for name, tensor in CNN3().state_dict().items()}
+    write_model("model.safetensors", weights, ModelCard("cnn3", (), SAMPLING_RATE, {"kind": "standard"}))
+    assert main(["denoise", "in.star", "--model", "model.safetensors", "--output", "out", "--device", "cpu"]) == 0
+
+    written = starfile.read("out/micrographs.star")["micrographs"]
+    for name in written["rlnMicrographName"]:
+        picks = Path("picks") / Path(name).with_name(Path(name).stem + "_picks.star")
+        picks.parent.mkdir(parents=True, exist_ok=True)
+        starfile.write(pd.DataFrame({"rlnCoordinateX": [80.0, 170.0], "rlnCoordinateY": [90.0, 150.0]}), picks)
+    command = [
+        "relion_preprocess",
+        "--i",
+        "out/micrographs.star",
+        "--coord_dir",
+        "picks/",
+        "--coord_suffix",
+        "_picks.star",
+    ]
+    command += ["--part_star", "particles.star", "--part_dir", "particles/", "--extract", "--extract_size", "32"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = starfile.read("particles.star")
+    particles, groups = result["particles"], result["optics"].set_index("rlnOpticsGroup")
+    assert len(particles) == 2 * len(names)
+    for _, particle in particles.iterrows():
+        session = 1 if "session1" in particle["rlnMicrographName"] else 2
+        assert groups.loc[particle["rlnOpticsGroup"], "rlnVoltage"] == {1: 300.0, 2: 200.0}[session]
+        number = int(Path(particle["rlnMicrographName"]).stem[-1])
+        assert particle["rlnDefocusU"] == 10000.0 * session + 1000 * number
+        assert particle["rlnDefocusV"] == particle["rlnDefocusU"] - 400

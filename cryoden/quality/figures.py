@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, ca
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 
 from cryoden.data.fixed_pattern import FixedPattern
 from cryoden.data.rescale import fourier_crop
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 GREY_PERCENTILES = (0.5, 99.5)
 """Grey range of displayed images: what looks right without touching anything."""
+
+RING_PERCENTILES = (1.0, 99.5)
+"""Grey range of power spectra: the middle may be white."""
 
 LOG_NAME, SAMPLES_NAME = "log.jsonl", "samples.npz"
 SAMPLE_TITLES = ("input (odd)", "output", "target (even)")
@@ -110,8 +114,17 @@ def draw_files(first: PathLike, second: PathLike, names: Tuple[str, str], path: 
     save_figure(lambda figure: plot_files(figure, first, second, names, title), (15, 9.5), path)
 
 
-def plot_files(figure: Figure, first: PathLike, second: PathLike, names: Tuple[str, str], title: str = "") -> None:
+def plot_files(
+    figure: Figure,
+    first: PathLike,
+    second: PathLike,
+    names: Tuple[str, str],
+    title: str = "",
+    is_other_scale: bool = False,
+) -> None:
     """Draw two micrograph files as `plot_comparison` does, the first brought to the pixels of the second.
+
+    Where the second has another grey scale, it is first brought to that of the first.
 
     Raises
     ------
@@ -120,7 +133,20 @@ def plot_files(figure: Figure, first: PathLike, second: PathLike, names: Tuple[s
     """
     (image, _), (reference, sampling_rate) = read_micrograph(first), read_micrograph(second)
     shape = (reference.shape[0], reference.shape[1])
-    plot_comparison(figure, fourier_crop(image, shape), reference, sampling_rate or 1.0, title, names)
+    image = fourier_crop(image, shape)
+    if is_other_scale:
+        reference = in_scale_of(image, reference)
+    plot_comparison(figure, image, reference, sampling_rate or 1.0, title, names)
+
+
+def in_scale_of(raw: np.ndarray, denoised: np.ndarray) -> np.ndarray:
+    """Return a denoised image in the grey scale of its raw one.
+
+    What the denoiser took away is then uncorrelated with what it left, as it is for the best estimate of a signal.
+    """
+    centred = denoised - denoised.mean(dtype=np.float64)
+    factor = (centred * (raw - raw.mean(dtype=np.float64))).mean() / max((centred**2).mean(), 1e-30)
+    return (raw.mean(dtype=np.float64) + factor * centred).astype(np.float32)
 
 
 def draw_fixed_pattern(sums: PathLike, path: PathLike) -> None:
@@ -180,18 +206,25 @@ def plot_comparison(
     """
     axes: Any = figure.subplots(2, 3)
     extent = (0.0, first.shape[1] * sampling_rate / 10, 0.0, first.shape[0] * sampling_rate / 10)
-    for place, image, name in zip(axes[0], (first, second, first - second), (*names, " - ".join(names))):
+    images = {names[0]: first, names[1]: second, " - ".join(names): first - second}
+    for place, (name, image) in zip(axes[0], images.items()):
         show_image(place, image, name, extent)
+        if place is not axes[0, 0]:  # zooming into one zooms into all
+            place.sharex(axes[0, 0])
+            place.sharey(axes[0, 0])
     profiles = []
     for place, image, name in zip(axes[1], (first, second), names):
         spectrum, frequency, profile = power_spectrum(image, sampling_rate)
         nyquist = 0.5 / sampling_rate
+        rings = flattened(spectrum, profile)
         place.imshow(
-            spectrum, cmap="gray", origin="lower", extent=(-nyquist, nyquist, -nyquist, nyquist),
-            **grey_range(spectrum, (1, 99.7)),
+            rings, cmap="gray", origin="lower", extent=(-nyquist, nyquist, -nyquist, nyquist),
+            **grey_range(rings, RING_PERCENTILES),
         )  # fmt: skip
-        place.set(title=f"power spectrum, {name} (log)", xlabel="1/A", ylabel="1/A")
+        place.set(title=f"power spectrum, {name} (log, without its slope)", xlabel="1/A", ylabel="1/A")
         profiles.append((name, frequency, profile))
+    axes[1, 1].sharex(axes[1, 0])
+    axes[1, 1].sharey(axes[1, 0])
     for name, frequency, profile in profiles:
         axes[1, 2].semilogy(frequency[1:], profile[1:], label=name)
     axes[1, 2].set(title="radial mean of the power", xlabel="spatial frequency (1/A)", ylabel="power")
@@ -227,6 +260,18 @@ def power_spectrum(image: np.ndarray, sampling_rate: float) -> Tuple[np.ndarray,
     ring = np.rint(np.hypot(coordinate[:, None], coordinate[None, :])).astype(int).ravel()
     profile = np.bincount(ring, power.ravel())[: side // 2] / np.bincount(ring)[: side // 2]
     return np.log10(power + 1e-30), np.arange(side // 2) / (side * sampling_rate), profile
+
+
+def flattened(log_power: np.ndarray, profile: np.ndarray) -> np.ndarray:
+    """Return a spectrum of `power_spectrum` without its fall from low to high frequency, which hides the Thon rings.
+
+    The smoothed logarithm of the radial mean is taken away, and speckle is smoothed.
+    """
+    side = len(log_power)
+    slope = scipy.ndimage.gaussian_filter1d(np.log10(profile + 1e-30), side / 16, mode="nearest")
+    coordinate = np.arange(side) - side // 2
+    radius = np.hypot(coordinate[:, None], coordinate[None, :])
+    return scipy.ndimage.gaussian_filter(log_power - np.interp(radius, np.arange(len(slope)), slope), side / 200)
 
 
 def _starts(length: int, side: int) -> List[int]:

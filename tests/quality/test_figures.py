@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryoden.errors import FileError
-from cryoden.quality.figures import draw_files, draw_training, power_spectrum, read_log
+from cryoden.quality.figures import draw_files, draw_training, flattened, in_scale_of, power_spectrum, read_log
 from tests.helpers import write_mrc
 
 
@@ -44,6 +44,32 @@ def test_files_of_other_sizes_are_drawn_together(tmp_path: Path, shape: tuple) -
     write_mrc(tmp_path / "b.mrc", rng.normal(size=shape), 2.0 * 120 / shape[1])
     draw_files(tmp_path / "a.mrc", tmp_path / "b.mrc", ("raw", "denoised"), tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_flattened_spectrum_shows_thon_rings_that_the_slope_hides() -> None:
+    """White noise under an envelope that falls by a factor of 1000 and rings of 10 %: only the rings remain."""
+    side = 1024
+    ky, kx = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
+    radius = np.hypot(ky, kx)
+    envelope = np.exp(-7 * radius / 0.5) * (1 + 0.3 * np.cos(2 * np.pi * radius / 0.05))
+    image = np.fft.irfft2(np.fft.rfft2(np.random.default_rng(2).normal(size=(side, side))) * envelope)
+    spectrum, frequency, profile = power_spectrum(image.astype(np.float32), 1.0)
+    rings = flattened(spectrum, profile)
+    row = rings[128, 128:]  # along the x axis, from the middle
+    expected = np.cos(2 * np.pi * frequency / 0.05)
+    assert np.corrcoef(row[20:110], expected[20:110])[0, 1] > 0.8
+    assert np.corrcoef(spectrum[128, 148:238], expected[20:110])[0, 1] < 0.6
+
+
+def test_denoised_images_are_brought_to_the_scale_of_the_raw_ones() -> None:
+    """A standardised prediction of the signal in a raw image comes back to its mean and amplitude."""
+    rng = np.random.default_rng(3)
+    signal, noise = rng.normal(size=(2, 256, 256))
+    raw = 60 + 2 * signal + 8 * noise
+    back = in_scale_of(raw, 0.1 * signal)
+    np.testing.assert_allclose(back.mean(), raw.mean(), rtol=1e-5)
+    np.testing.assert_allclose(back.std(), (2 * signal).std(), rtol=0.1)
+    assert abs(np.corrcoef((raw - back).ravel(), back.ravel())[0, 1]) < 1e-3
 
 
 @pytest.mark.parametrize("content", [None, "no json\n"])
