@@ -192,8 +192,20 @@ class _Export:
             self.progress = read_json(path)
         elif self.is_done():
             self.progress["failures"] = read_json(output / MANIFEST_NAME)["failures"]
+        else:
+            self._guard_foreign_files()
         self.files: Dict[str, BinaryIO] = {}
         self.digests: Dict[str, Any] = {}
+
+    def _guard_foreign_files(self) -> None:
+        for part in PARTS:
+            for role in ROLES:
+                path = self.output / patch_file_name(part, role)
+                if path.exists():
+                    raise FileError(
+                        f"{path} is there already, without a manifest: another program made it. "
+                        "Choose another --output folder."
+                    )
 
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -148,4 +149,9 @@ def _best_filter(evaluated: Evaluated) -> Optional[Dict[str, Any]]:
     """Return the row of the linear filter with the highest R2."""
     main = evaluated.table["bands"][0]
     filters = [row for row in evaluated.rows() if row["kind"] == "baseline" and row["key"] != "raw"]
-    return max(filters, key=lambda row: row["bands"][main]["r2"]["value"] or -1e9)
+
+    def r2(row: Dict[str, Any]) -> float:
+        value = row["bands"][main]["r2"]["value"]
+        return -math.inf if value is None else value
+
+    return max(filters, key=r2)

@@ -108,12 +108,16 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     for number in range(config.movies):
         name = f"movie_{number + 1:04d}"
         record = output / "truth" / f"{name}.json"
-        if not record.is_file():
+        if not (record.is_file() and _movie_path(output, name).is_file()):
             write_json(record, asdict(_simulate_movie(config, number, name, grid, particle, detector)))
         facts[name] = Facts(**read_json(record))
         log.info("%s", describe(name, facts[name]))
     _write_tables(config, facts)
     return facts
+
+
+def _movie_path(output: Path, name: str) -> Path:
+    return output / "movies" / f"{name}.mrcs"
 
 
 def describe(name: str, facts: Facts) -> str:
@@ -177,7 +181,7 @@ def _simulate_movie(
     exposure = _expose(config, grid, specimen, optics)
     kind = count_type(dose)
     total = 0
-    with whole_file(output / "movies" / f"{name}.mrcs") as temporary, MrcWriter(
+    with whole_file(_movie_path(output, name)) as temporary, MrcWriter(
         temporary, grid.frame_shape, config.sampling_rate, kind.name, config.frames
     ) as writer:
 
@@ -317,7 +321,7 @@ def _write_tables(config: SimulateMoviesConfig, facts: Dict[str, Facts]) -> None
     base.images["rlnDefocusAngle"] = 0.0
     star.write_table(output / TRUTH_STAR, base)
     movies = base.images[[star.NAME, star.OPTICS_GROUP]].rename(columns={star.NAME: star.MOVIE_NAME})
-    movies[star.MOVIE_NAME] = [star.star_path(output / "movies" / f"{name}.mrcs") for name in facts]
+    movies[star.MOVIE_NAME] = [star.star_path(_movie_path(output, name)) for name in facts]
     star.write_table(output / MOVIES_STAR, star.ImageTable(base.optics, movies, star.MOVIE_NAME))
     rows = [(truths[name], x, y, 1) for name, item in facts.items() for x, y in item.coordinates]
     columns = [star.NAME, "rlnCoordinateX", "rlnCoordinateY", star.OPTICS_GROUP]

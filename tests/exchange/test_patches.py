@@ -207,6 +207,19 @@ def test_a_disk_that_is_too_small(tmp_path: Path, cryoden: Any) -> None:
     assert not Path("out").exists()
 
 
+def test_files_of_another_program_are_not_replaced(tmp_path: Path, cryoden: Any) -> None:
+    write_halves(tmp_path, 4, (64, 64), mean=20.0)
+    Path("out").mkdir()
+    Path("out/test_target.bin").write_bytes(b"precious")
+    result: Result = cryoden(*EXPORT)
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: out/test_target.bin is there already, without a manifest: another program made it. "
+        "Choose another --output folder."
+    )
+    assert Path("out/test_target.bin").read_bytes() == b"precious"
+
+
 def test_micrographs_smaller_than_a_patch(tmp_path: Path, cryoden: Any) -> None:
     write_halves(tmp_path, 2, (24, 64), mean=20.0)
     result = cryoden(*EXPORT)

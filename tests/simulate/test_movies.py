@@ -232,6 +232,10 @@ def test_a_stopped_simulation_goes_on_and_another_one_is_refused(cryoden: Any) -
     truths = starfile.read("out/micrographs.star")["micrographs"]
     assert (truths["rlnDefocusU"] == truths["rlnDefocusV"]).all()
     assert 10000 <= truths["rlnDefocusU"].min() <= truths["rlnDefocusU"].max() <= 20000
+    before = first.read_bytes()
+    first.unlink()
+    assert cryoden(*words, "--movies", 2).status == 0
+    assert first.read_bytes() == before  # made again, and the same
     refused = cryoden(*words, "--movies", 2, "--dose-per-frame", 2)
     assert refused.status == 2
     assert "out holds movies simulated with other options" in refused.last_error
