@@ -164,9 +164,12 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
 
     def _loadInput(self):
         micrographs, isComplete = convert.loadItems(self.inputMicrographs.get().getFileName())
-        if self.predictFrom.get() == TWO_SETS and not isComplete:
-            halves = [self._halfNames(pointer) for pointer in self._halfPointers()]
-            micrographs = [mic for mic in micrographs if all(convert.micNameKey(mic) in names for names in halves)]
+        if self.predictFrom.get() == TWO_SETS:
+            halves = [convert.loadItems(pointer.get().getFileName()) for pointer in self._halfPointers()]
+            isComplete = isComplete and all(isClosed for _, isClosed in halves)
+            if not isComplete:  # those whose halves are still to come wait for them
+                names = set.intersection(*({convert.micNameKey(mic) for mic in half} for half, _ in halves))
+                micrographs = [mic for mic in micrographs if convert.micNameKey(mic) in names]
         return micrographs, isComplete
 
     def _writeInput(self, items):

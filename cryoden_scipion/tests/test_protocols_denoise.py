@@ -238,6 +238,22 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
             np.testing.assert_allclose(mrcfile.read(path)[1:-1, 1:-1], np.mean(halves, axis=0)[1:-1, 1:-1], rtol=1e-4)
         self.assertIn("'mic_3' has no half in", "\n".join(protocol.summary()))
 
+    def testMicrographsWaitForTheirHalves(self):
+        """While a set of halves is open, only micrographs with both halves are taken, and more may come."""
+        odd = self.odd.create(self.proj.getTmpPath(), prefix="growing")
+        odd.copyInfo(self.odd)
+        odd.append(firstItem(self.odd))
+        odd.setStreamState(Set.STREAM_OPEN)
+        self.keep("growing", odd)
+        protocol = self.denoise(
+            self.micrographs, predictFrom=TWO_SETS, inputMicrographsOdd=odd, inputMicrographsEven=self.even
+        )
+        items, isComplete = protocol._loadInput()
+        self.assertEqual(([item.getMicName() for item in items], isComplete), (["mic_1.mrc"], False))
+        self.append(odd, [], Set.STREAM_CLOSED)
+        items, isComplete = protocol._loadInput()
+        self.assertEqual((len(items), isComplete), (3, True))
+
     def testLinkedHalvesGiveTheSame(self):
         """The halves that a full micrograph links are used as two sets are."""
         linked = self.micrographs.create(self.proj.getTmpPath(), prefix="linked")
