@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import time
 
 import psutil
@@ -51,7 +52,10 @@ class StreamingTest(BaseTest):
         if not os.path.exists(path):
             return [], True
         micrographs = SetOfMicrographs(filename=path)
-        micrographs.loadAllProperties()
+        try:
+            micrographs.loadAllProperties()
+        except sqlite3.OperationalError:  # the run has made the file, but not its tables yet
+            return [], True
         files = [(mic.getObjId(), mic.getFileName()) for mic in micrographs]
         isOpen = micrographs.isStreamOpen()
         micrographs.close()
