@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -116,10 +117,8 @@ def copy_by_threads(options: argparse.Namespace) -> Dict[str, float]:
 def pipeline(options: argparse.Namespace, which: str = "few") -> Dict[str, float]:
     """Denoise in this process, after the device and the kernels were tried on one micrograph."""
     config = config_of(options, which)
-    warm = str(files_of(options, "few")[0])
-    denoise_micrographs(
-        DenoiseConfig(**{**config.to_dict(), "micrographs": (warm,), "output": config.output + "_warm"})
-    )
+    warm = (str(files_of(options, "few")[0]),)
+    denoise_micrographs(replace(config, micrographs=warm, output=config.output + "_warm"))
     drop_cache(Path(options.folder))
     begun = time.monotonic()
     denoise_micrographs(config)

@@ -21,6 +21,9 @@ TOPAZ_NETWORKS = ("unet", "unet-small", "affine")
 SCORE_BAND_A = (300.0, 8.0)
 """Score band in Angstrom: below, illumination gradients; above, noise and water."""
 
+GIB = 1 << 30
+"""Bytes; memory options are in GiB."""
+
 C = TypeVar("C", bound="Options")
 
 
@@ -135,11 +138,6 @@ def _at_least(name: str, value: Optional[float], least: float) -> Iterator[str]:
         yield f"Option {_words(name)} is {value}; it must be at least {least}."
 
 
-def _above_zero(name: str, value: Optional[float]) -> Iterator[str]:
-    if value is not None and not 0 < value < math.inf:
-        yield f"Option {_words(name)} is {value}; it must be above 0 and finite."
-
-
 def within(name: str, value: Optional[float], least: float, most: float = math.inf) -> Iterator[str]:
     """Yield a sentence if an option lies outside a range, ends included, or is not finite; None is no value."""
     if value is not None and not (least <= value <= most and math.isfinite(value)):
@@ -150,7 +148,8 @@ def within(name: str, value: Optional[float], least: float, most: float = math.i
 
 def above_zero(name: str, value: Optional[float]) -> Iterator[str]:
     """Yield a sentence if an option is not above 0, or not finite; None is no value."""
-    return _above_zero(name, value)
+    if value is not None and not 0 < value < math.inf:
+        yield f"Option {_words(name)} is {value}; it must be above 0 and finite."
 
 
 def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
@@ -248,7 +247,7 @@ class HalvesConfig(Config):
         for name in ("spherical_aberration", "initial_dose"):
             yield from _at_least(name, getattr(self, name), 0)
         for name in ("sampling_rate", "voltage", "dose_per_frame", "eer_dose", "hot_pixels", "memory"):
-            yield from _above_zero(name, getattr(self, name))
+            yield from above_zero(name, getattr(self, name))
         for name in ("expect_frames", "eer_frames"):
             yield from _at_least(name, getattr(self, name), 2)
         yield from _at_least("jobs", self.jobs, 1)
@@ -348,7 +347,7 @@ class TrainConfig(Config):
         if self.patch is not None and not self.patches:
             yield "Option --patch has no meaning without --patches."
         for name in ("sampling_rate", "minutes", "lr", "memory", "window", "checkpoint_minutes"):
-            yield from _above_zero(name, getattr(self, name))
+            yield from above_zero(name, getattr(self, name))
         for name in ("epochs", "batch_size", "min_batches", "max_batches"):
             yield from _at_least(name, getattr(self, name), 1)
         for name in ("patience", "seed"):
@@ -420,7 +419,7 @@ class DenoiseConfig(Config):
             yield "No micrographs are given, or one has an empty name; name a micrograph, folder or STAR file."
         if (self.odd is None) != (self.even is None):
             yield "Only one of --odd and --even is given; give both halves or none."
-        yield from _above_zero("sampling_rate", self.sampling_rate)
+        yield from above_zero("sampling_rate", self.sampling_rate)
         yield from _at_least("tile", self.tile, 64)
         yield from _device_problems(self.device)
 
@@ -473,7 +472,7 @@ class EvaluateConfig(Config):
             yield f"A model is named twice in --model {' '.join(self.model)}; name each once."
         if not self.topaz.strip():
             yield "Option --topaz is empty; it must be auto, no, or the command that starts Topaz."
-        yield from _above_zero("sampling_rate", self.sampling_rate)
+        yield from above_zero("sampling_rate", self.sampling_rate)
         yield from _at_least("tile", self.tile, 64)
         yield from _at_least("bootstrap", self.bootstrap, 10)
         yield from _at_least("seed", self.seed, 0)
@@ -500,7 +499,7 @@ class ShowConfig(Config):
             yield from _at_least(name, getattr(self, name), 1)
         yield from _at_least("crop", self.crop, 16)
         yield from _at_least("seed", self.seed, 0)
-        yield from _above_zero("sampling_rate", self.sampling_rate)
+        yield from above_zero("sampling_rate", self.sampling_rate)
 
 
 def _device_problems(device: str) -> Iterator[str]:

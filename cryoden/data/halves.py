@@ -14,7 +14,7 @@ from typing import Dict, List, Optional, Tuple
 from cryoden.config import HalvesConfig
 from cryoden.data.calibration import Calibration
 from cryoden.data.fixed_pattern import FixedPattern
-from cryoden.data.progress import Progress
+from cryoden.data.progress import LOG_NAME, Progress
 from cryoden.data.recipe import affordable_jobs, half_bands, open_calibration, open_movie, require_gain_orientation
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
@@ -28,9 +28,6 @@ KINDS = ("full", "odd", "even")
 
 RECORD_NAME = "halves.json"
 """Says, in the output folder, how its sums were made."""
-
-LOG_NAME = "log.jsonl"
-"""One line for each movie: what became of it."""
 
 SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
 """What the halves have in common, the sums from which that follows, and the picture of a fixed pattern."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
 
-from cryoden.data.normalize import NOT_FINITE, STANDARD, GreyScale, Normalization, measure_scale, sample_rows
+from cryoden.data.normalize import (
+    STANDARD,
+    GreyScale,
+    Normalization,
+    measure_file,
+    measure_scale,
+    naming,
+    require_finite,
+)
 from cryoden.data.pairs import HalfPair, check_correlation
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import PixelError
-from cryoden.formats.files import PathLike
 from cryoden.formats.images import Stack, read_micrograph
 
 N_READERS = min(8, max(2, os.cpu_count() or 2))
@@ -97,14 +102,12 @@ class PairReader:
 
     def _measure(self, stack: Stack, pool: Executor) -> GreyScale:
         is_whole = stack.band_rows >= stack.shape[0]  # decoded in one go, and by one thread
-        rows = (map if is_whole else pool.map)(lambda row: stack.read_rows(0, row, row + 1), sample_rows(stack.shape))
-        with _naming(stack.path):
-            return measure_scale(np.concatenate(list(rows)), self._normalization)
+        return measure_file(stack, self._normalization, map if is_whole else pool.map)
 
     def _rescale(self, path: str, pair: HalfPair, half: torch.Tensor) -> GreyScale:
         first, last = pair.rows or (0, pair.shape[0])
         image = fourier_crop(read_micrograph(path)[0], pair.shape)
-        with _naming(path):
+        with naming(path):
             scale = measure_scale(image, self._normalization)
         half.numpy()[:] = scale.standardize(image[first:last])
         return scale
@@ -127,10 +130,8 @@ class _Stripe:
         for first in range(self.start, self.stop, step):
             last = min(first + step, self.stop)
             band = self.stack.read_rows(0, first, last)
-            with np.errstate(over="ignore", invalid="ignore"):
-                total = band.sum(dtype=np.float32)  # not finite if any pixel is not, or if it overflows
-            if not np.isfinite(total) and not np.isfinite(band).all():
-                raise PixelError(f"{self.stack.path} cannot be used: {NOT_FINITE}")
+            with naming(self.stack.path):
+                require_finite(band)
             memory[first - self.start : last - self.start] = self.scale.standardize(band)
 
 
@@ -144,15 +145,6 @@ def _stripes(
     for start, stop in zip(edges, edges[1:]):
         for stack, scale, half in zip(stacks, scales, halves):
             yield _Stripe(stack, scale, start, stop, half[start - top : stop - top])
-
-
-@contextmanager
-def _naming(path: PathLike) -> Iterator[None]:
-    """Say which file it is whose pixels cannot be used."""
-    try:
-        yield
-    except PixelError as error:
-        raise PixelError(f"{path} cannot be used: {error}") from error
 
 
 def load_pair(pair: HalfPair, normalization: Normalization = STANDARD) -> LoadedPair:

@@ -8,14 +8,12 @@ from typing import Optional, Sequence, Tuple
 import psutil
 import torch
 
-from cryoden.config import TrainConfig
+from cryoden.config import GIB, TrainConfig
 from cryoden.data.loaders import Loader, ManagedLoader, Share, StreamingLoader
 from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair
 
 log = logging.getLogger(__name__)
-
-GIB = 1 << 30
 
 READING_BYTES = 80 << 20
 """Host memory of the threads that read: a band of rows each, and the samples of grey scales (benchmarks/loaders.py)."""

@@ -8,12 +8,15 @@ trained on. The specification's scale, the 95th percentile of the positive value
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Tuple, TypeVar
+from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 import numpy as np
 
 from cryoden.errors import PixelError
+from cryoden.formats.files import PathLike
+from cryoden.formats.stack import Stack
 
 SAMPLE_PIXELS = 1 << 19
 """Pixels from which a grey scale is estimated: the error of mean and deviation is about 1e-3 deviations."""
@@ -27,9 +30,6 @@ MAX_SATURATED_SHARE = 0.05
 PERCENTILE = 95.0
 ZERO_MEAN_SHARE = 0.75
 """A micrograph of counts is positive nearly everywhere; where fewer pixels are, a scale of positive values is wrong."""
-
-
-NOT_FINITE = "it has pixels that are NaN or infinite; every pixel must be a number. Remake it."
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,23 @@ def sample_rows(shape: Tuple[int, int], n_pixels: int = SAMPLE_PIXELS) -> range:
     return range(0, shape[0], max(1, shape[0] * shape[1] // n_pixels))
 
 
+def require_finite(pixels: np.ndarray) -> None:
+    """Refuse pixels that are no numbers; raises PixelError."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = pixels.sum(dtype=np.float32)  # not finite if any pixel is not, or if it overflows
+    if not np.isfinite(total) and not np.isfinite(pixels).all():
+        raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
+
+
+@contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """Say of which file the pixels are that cannot be used."""
+    try:
+        yield
+    except PixelError as error:
+        raise PixelError(f"{path} cannot be used: {error}") from error
+
+
 def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) -> GreyScale:
     """Measure the grey scale of a whole micrograph `(y, x)`, or of its `sample_rows`.
 
@@ -111,8 +128,7 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
     """
     rows = sample_rows((image.shape[0], image.shape[1]))
     sample = image[:: rows.step].astype(np.float32, copy=False).ravel()
-    if not np.isfinite(sample).all():
-        raise PixelError(NOT_FINITE)
+    require_finite(sample)
     for _ in range(2):
         mean, deviation = sample.mean(dtype=np.float64), sample.std(dtype=np.float64)
         sample = sample[np.abs(sample - mean) <= 6 * deviation]
@@ -139,6 +155,25 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
     return GreyScale(
         normalization.mean * percentile, normalization.deviation * percentile, (0.0, percentile), percentile
     )
+
+
+def measure_file(
+    stack: Stack, normalization: Normalization = STANDARD, run: Callable[..., Iterator[np.ndarray]] = map
+) -> GreyScale:
+    """Measure the grey scale of a micrograph on disk, of which only the `sample_rows` are read.
+
+    Parameters
+    ----------
+    stack
+        The opened file.
+    normalization
+        As for `measure_scale`, which says what is raised; here it names the file.
+    run
+        How the rows are read: `map`, or that of a pool of threads.
+    """
+    rows = run(lambda row: stack.read_rows(0, row, row + 1), sample_rows(stack.shape))
+    with naming(stack.path):
+        return measure_scale(np.concatenate(list(rows)), normalization)
 
 
 def p95_normalization(image: np.ndarray) -> Normalization:

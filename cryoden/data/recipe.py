@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional
 
 import psutil
 
-from cryoden.config import HalvesConfig
+from cryoden.config import GIB, HalvesConfig
 from cryoden.data.calibration import Calibration, Reference
 from cryoden.data.exposure import Exposure
 from cryoden.data.movies import Bands, Movie
@@ -19,8 +19,6 @@ from cryoden.formats.stack import BAND_BYTES
 from cryoden.formats.star import read_global_shifts
 
 log = logging.getLogger(__name__)
-
-GIB = 1 << 30
 
 
 def open_calibration(config: HalvesConfig) -> Calibration:
@@ -78,13 +76,10 @@ def require_gain_orientation(config: HalvesConfig, movies: List[str]) -> None:
         return
     from cryoden.data.gain_orientation import require_orientation
 
-    for path in movies:
-        try:
-            stack = open_movie(path, config, Calibration(), config.sampling_rate).stack
-        except CryodenError:  # said when its turn comes
-            continue
+    movie = _first_readable(movies, config, Calibration())
+    if movie is not None:
         given = (int(config.gain_rotation) // 90, config.gain_flip)
-        return require_orientation(stack, config.gain, given, config.flip_tiff)
+        require_orientation(movie.stack, config.gain, given, config.flip_tiff)
 
 
 def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibration) -> int:
@@ -92,13 +87,8 @@ def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibr
     n_jobs = min(config.jobs, len(movies))
     if n_jobs == 1:
         return 1
-    needed = 0
-    for path in movies:
-        try:
-            needed = bytes_needed(open_movie(path, config, calibration, config.sampling_rate), config)
-            break
-        except CryodenError:  # said when its turn comes
-            continue
+    movie = _first_readable(movies, config, calibration)
+    needed = 0 if movie is None else bytes_needed(movie, config)
     budget = config.memory * GIB if config.memory else psutil.virtual_memory().available / 2
     n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
     if n_affordable < n_jobs:
@@ -107,6 +97,15 @@ def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibr
             n_affordable, n_jobs, needed / GIB, budget / GIB,
         )  # fmt: skip
     return n_affordable
+
+
+def _first_readable(movies: List[str], config: HalvesConfig, calibration: Calibration) -> Optional[Movie]:
+    for path in movies:
+        try:
+            return open_movie(path, config, calibration, config.sampling_rate)
+        except CryodenError:  # said when its turn comes
+            continue
+    return None
 
 
 def bytes_needed(movie: Movie, config: HalvesConfig) -> int:

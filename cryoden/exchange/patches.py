@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
@@ -13,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cryoden.data.halves import Outcome
-from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
+from cryoden.data.normalize import GreyScale, Normalization, measure_file, naming, require_finite
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
-from cryoden.errors import CryodenError, FileError, PixelError
+from cryoden.errors import CryodenError, FileError
 from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
-from cryoden.formats.files import make_folder, read_json, write_json
+from cryoden.formats.files import make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.patch_file import (
     DTYPE,
@@ -35,8 +34,6 @@ log = logging.getLogger(__name__)
 
 PROGRESS_NAME = ".patches.part"
 """In the output folder while an export is under way: what is finished. Files have their final names at the end."""
-
-GIB = 1 << 30
 
 
 def patch_places(shape: Tuple[int, int], patch: int, stride: int, edges: bool) -> Tuple[List[int], List[int]]:
@@ -153,16 +150,10 @@ def needed_bytes(sources: List[Source], patch: int) -> int:
 
 
 def _check_room(output: Path, sources: List[Source], config: PatchesExportConfig) -> None:
-    place = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     names = [patch_file_name(part, role) for part in PARTS for role in ROLES]
     written = [output / name for name in (*names, *(f".{name}.part" for name in names))]
     needed = needed_bytes(sources, config.patch) - sum(file.stat().st_size for file in written if file.is_file())
-    free = shutil.disk_usage(str(place)).free
-    if needed > free:
-        raise FileError(
-            f"The patch files need {needed / GIB:.2f} GiB more in {output}, but {free / GIB:.2f} GiB are free there. "
-            "Free the disk, choose another --output, or a larger --stride."
-        )
+    require_room("The patch files", needed, output, "a larger --stride")
 
 
 class _Export:
@@ -223,9 +214,8 @@ class _Export:
                 name = patch_file_name(part, role)
                 path = self._part_path(name)
                 if size and not path.exists() and (self.output / name).is_file():
-                    os.replace(
-                        str(self.output / name), str(path)
-                    )  # of a run killed while it gave the files their names
+                    # Of a run that was killed while it gave the files their names.
+                    os.replace(str(self.output / name), str(path))
                 path.touch()
                 self.digests[name] = digest(path, size)
                 self.files[name] = open(str(path), "r+b")
@@ -275,14 +265,11 @@ class _Export:
     def _append(self, path: str, source: Source, name: str) -> GreyScale:
         normalization = Normalization(self.config.normalization)
         stack = open_micrograph(path)
-        try:
-            sample = [stack.read_rows(0, row, row + 1) for row in sample_rows(stack.shape)]
-            scale = measure_scale(np.concatenate(sample), normalization)
+        scale = measure_file(stack, normalization)
+        with naming(path):
             for patch in _cut(stack, scale, source, self.config):
                 self.digests[name].update(patch.data)
                 self.files[name].write(patch.data)
-        except PixelError as error:
-            raise PixelError(f"{path} cannot be used: {error}") from error
         return scale
 
     def _record(self, source: Source, scales: List[GreyScale]) -> Dict[str, Any]:
@@ -359,8 +346,7 @@ def _cut(stack: Stack, scale: GreyScale, source: Source, config: PatchesExportCo
         for row in range(0, patch, stack.band_rows):
             last = min(row + stack.band_rows, patch)
             pixels = stack.read_rows(0, first + row, first + last).astype(np.float32)
-            if not np.isfinite(pixels).all():
-                raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
+            require_finite(pixels)
             band[row:last] = scale.standardize(pixels)
         if config.normalization == "p95":
             np.minimum(band, 1, out=band)  # the division rounds

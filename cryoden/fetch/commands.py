@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Dict, List
 
 from tqdm import tqdm
 
+from cryoden.config import GIB
 from cryoden.errors import CryodenError, FileError, NetworkError
 from cryoden.fetch.config import FetchConfig
 from cryoden.fetch.download import RemoteFile, download, open_session
@@ -24,13 +24,11 @@ from cryoden.fetch.empiar import (
     read_entry,
     read_microscope,
 )
-from cryoden.formats.files import make_folder, write_json
+from cryoden.formats.files import make_folder, require_room, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 
 RECORD_NAME = "entry.json"
 """In the entry's folder: title, image set, microscope, files that are whole."""
-
-GIB = 1 << 30
 
 
 def run_fetch(config: FetchConfig) -> Dict[str, str]:
@@ -119,13 +117,7 @@ def _check_room(folder: Path, files: List[RemoteFile]) -> None:
         target = folder / file.name
         there = [path.stat().st_size for path in (target, target.with_name(f"{target.name}.part")) if path.is_file()]
         needed += max(0, file.size - sum(there))
-    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(str(place)).free
-    if needed > free:
-        raise FileError(
-            f"The files need {needed / GIB:.2f} GiB more in {folder}, but {free / GIB:.2f} GiB are free there. "
-            "Free the disk, choose another --output, or a --subset."
-        )
+    require_room("The files", needed, folder, "a --subset")
 
 
 def _check_image(path: Path) -> None:

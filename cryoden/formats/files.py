@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Union
 
+from cryoden.config import GIB
 from cryoden.errors import FileError, FullDiskError
 
 PathLike = Union[str, Path]
@@ -66,6 +68,34 @@ def make_folder(path: PathLike) -> Path:
             f"Output folder {path} cannot be written ({error.strerror}); choose a folder that you may write to."
         ) from error
     return path
+
+
+def require_room(what: str, n_bytes: int, folder: PathLike, otherwise: str) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Parameters
+    ----------
+    what
+        Is to be written; the sentence begins with it.
+    n_bytes
+        That it still needs.
+    folder
+        Where; it need not be there yet.
+    otherwise
+        What needs less, an option.
+
+    Raises
+    ------
+    FileError
+        If fewer bytes are free.
+    """
+    place = next(parent for parent in (Path(folder).absolute(), *Path(folder).absolute().parents) if parent.exists())
+    free = shutil.disk_usage(str(place)).free
+    if n_bytes > free:
+        raise FileError(
+            f"{what} need {n_bytes / GIB:.2f} GiB more in {folder}, but {free / GIB:.2f} GiB are free there. "
+            f"Free the disk, choose another --output, or {otherwise}."
+        )
 
 
 def write_json(path: PathLike, content: Any) -> None:

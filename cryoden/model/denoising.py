@@ -16,7 +16,7 @@ import torch
 from cryoden.config import DenoiseConfig
 from cryoden.data.halves import Outcome
 from cryoden.data.pairs import list_halves
-from cryoden.data.progress import Progress
+from cryoden.data.progress import LOG_NAME, Progress
 from cryoden.errors import CryodenError, FileError, FullDiskError
 from cryoden.formats.files import make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 
 RECORD_NAME = "denoise.json"
 """Says, in the output folder, how its micrographs were denoised."""
-
-LOG_NAME = "log.jsonl"
-"""One line for each micrograph: what became of it."""
 
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Deque, Generator, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Deque, Generator, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 import torch
 
-from cryoden.data.normalize import GreyScale, Normalization, measure_scale
+from cryoden.data.normalize import GreyScale, Normalization, measure_scale, naming
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_pad, to_sampling_rate
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, whole_file
@@ -22,6 +22,11 @@ from cryoden.model.predictor import Predictor
 
 N_THREADS = 3
 """Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
+
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -115,32 +120,67 @@ def denoised(
     result
         How results are written.
     """
-    n_threads = N_THREADS if predictor.device.type == "cuda" else 1
+    device = predictor.device
+
+    def compute(job: Job, work: _Work) -> Tuple[Any, ...]:
+        prediction = _predict(work, predictor, result)
+        return job, work, prediction, _event(prediction), result
+
+    yield from overlapped(
+        jobs,
+        lambda job: _read(job, model_rate, normalization, device),
+        compute,
+        _write,
+        N_THREADS if device.type == "cuda" else 1,
+    )
+
+
+def overlapped(
+    items: Sequence[Item],
+    read: Callable[[Item], Loaded],
+    compute: Callable[[Item, Loaded], Tuple[Any, ...]],
+    write: Callable[..., Done],
+    n_threads: int = 1,
+) -> Generator[Tuple[Item, Union[Done, CryodenError]], None, None]:
+    """Yield (item, what came of it or why nothing did) in order; reading, computing and writing overlap.
+
+    Parameters
+    ----------
+    items
+        What to work on.
+    read
+        Loads an item; runs ahead, in threads.
+    compute
+        Makes the arguments of `write` of an item and what was loaded; runs in the thread that iterates.
+    write
+        Runs behind, in threads; what it returns is yielded.
+    n_threads
+        For reading, and for writing; so many items, and one more, are held on either side.
+    """
     reading: Deque[Future] = deque()
-    writing: Deque[Tuple[Job, Future]] = deque()
-    coming = iter(jobs)
+    writing: Deque[Tuple[Item, Future]] = deque()
+    coming = iter(items)
 
     def read_next() -> None:
-        for job in coming:
-            reading.append(readers.submit(_read, job, model_rate, normalization, predictor.device))
+        for item in coming:
+            reading.append(readers.submit(read, item))
             return
 
     with ThreadPoolExecutor(n_threads) as readers, ThreadPoolExecutor(n_threads) as writers:
         try:
             for _ in range(n_threads + 1):
                 read_next()
-            for job in jobs:
+            for item in items:
+                loading = reading.popleft()
+                wait([loading])
+                read_next()
                 try:
-                    work = reading.popleft().result()
-                    read_next()
-                    prediction = _predict(work, predictor, result)
-                    written = writers.submit(_write, job, work, prediction, _event(prediction), result)
-                    del work, prediction
+                    written = writers.submit(write, *compute(item, loading.result()))
                 except CryodenError as error:
-                    read_next()
                     written = Future()
                     written.set_exception(error)
-                writing.append((job, written))
+                del loading
+                writing.append((item, written))
                 if len(writing) > n_threads:
                     yield _outcome(*writing.popleft())
             while writing:
@@ -150,11 +190,11 @@ def denoised(
                 future.cancel()
 
 
-def _outcome(job: Job, written: Future) -> Tuple[Job, Union[Written, CryodenError]]:
+def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, CryodenError]]:
     try:
-        return job, written.result()
+        return item, written.result()
     except CryodenError as error:
-        return job, error
+        return item, error
 
 
 # ---------------------------------------------------------------------- in the readers' threads
@@ -172,10 +212,8 @@ def _read(job: Job, model_rate: float, normalization: Normalization, device: tor
             )
         shapes.append((int(image.shape[0]), int(image.shape[1])))
         image, rate = to_sampling_rate(image, from_rate, model_rate)
-        try:
+        with naming(path):
             scale = measure_scale(image, normalization)
-        except PixelError as error:
-            raise PixelError(f"{path} cannot be used: {error}") from error
         images.append(_Image(_to_device(image, device), scale))
     if len(set(shapes)) > 1:
         raise PairError(f"The halves of {job.path} differ in size; split its movie again.")

@@ -96,10 +96,8 @@ def pattern_warnings(correlation: np.ndarray) -> List[str]:
         return []
     return [
         f"Different micrographs correlate: {100 * share:.0f} % (+- {100 * error:.0f} %) of what counts as signal "
-        "between "
-        "300 and 20 A is the same in all of them (a gain defect or a fixed shadow), and R2 counts it. Correct the "
-        "gain of "
-        "the movies and split them again."
+        "between 300 and 20 A is the same in all of them (a gain defect or a fixed shadow), and R2 counts it. Correct "
+        "the gain of the movies and split them again."
     ]
 
 
@@ -129,8 +127,7 @@ def zero_mean_warnings(positive_shares: Dict[str, float]) -> List[str]:
         return []
     return [
         f"{len(wrong)} of {len(positive_shares)} micrographs (such as '{wrong[0]}', "
-        f"{100 * positive_shares[wrong[0]]:.0f} % "
-        "of its pixels positive) have their background subtracted: PSNR and SSIM are left out, because the 95th "
-        "percentile "
-        "of positive values says nothing there. All other numbers stand. Give sums of frames to have these two as well."
+        f"{100 * positive_shares[wrong[0]]:.0f} % of its pixels positive) have their background subtracted: PSNR and "
+        "SSIM are left out, because the 95th percentile of positive values says nothing there. All other numbers "
+        "stand. Give sums of frames to have these two as well."
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -15,13 +14,14 @@ from tqdm import tqdm
 
 from cryoden.config import DenoiseConfig, EvaluateConfig
 from cryoden.data.halves import Outcome
-from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
+from cryoden.data.normalize import STANDARD, GreyScale, measure_scale, naming
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.model.devices import pick_device
+from cryoden.model.pipeline import overlapped
 from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.quality import checks
 from cryoden.quality.inside import look_inside, save_inside
@@ -171,30 +171,13 @@ class Evaluation:
     # ------------------------------------------------------------------ one micrograph
     def _measured(self, pairs: Sequence[HalfPair]) -> Iterator[Measurement]:
         """Yield measurements: one thread reads ahead, one computes covariances and writes behind the networks."""
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            reading: List[Future] = [reader.submit(self._load, pair) for pair in pairs[:2]]
-            writing: List[Tuple[str, Future]] = []
-            for position, pair in enumerate(tqdm(pairs, unit="micrograph", desc="Evaluating", disable=None)):
-                loaded = reading.pop(0)
-                if position + 2 < len(pairs):
-                    reading.append(reader.submit(self._load, pairs[position + 2]))
-                try:
-                    written = writer.submit(self._keep, *self._predict(loaded.result()))
-                except CryodenError as error:
-                    written = Future()
-                    written.set_exception(error)
-                writing.append((pair.name, written))
-                if len(writing) > 2:
-                    yield from self._collect(*writing.pop(0))
-            for name, written in writing:
-                yield from self._collect(name, written)
-
-    def _collect(self, name: str, result: Future) -> Iterator[Measurement]:
-        try:
-            yield result.result()
-        except CryodenError as error:
-            self.failures[name] = str(error)
-            log.error("%s", error)
+        results = overlapped(pairs, self._load, lambda pair, halves: self._predict(halves), self._keep)
+        for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
+            if isinstance(outcome, CryodenError):
+                self.failures[pair.name] = str(outcome)
+                log.error("%s", outcome)
+            else:
+                yield outcome
 
     def _load(self, pair: HalfPair) -> Halves:
         images = (read_micrograph(pair.odd)[0], read_micrograph(pair.even)[0])
@@ -404,10 +387,8 @@ def _working_rate(networks: Sequence[NetworkDenoiser], config: EvaluateConfig) -
 
 
 def _scale(path: str, image: np.ndarray) -> GreyScale:
-    try:
+    with naming(path):
         return measure_scale(image, STANDARD)
-    except PixelError as error:
-        raise PixelError(f"{path} cannot be used: {error}") from error
 
 
 def _noise_response(

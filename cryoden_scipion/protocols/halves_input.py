@@ -28,36 +28,24 @@ class HalvesInput:
             "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr\n"
             "make them.",
         )
-        form.addParam(
-            "inputMicrographsOdd",
-            params.PointerParam,
-            pointerClass="SetOfMicrographs",
-            condition=f"halvesFrom=={TWO_SETS}",
-            important=True,
-            allowsNull=True,
-            label="Odd micrographs",
-            help="Sums of the odd frames.",
-        )
-        form.addParam(
-            "inputMicrographsEven",
-            params.PointerParam,
-            pointerClass="SetOfMicrographs",
-            condition=f"halvesFrom=={TWO_SETS}",
-            important=True,
-            allowsNull=True,
-            label="Even micrographs",
-            help="Sums of the even frames of the same movies.",
-        )
-        form.addParam(
-            "inputMicrographs",
-            params.PointerParam,
-            pointerClass="SetOfMicrographs",
-            condition=f"halvesFrom=={LINKED_SET}",
-            important=True,
-            allowsNull=True,
-            label="Micrographs with halves",
-            help="Full micrographs that link their odd and even halves.",
-        )
+        for name, source, label, text in (
+            ("inputMicrographsOdd", TWO_SETS, "Odd micrographs", "Sums of the odd frames."),
+            ("inputMicrographsEven", TWO_SETS, "Even micrographs", "Sums of the even frames of the same movies."),
+            (
+                "inputMicrographs", LINKED_SET, "Micrographs with halves",
+                "Full micrographs that link their odd and even halves.",
+            ),
+        ):  # fmt: skip
+            form.addParam(
+                name,
+                params.PointerParam,
+                pointerClass="SetOfMicrographs",
+                condition=f"halvesFrom=={source}",
+                important=True,
+                allowsNull=True,
+                label=label,
+                help=text,
+            )
 
     # --------------------------- STEPS functions ------------------------------
     def _writeHalvesStars(self, folder=None):

@@ -61,8 +61,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
             params.LabelParam,
             label="Look at the data",
             help="The wizard shows crops of both halves, their sum and difference, and histograms, at the working "
-            "pixel "
-            "size. The halves must show the same specimen; the difference must show none of it.",
+            "pixel size. The halves must show the same specimen; the difference must show none of it.",
         )
         form.addParam(
             "waitForPairs",
