@@ -254,15 +254,15 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         hints = get_type_hints(info.type)
         fields = []
         for field in dataclasses.fields(info.type):
-            kind: Any = Literal[field.metadata["choices"]] if "choices" in field.metadata else hints[field.name]
+            kind: Any = Literal[field.metadata["choices"]] if field.metadata["choices"] else hints[field.name]
             if field.default is None:  # say what to give, not that None is possible
                 metavar = next(a.__name__.upper() for a in get_args(kind) if a is not type(None))
-                name = field.metadata.get("name")
+                name = field.metadata["name"] or None
                 kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
             elif field.default == () or (field.default is dataclasses.MISSING and get_origin(kind) is tuple):
                 hint = "(optional)" if field.default == () else "(required)"  # tyro would say "(default: )"
                 kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint)]
-            if field.metadata.get("positional"):
+            if field.metadata["positional"]:
                 kind = Annotated[kind, tyro.conf.Positional]
             default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
             if isinstance(info.default, Options):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+import re
 from typing import Any, Dict, Optional
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.config import Config, DenoiseConfig, HalvesConfig, TrainConfig, parse_frame_range
+from cryoden.__main__ import COMMANDS
+from cryoden.config import Config, DenoiseConfig, HalvesConfig, Options, TrainConfig, option, parse_frame_range
+from cryoden.config.options import Bounds
 from cryoden.errors import OptionError
 
 TRAIN = {"odd": "o", "even": "e", "output": "out"}
@@ -56,18 +60,18 @@ def test_missing_option_is_named() -> None:
         ("minutes", 0.0, "Option --minutes is 0.0; it must be above 0 and finite."),
         ("memory", 0.0, "Option --memory is 0.0; it must be above 0 and finite."),
         ("window", 0.0, "Option --window is 0.0; it must be above 0 and finite."),
-        ("validation", 0.0, "Option --validation is 0.0; it must be above 0 and below 1, such as 0.1."),
-        ("validation", 1.0, "Option --validation is 1.0; it must be above 0 and below 1, such as 0.1."),
-        ("ema", 1.0, "Option --ema is 1.0; it must be at least 0 and below 1, such as 0.99."),
+        ("validation", 0.0, "Option --validation is 0.0; it must be above 0 and below 1."),
+        ("validation", 1.0, "Option --validation is 1.0; it must be above 0 and below 1."),
+        ("ema", 1.0, "Option --ema is 1.0; it must be at least 0 and below 1."),
         (
             "channels",
             (),
-            "Option --channels is (); it must be one or more positive numbers such as 32 64 128.",
+            "Option --channels is empty; it must be one or more positive numbers such as 32 64 128.",
         ),
         (
             "channels",
             (8, 0),
-            "Option --channels is (8, 0); it must be one or more positive numbers such as 32 64",
+            "Option --channels is 8 0; it must be one or more positive numbers such as 32 64",
         ),
         ("network", "vit", "Option --network is 'vit'; it must be one of unet, cnn3."),
         ("device", "tpu", "Option --device is 'tpu'; it must be auto, cpu, cuda or cuda:N."),
@@ -116,6 +120,56 @@ def test_halves_option_out_of_range(changes: Dict[str, Any], problem: str) -> No
     with pytest.raises(OptionError) as caught:
         HalvesConfig(**{**HALVES, **changes})
     assert str(caught.value).startswith(problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bounded(Options):
+    """Numbers with bounds of every kind."""
+
+    some: float = option(1.0, at_least=0, at_most=2, help="")
+    more: float = option(1.0, above=0, help="")
+    less: int = option(1, at_most=2, help="")
+    part: float = option(0.5, above=0, below=1, help="")
+
+
+@settings(deadline=None)
+@given(st.floats() | st.integers())
+def test_bounds_hold_or_are_told(value: float) -> None:
+    is_good = {
+        "some": 0 <= value <= 2,
+        "more": 0 < value < float("inf"),
+        "less": -float("inf") < value <= 2,
+        "part": 0 < value < 1,
+    }
+    for name, expected in is_good.items():
+        if expected:
+            assert getattr(_Bounded(**{name: value}), name) == value
+        else:
+            with pytest.raises(OptionError, match=f"Option --{name} is {re.escape(str(value))}; it must be"):
+                _Bounded(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("some", "between 0 and 2"),
+        ("more", "above 0 and finite"),
+        ("less", "at most 2"),
+        ("part", "above 0 and below 1"),
+    ],
+)
+def test_bounds_in_words(name: str, rule: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        _Bounded(**{name: float("inf")})
+    assert str(caught.value) == f"Option --{name} is inf; it must be {rule}."
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_number_has_a_bound(command: str) -> None:
+    kind = COMMANDS[command][0]
+    for field in dataclasses.fields(kind):
+        words = {field.type, field.type[len("Optional[") : -1]}
+        assert not words & {"int", "float"} or field.metadata["bounds"] != Bounds(), field.name
 
 
 def test_all_problems_are_told_at_once() -> None:

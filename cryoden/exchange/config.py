@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
-from cryoden.config import NETWORKS, Config, Options, above_zero, option, within
+from cryoden.config import Config, Options, option, shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,8 +15,8 @@ class PatchesExportConfig(Config):
     odd: str = option(help="Folder or STAR file of the odd micrographs: the inputs.")
     even: str = option(help="Folder or STAR file of the even micrographs: the targets; matched with the odd by name.")
     output: str = option(help="Folder for train_input.bin, train_target.bin, test_*.bin and manifest.json.")
-    patch: int = option(1024, help="Side of the patches in pixels; the specification knows 1024 and 512.")
-    stride: int = option(512, help="Distance between neighbouring patches in pixels.")
+    patch: int = option(1024, at_least=16, help="Side of the patches in pixels; the specification knows 1024 and 512.")
+    stride: int = option(512, at_least=1, help="Distance between neighbouring patches in pixels.")
     edges: bool = option(
         False, help="Also cut a last row and column of patches flush with the border, where the stride misses it."
     )
@@ -26,15 +26,10 @@ class PatchesExportConfig(Config):
         help="p95: divided by the 95th percentile of the micrograph's positive values and clipped to [0, 1]; only for "
         "counts. standard: the micrograph's mean is taken off and its deviation becomes 1.",
     )
-    validation: float = option(0.1, help="Share of the micrographs whose patches go to the test files (at least one).")
-    seed: int = option(1, help="Seed of the choice of test micrographs.")
-
-    def _problems(self) -> Iterator[str]:
-        yield from within("patch", self.patch, 16)
-        yield from within("stride", self.stride, 1)
-        yield from within("seed", self.seed, 0)
-        if not 0 < self.validation < 1:
-            yield f"Option --validation is {self.validation:g}; it must be above 0 and below 1."
+    validation: float = option(
+        0.1, above=0, below=1, help="Fraction of the micrographs whose patches go to the test files (at least one)."
+    )
+    seed: int = option(1, at_least=0, help="Seed of the choice of test micrographs.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +37,26 @@ class PatchesVerifyConfig(Options):
     """Read patch files again and check everything: sizes, counts, checksums, values."""
 
     folder: str = option(positional=True, help="Folder of patch files.")
-    patch: Optional[int] = option(None, help="Side of the patches in pixels, where there is no manifest.json.")
+    patch: Optional[int] = option(
+        None, at_least=1, help="Side of the patches in pixels, where there is no manifest.json."
+    )
 
-    def _problems(self) -> Iterator[str]:
-        yield from within("patch", self.patch, 1)
+
+def _network() -> Any:
+    return option("cnn3", choices=shared.NETWORKS, help="unet or cnn3.")
 
 
-NETWORK = option("cnn3", choices=NETWORKS, help="unet or cnn3.")
-CHANNELS = option((32, 64, 128, 256), help="Channels of the U-Net's levels, from full resolution downwards.")
-ORDER = option(
-    "C",
-    choices=("C", "F"),
-    help="Order of the numbers in the files: C (last axis fastest) or F (first axis fastest, as Fortran keeps an array "
-    "of the same shape).",
-)
+def _channels() -> Any:
+    return option((32, 64, 128, 256), help="Channels of the U-Net's levels, from full resolution downwards.")
+
+
+def _order() -> Any:
+    return option(
+        "C",
+        choices=("C", "F"),
+        help="Order of the numbers in the files: C (last axis fastest) or F (first axis fastest, as Fortran keeps an "
+        "array of the same shape).",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +68,16 @@ class VerifyExportConfig(Config):
         None,
         help="Model file, whatever --network and --channels say; default: a new network whose weights --seed draws.",
     )
-    network: str = NETWORK
-    channels: Tuple[int, ...] = CHANNELS
+    network: str = _network()
+    channels: Tuple[int, ...] = _channels()
     patches: Optional[str] = option(None, help="Folder of patch files whose first patches are the batch; else noise.")
-    batch_size: int = option(2, help="Patches in the batch.")
-    size: int = option(64, help="Side of the patches in pixels; those of patch files are cut to it.")
-    order: str = ORDER
-    seed: int = option(1, help="Seed of weights and noise.")
+    batch_size: int = option(2, at_least=1, help="Patches in the batch.")
+    size: int = option(64, at_least=16, help="Side of the patches in pixels; those of patch files are cut to it.")
+    order: str = _order()
+    seed: int = option(1, at_least=0, help="Seed of weights and noise.")
 
     def _problems(self) -> Iterator[str]:
-        for name, least in (("batch_size", 1), ("size", 16), ("seed", 0)):
-            yield from within(name, getattr(self, name), least)
-        yield from channel_problems(self.channels)
+        yield from shared.channel_problems(self.channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +88,10 @@ class VerifyCompareConfig(Options):
     reference: Optional[str] = option(
         None, help="Bundle of `cryoden verify export` to compare with instead of computing anew."
     )
-    tolerance: float = option(1e-5, help="Largest difference of output and gradients, relative to their largest value.")
-    loss_tolerance: float = option(1e-6, help="Largest relative difference of the loss.")
-
-    def _problems(self) -> Iterator[str]:
-        yield from above_zero("tolerance", self.tolerance)
-        yield from above_zero("loss_tolerance", self.loss_tolerance)
+    tolerance: float = option(
+        1e-5, above=0, help="Largest difference of output and gradients, relative to their largest value."
+    )
+    loss_tolerance: float = option(1e-6, above=0, help="Largest relative difference of the loss.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +100,10 @@ class ImportWeightsConfig(Config):
 
     folder: str = option(positional=True, help="Folder of the weights; an index.json in it is obeyed.")
     output: str = option(help="Folder for model.safetensors.")
-    sampling_rate: float = option(help="A/px of the micrographs it was trained on.")
-    network: str = NETWORK
-    channels: Tuple[int, ...] = CHANNELS
-    order: str = ORDER
+    sampling_rate: float = option(above=0, help="A/px of the micrographs it was trained on.")
+    network: str = _network()
+    channels: Tuple[int, ...] = _channels()
+    order: str = _order()
     normalization: str = option(
         "p95",
         choices=("p95", "standard"),
@@ -115,29 +112,20 @@ class ImportWeightsConfig(Config):
     )
 
     def _problems(self) -> Iterator[str]:
-        yield from above_zero("sampling_rate", self.sampling_rate)
-        yield from channel_problems(self.channels)
+        yield from shared.channel_problems(self.channels)
 
 
 @dataclasses.dataclass(frozen=True)
 class StepBenchmarkConfig(Options):
     """Time one optimisation step in its parts: forward, backward, Adam."""
 
-    network: str = NETWORK
-    channels: Tuple[int, ...] = CHANNELS
-    batch_size: int = option(4, help="Crops in a batch.")
-    size: int = option(1024, help="Side of the crops in pixels.")
-    steps: int = option(10, help="Steps that are timed, after 3 to warm up; the median is told.")
+    network: str = _network()
+    channels: Tuple[int, ...] = _channels()
+    batch_size: int = option(4, at_least=1, help="Crops in a batch.")
+    size: int = option(1024, at_least=16, help="Side of the crops in pixels.")
+    steps: int = option(10, at_least=1, help="Steps that are timed, after 3 to warm up; the median is told.")
     precision: str = option("float32", choices=("float32", "bfloat16"), help="Arithmetic of forward and backward.")
-    device: str = option("auto", help="auto, cpu, cuda or cuda:N.")
+    device: str = shared.device()
 
     def _problems(self) -> Iterator[str]:
-        for name, least in (("batch_size", 1), ("size", 16), ("steps", 1)):
-            yield from within(name, getattr(self, name), least)
-        yield from channel_problems(self.channels)
-
-
-def channel_problems(channels: Tuple[int, ...]) -> Iterator[str]:
-    """Yield a sentence if a U-Net cannot have these channels."""
-    if len(channels) < 2 or min(channels) < 1:
-        yield f"Option --channels is {' '.join(map(str, channels))}; it must be two numbers or more, each at least 1."
+        yield from shared.channel_problems(self.channels)

@@ -7,7 +7,7 @@ import re
 from typing import Iterator, Optional
 from urllib.parse import urlsplit
 
-from cryoden.config import Options, option, within
+from cryoden.config import Options, option
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -19,13 +19,15 @@ class FetchConfig(Options):
     archive: str = option(positional=True, choices=("empiar",), help="Only EMPIAR so far.")
     entry: str = option(positional=True, help="Number of the entry: 10025 or EMPIAR-10025.")
     output: str = option("empiar", help="Folder in which a folder EMPIAR-10025 is made.")
-    subset: Optional[int] = option(None, help="Only so many movies, spread evenly over the entry; default all.")
-    imageset: Optional[int] = option(None, help="Number of the image set; default the first one of movies.")
+    subset: Optional[int] = option(
+        None, at_least=1, help="Only so many movies, spread evenly over the entry; default all."
+    )
+    imageset: Optional[int] = option(None, at_least=1, help="Number of the image set; default the first one of movies.")
     pattern: Optional[str] = option(
         None, help="Only files whose name matches, such as *_frames.tif; default every movie and gain reference."
     )
     dry_run: bool = option(False, help="Say what the entry holds and what would be downloaded, and end.")
-    jobs: int = option(4, help="Files downloaded side by side, 1 to 8.")
+    jobs: int = option(4, at_least=1, at_most=8, help="Files downloaded side by side, 1 to 8.")
     api: str = option("https://www.ebi.ac.uk/empiar/api", help="Address of the archive's API.")
     files: str = option("https://ftp.ebi.ac.uk/empiar/world_availability", help="Address of the archive's files.")
     maps: str = option("https://www.ebi.ac.uk/emdb/api", help="Address of the EMDB's API, which knows the microscope.")
@@ -38,9 +40,6 @@ class FetchConfig(Options):
     def _problems(self) -> Iterator[str]:
         if not re.fullmatch(r"\d{5,6}", self.number):
             yield f"Entry is {self.entry!r}; it must be the five digits of an EMPIAR entry, such as 10025."
-        yield from within("subset", self.subset, 1)
-        yield from within("imageset", self.imageset, 1)
-        yield from within("jobs", self.jobs, 1, 8)
         for name in ("api", "files", "maps"):
             parts = urlsplit(getattr(self, name))
             if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Iterator, Optional, Tuple
 
-from cryoden.config import Config, above_zero, option, within
+from cryoden.config import Config, option
 
 SHAPES = ("barrel", "globule", "rod")
 """Built-in particles; see `cryoden.simulate.shapes`."""
@@ -30,7 +30,7 @@ class SimulatePairsConfig(Config):
         choices=PHANTOMS,
         help="Built-in clean images: projections of the built-in particles, dark discs, or fine lines.",
     )
-    pairs: int = option(8, help="Number of phantoms.")
+    pairs: int = option(8, at_least=1, help="Number of phantoms.")
     size: Tuple[int, ...] = option((1024, 1024), help="Rows and columns of the phantoms in pixels.")
     noise: str = option(
         "gaussian",
@@ -38,17 +38,15 @@ class SimulatePairsConfig(Config):
         help="gaussian: added to the clean image, which is brought to 0-1. poisson: counts whose expectation is the "
         "clean image, brought to a mean of --dose.",
     )
-    sigma: float = option(0.1, help="Standard deviation of the Gaussian noise; the clean image has the range 0-1.")
-    dose: float = option(10.0, help="Mean electrons per pixel of each Poisson image.")
-    sampling_rate: float = option(1.0, help="Pixel size in A/px, written into the headers.")
-    seed: int = option(1, help="Seed of everything that is random.")
+    sigma: float = option(
+        0.1, at_least=0, help="Standard deviation of the Gaussian noise; the clean image has the range 0-1."
+    )
+    dose: float = option(10.0, above=0, help="Mean electrons per pixel of each Poisson image.")
+    sampling_rate: float = option(1.0, above=0, help="Pixel size in A/px, written into the headers.")
+    seed: int = option(1, at_least=0, help="Seed of everything that is random.")
 
     def _problems(self) -> Iterator[str]:
         yield from _size_problems(self.size)
-        for name in ("sampling_rate", "dose"):
-            yield from above_zero(name, getattr(self, name))
-        for name, least in (("sigma", 0), ("pairs", 1), ("seed", 0)):
-            yield from within(name, getattr(self, name), least)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +54,13 @@ class SimulateMoviesConfig(Config):
     """Simulate movies of particles in ice, with their truth and coordinates."""
 
     output: str = option(help="Folder for movies/, truth/, gain.mrc, defects.txt, STAR files and simulation.json.")
-    movies: int = option(4, help="Number of movies.")
+    movies: int = option(4, at_least=1, help="Number of movies.")
     size: Tuple[int, ...] = option((4096, 4096), help="Rows and columns of the frames in pixels.")
-    frames: int = option(40, help="Frames in a movie.")
-    sampling_rate: float = option(1.0, help="Pixel size in A/px.")
-    dose_per_frame: float = option(1.0, help="Exposure in electrons per A^2 and frame, before the ice takes its part.")
+    frames: int = option(40, at_least=2, help="Frames in a movie.")
+    sampling_rate: float = option(1.0, above=0, help="Pixel size in A/px.")
+    dose_per_frame: float = option(
+        1.0, above=0, help="Exposure in electrons per A^2 and frame, before the ice takes its part."
+    )
     map: Optional[str] = option(None, help="MRC map of the particle, protein positive, instead of a built-in shape.")
     shape: str = option(
         "barrel",
@@ -68,41 +68,43 @@ class SimulateMoviesConfig(Config):
         help="Built-in particle: barrel (28 subunits in four rings, 150 A long, 0.55 MDa), globule (80 A, 0.12 MDa) or "
         "rod (three domains in a row, 130 A, 0.07 MDa).",
     )
-    potential: float = option(2.5, help="Mean inner potential of the particle above that of ice, in V.")
-    particles: int = option(200, help="Particles in a movie at most: as many are placed as fit without touching.")
-    voltage: float = option(300.0, help="Acceleration voltage in kV.")
-    spherical_aberration: float = option(2.7, help="Spherical aberration in mm.")
-    amplitude_contrast: float = option(0.1, help="Amplitude contrast (0 to 1).")
-    defocus: float = option(1.5, help="Mean underfocus in micrometres.")
-    defocus_spread: float = option(0.5, help="Movies differ in underfocus by up to this, to both sides.")
-    ice_thickness: float = option(300.0, help="Mean thickness of the ice in A.")
-    ice_gradient: float = option(
-        0.3, help="Difference of thickness between two opposite edges, relative to its mean; its direction is random."
+    potential: float = option(2.5, at_least=0, help="Mean inner potential of the particle above that of ice, in V.")
+    particles: int = option(
+        200, at_least=0, help="Particles in a movie at most: as many are placed as fit without touching."
     )
-    carbon: float = option(0.0, help="Share of every image that carbon film covers, behind the edge of a round hole.")
-    drift: float = option(10.0, help="Way that the specimen drifts during the exposure in A; fast first, then slower.")
+    voltage: float = option(300.0, above=0, help="Acceleration voltage in kV.")
+    spherical_aberration: float = option(2.7, at_least=0, help="Spherical aberration in mm.")
+    amplitude_contrast: float = option(0.1, at_least=0, at_most=1, help="Amplitude contrast (0 to 1).")
+    defocus: float = option(1.5, at_least=-20, at_most=20, help="Mean underfocus in micrometres.")
+    defocus_spread: float = option(0.5, at_least=0, help="Movies differ in underfocus by up to this, to both sides.")
+    ice_thickness: float = option(300.0, at_least=0, help="Mean thickness of the ice in A.")
+    ice_gradient: float = option(
+        0.3,
+        at_least=0,
+        at_most=2,
+        help="Difference of thickness between two opposite edges, relative to its mean; its direction is random.",
+    )
+    carbon: float = option(
+        0.0,
+        at_least=0,
+        at_most=1,
+        help="Fraction of every image that carbon film covers, behind the edge of a round hole.",
+    )
+    drift: float = option(
+        10.0, at_least=0, help="Way that the specimen drifts during the exposure in A; fast first, then slower."
+    )
     no_damage: bool = option(False, help="Keep fine detail at any dose instead of fading it as exposure accumulates.")
-    blur: float = option(0.4, help="Standard deviation in pixels of where a detected electron is counted.")
-    gain_spread: float = option(0.05, help="Standard deviation of the pixels' sensitivity, relative to its mean.")
-    dead_pixels: int = option(40, help="Pixels that count nothing.")
-    hot_pixels: int = option(40, help="Pixels that count 20 times the dose.")
-    seed: int = option(1, help="Seed of everything that is random.")
-    threads: Optional[int] = option(None, help="Frames computed side by side; default: one on each CPU.")
+    blur: float = option(0.4, at_least=0, help="Standard deviation in pixels of where a detected electron is counted.")
+    gain_spread: float = option(
+        0.05, at_least=0, at_most=0.3, help="Standard deviation of the pixels' sensitivity, relative to its mean."
+    )
+    dead_pixels: int = option(40, at_least=0, help="Pixels that count nothing.")
+    hot_pixels: int = option(40, at_least=0, help="Pixels that count 20 times the dose.")
+    seed: int = option(1, at_least=0, help="Seed of everything that is random.")
+    threads: Optional[int] = option(None, at_least=1, help="Frames computed side by side; default: one on each CPU.")
 
     def _problems(self) -> Iterator[str]:
         yield from _size_problems(self.size)
-        for name in ("sampling_rate", "dose_per_frame", "voltage"):
-            yield from above_zero(name, getattr(self, name))
-        for name in ("spherical_aberration", "potential", "ice_thickness", "drift", "blur", "defocus_spread"):
-            yield from within(name, getattr(self, name), 0)
-        for name in ("amplitude_contrast", "carbon"):
-            yield from within(name, getattr(self, name), 0, 1)
-        yield from within("defocus", self.defocus, -20, 20)
-        yield from within("ice_gradient", self.ice_gradient, 0, 2)
-        yield from within("gain_spread", self.gain_spread, 0, 0.3)
-        least = {"frames": 2, "movies": 1, "particles": 0, "dead_pixels": 0, "hot_pixels": 0, "seed": 0, "threads": 1}
-        for name, bound in least.items():
-            yield from within(name, getattr(self, name), bound)
 
 
 def _size_problems(size: Tuple[int, ...]) -> Iterator[str]:

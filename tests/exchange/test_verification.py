@@ -271,7 +271,7 @@ def test_step_benchmark(cryoden: Any, network: str) -> None:
     assert not Path("failures.json").exists()
 
 
-@pytest.mark.parametrize("words", [["--batch-size", "0"], ["--size", "3"], ["--channels", "4"]])
+@pytest.mark.parametrize("words", [["--batch-size", "0"], ["--size", "3"], ["--channels", "4", "0"]])
 def test_options_out_of_range(cryoden: Any, words: List[str]) -> None:
     result = cryoden("verify", "export", "--output", "o", *words)
     assert result.status == 2

@@ -1,0 +1,61 @@
+"""What `cryoden denoise` can be asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Iterator, Optional, Tuple
+
+from cryoden.config import shared
+from cryoden.config.options import Config, option
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiseConfig(Config):
+    """Denoise micrographs with a trained model."""
+
+    micrographs: Tuple[str, ...] = option(
+        positional=True, help="Micrographs (MRC or TIFF), folders of them, or one RELION STAR file."
+    )
+    model: str = option(help="Model file (model.safetensors) that `cryoden train` wrote.")
+    output: str = option(help="Folder for the denoised micrographs and micrographs.star.")
+    odd: Optional[str] = option(
+        None, help="Folder or STAR file of the odd halves: then the mean of both denoised halves is written."
+    )
+    even: Optional[str] = option(None, help="Folder or STAR file of the even halves.")
+    sampling_rate: Optional[float] = option(
+        None,
+        above=0,
+        help="Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly.",
+    )
+    quality: str = shared.quality()
+    dtype: str = option(
+        "float32",
+        choices=("float32", "float16"),
+        help="Pixel type of the MRC files: float16 halves the disk space, but not every program reads it.",
+    )
+    scale: str = option(
+        "input",
+        choices=("input", "standard"),
+        help="Grey scale of the result: that of the micrograph, or standard (background 0, its noise's deviation 1).",
+    )
+    full_size: bool = option(
+        False, help="Fourier-pad the result back to the pixel size of the micrograph, where the model's is coarser."
+    )
+    thumbnails: str = option(
+        "none", choices=("none", "png", "jpeg"), help="Also write a small picture of each, into a folder beside it."
+    )
+    folders: str = option(
+        "kept",
+        choices=("kept", "flat"),
+        help="Whether micrographs from several folders keep them, below the first that all have in common.",
+    )
+    precision: str = shared.precision()
+    tile: Optional[int] = shared.tile()
+    overwrite: bool = option(False, help="Denoise again what an earlier run left in the output folder.")
+    device: str = shared.device()
+
+    def _problems(self) -> Iterator[str]:
+        if not self.micrographs or not all(self.micrographs):
+            yield "No micrographs are given, or one has an empty name; name a micrograph, folder or STAR file."
+        if (self.odd is None) != (self.even is None):
+            yield "Only one of --odd and --even is given; give both halves or none."

@@ -1,0 +1,64 @@
+"""What `cryoden evaluate` can be asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Iterator, Optional, Tuple
+
+from cryoden.config import shared
+from cryoden.config.options import Config, option
+
+TOPAZ_NETWORKS = ("unet", "unet-small", "affine")
+"""Pretrained networks of Topaz-Denoise that its --arch really selects."""
+
+SCORE_BAND_A = (300.0, 8.0)
+"""Score band in Angstrom: below, illumination gradients; above, noise and water."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(Config):
+    """Measure how good denoisers are, without ground truth, beside the baselines that anything must beat."""
+
+    odd: str = shared.odd()
+    even: str = shared.even()
+    output: str = option(help="Folder for report.html, metrics.json, metrics.csv, metrics.star and the pictures.")
+    model: Tuple[str, ...] = option((), help="Model files to compare; the first is the one the report is about.")
+    truth: Optional[str] = option(
+        None, help="Folder or STAR file of the clean images, where they are known (simulations); matched by name."
+    )
+    band: Tuple[float, float] = option(
+        SCORE_BAND_A, help="Longest and shortest period in A that count: below lie illumination gradients, above noise."
+    )
+    sampling_rate: Optional[float] = option(
+        None,
+        above=0,
+        help="Pixel size in A/px at which images are compared. Default: the coarsest that a model works at.",
+    )
+    scored: str = option(
+        "held-out",
+        choices=("held-out", "all"),
+        help="held-out leaves micrographs that a model was trained on out of the overall numbers, if others are there.",
+    )
+    topaz: str = option(
+        "auto",
+        help="Topaz-Denoise as a baseline. auto: if topaz-em is installed here; no: never; else the command that "
+        "starts Topaz, such as /opt/topaz/bin/topaz. It needs minutes per micrograph on a CPU.",
+    )
+    topaz_network: str = option("unet", choices=TOPAZ_NETWORKS, help="Pretrained network of Topaz-Denoise.")
+    quality: str = shared.quality()
+    precision: str = shared.precision()
+    tile: Optional[int] = shared.tile()
+    bootstrap: int = option(1000, at_least=10, help="Resamplings of the micrographs from which errors are estimated.")
+    seed: int = option(1, at_least=0, help="Seed of the resampling.")
+    overwrite: bool = option(False, help="Measure again what an earlier run left in the output folder.")
+    device: str = shared.device()
+
+    def _problems(self) -> Iterator[str]:
+        if len(self.band) != 2 or not 0 < self.band[1] < self.band[0] < math.inf:
+            given = " ".join(f"{period:g}" for period in self.band)
+            yield f"Option --band is {given}; it must be two periods in A, the longer first, such as 300 8."
+        if len(set(self.model)) < len(self.model):
+            yield f"A model is named twice in --model {' '.join(self.model)}; name each once."
+        if not self.topaz.strip():
+            yield "Option --topaz is empty; it must be auto, no, or the command that starts Topaz."

@@ -1,0 +1,124 @@
+"""What `cryoden halves` can be asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Iterator, Optional, Tuple
+
+from cryoden.config.options import Config, option
+from cryoden.errors import OptionError
+
+
+@dataclasses.dataclass(frozen=True)
+class HalvesConfig(Config):
+    """Split movies into the sums of their odd and even frames."""
+
+    movies: Tuple[str, ...] = option(
+        positional=True,
+        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file that lists them.",
+    )
+    output: str = option(help="Folder for full/, odd/, even/, micrographs.star and log.jsonl.")
+    gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain): frames are multiplied by it.")
+    gain_rotation: str = option(
+        "0",
+        choices=("0", "90", "180", "270"),
+        help="Turn the references (gain and dark) by so many degrees, counter-clockwise with the first row on top.",
+    )
+    gain_flip: str = option(
+        "none", choices=("none", "up-down", "left-right"), help="Mirror the references, after they were turned."
+    )
+    dark: Optional[str] = option(None, help="Dark reference (MRC or TIFF): subtracted from frames before the gain.")
+    hot_pixels: Optional[float] = option(
+        None,
+        above=0,
+        help="Replace pixels that lie so many deviations above the median of their neighbourhood in the sum of all "
+        "frames, such as 8, and pixels where the gain is 0, by the mean of their neighbours. Default: keep all.",
+    )
+    frames: Optional[str] = option(
+        None,
+        help="Frames to use, FIRST-LAST, counted from 1 and inclusive; default all. The first used frame goes to the "
+        "odd half, so of an odd number of frames the odd half has one more.",
+    )
+    expect_frames: Optional[int] = option(
+        None, at_least=2, help="Leave out movies that do not have this number of frames (interrupted exposures)."
+    )
+    shifts: Optional[str] = option(
+        None,
+        help="Folder with the shifts of every movie in NAME.star, as RELION's motion correction writes them. Only "
+        "global shifts are applied, not local motion.",
+    )
+    dose_per_frame: Optional[float] = option(
+        None,
+        above=0,
+        help="Dose of a frame in e/A^2: weight frames by their exposure (Grant & Grigorieff 2015). Default: no "
+        "weights.",
+    )
+    initial_dose: float = option(0.0, at_least=0, help="Dose in e/A^2 before the first frame, for the weights.")
+    flip_tiff: bool = option(
+        False,
+        help="Count the rows of TIFF files from the bottom, as RELION, MotionCor2 and IMOD do: needed where the gain "
+        "is an MRC file of these programs, or the shifts are theirs. The micrographs are then mirrored up-down.",
+    )
+    eer_frames: Optional[int] = option(
+        None, at_least=2, help="Sum the hardware frames of EER movies to so many frames."
+    )
+    eer_dose: Optional[float] = option(
+        None,
+        above=0,
+        help="Instead of --eer-frames: so many counted electrons per A^2 in each frame; needs the pixel size.",
+    )
+    eer_sampling: str = option(
+        "4K", choices=("4K", "8K"), help="Grid of EER movies: the detector's pixels, or each of them as 2 x 2."
+    )
+    sampling_rate: Optional[float] = option(
+        None, above=0, help="Pixel size in A/px, where the movies or the STAR file do not say it or say it wrongly."
+    )
+    voltage: float = option(
+        300.0,
+        above=0,
+        help="Acceleration voltage in kV, written to micrographs.star; a STAR file of movies says its own.",
+    )
+    spherical_aberration: float = option(
+        2.7, at_least=0, help="Spherical aberration in mm, written to micrographs.star."
+    )
+    amplitude_contrast: float = option(
+        0.1, at_least=0, at_most=1, help="Amplitude contrast (0 to 1), written to micrographs.star."
+    )
+    jobs: int = option(1, at_least=1, help="Movies processed side by side, as far as the memory allows.")
+    memory: Optional[float] = option(
+        None, above=0, help="Memory in GiB that --jobs may use together (default: half of what is free)."
+    )
+
+    def _problems(self) -> Iterator[str]:
+        if not self.movies or not all(self.movies):
+            yield "No movies are given, or one has an empty name; name at least one movie or STAR file."
+        if self.eer_frames is not None and self.eer_dose is not None:
+            yield "Both --eer-frames and --eer-dose are given; give one of them."
+        if self.initial_dose and self.dose_per_frame is None:
+            yield "Option --initial-dose has no meaning alone; give --dose-per-frame too."
+        if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):
+            yield "Options --gain-rotation and --gain-flip have no meaning without --gain or --dark; give one of them."
+        try:
+            parse_frame_range(self.frames)
+        except OptionError as error:
+            yield from error.problems
+
+
+def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
+    """Return first and last frame (counted from 1, both included) of a text such as `3-40` or `3-`.
+
+    Raises
+    ------
+    OptionError
+        If the text has another form, or the last frame comes before the first.
+    """
+    if not text:
+        return 1, None
+    match = re.fullmatch(r"\s*(\d+)\s*-\s*(\d*)\s*", text)
+    first, last = (int(match[1]), int(match[2]) if match[2] else None) if match else (0, None)
+    if first < 1 or (last is not None and last <= first):
+        raise OptionError(
+            [f"Frame range is {text!r}; it must be FIRST-LAST, counted from 1, with two frames or more, such as 1-40."]
+        )
+    return first, last

@@ -1,0 +1,187 @@
+"""What all commands have in common: options with their rules, to and from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from typing import Any, Dict, Iterator, Sequence, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
+
+from cryoden.errors import OptionError
+
+C = TypeVar("C", bound="Options")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Where a number must lie: `above` and `below` exclude the bound itself."""
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+
+    def hold(self, value: float) -> bool:
+        """Return whether a number lies within; one that is not finite never does."""
+        is_high_enough = value >= self.at_least and value > self.above
+        return math.isfinite(value) and is_high_enough and value <= self.at_most and value < self.below
+
+    def __str__(self) -> str:
+        if math.isfinite(self.at_least) and math.isfinite(self.at_most):
+            return f"between {self.at_least:g} and {self.at_most:g}"
+        parts = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
+        return " and ".join(f"{words} {bound:g}" for words, bound in parts if math.isfinite(bound))
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,
+    choices: Sequence[str] = (),
+    form: Tuple[str, str] = ("", ""),
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+    positional: bool = False,
+    name: str = "",
+) -> Any:
+    """Declare an option: a field with its help text and its rule.
+
+    Parameters
+    ----------
+    default
+        Its value where nothing is said; without it, the option must be given.
+    help
+        One or two sentences for people.
+    choices
+        The words that it may be.
+    form
+        A regular expression that a text must match, and the same in words.
+    at_least, above, at_most, below
+        Bounds of a number.
+    positional
+        Whether it stands on the command line without its name.
+    name
+        On the command line, where it cannot be that of the field.
+    """
+    bounds = Bounds(at_least, above, at_most, below)
+    metadata = {"help": help, "choices": tuple(choices), "form": form, "bounds": bounds}
+    return dataclasses.field(default=default, metadata={**metadata, "positional": positional, "name": name})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of all commands: checks its rules when made, travels as JSON."""
+
+    def __post_init__(self) -> None:
+        problems = [*self._option_problems(), *self._problems()]
+        if problems:
+            raise OptionError(problems)
+
+    def _option_problems(self) -> Iterator[str]:
+        """Yield one sentence for each option that breaks the rule it was declared with; None is no value."""
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), field.metadata["choices"]
+            bounds, (pattern, form) = field.metadata["bounds"], field.metadata["form"]
+            if choices and value not in choices:
+                yield f"Option {_words(field.name)} is {value!r}; it must be one of {', '.join(choices)}."
+            if pattern and not re.fullmatch(pattern, value):
+                yield f"Option {_words(field.name)} is {value!r}; it must be {form}."
+            if _is_number(value) and not bounds.hold(value):
+                is_open = isinstance(value, float) and min(bounds.at_most, bounds.below) == math.inf
+                yield f"Option {_words(field.name)} is {value}; it must be {bounds}{' and finite' if is_open else ''}."
+
+    def _problems(self) -> Iterator[str]:
+        """Yield one sentence for each broken rule that concerns several options, or one in a way of its own."""
+        return iter(())
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the options as JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls: Type[C], values: Dict[str, Any]) -> C:
+        """Make a configuration from what `to_dict` returned.
+
+        Raises
+        ------
+        OptionError
+            If an option is unknown, missing, or breaks a rule.
+        """
+        if not isinstance(values, dict):
+            raise OptionError([f"Options are {values!r}; they must be a JSON object as --save-config writes it."])
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise OptionError([f"Unknown option {', '.join(unknown)}; known are {', '.join(fields)}."])
+        missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+        if missing:
+            raise OptionError([f"Option {', '.join(missing)} is missing and has no default; give it."])
+        arguments: Dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        hints = get_type_hints(cls)
+        wrong = [
+            f"Option {_words(name)} is {value!r}; it must be {_describe(hints[name])}."
+            for name, value in arguments.items()
+            if not _is_of(value, hints[name])
+        ]
+        if wrong:
+            raise OptionError(wrong)
+        return cls(**arguments)
+
+    @classmethod
+    def help_of(cls, name: str) -> str:
+        """Return the help text of one option."""
+        return cls._field(name).metadata["help"]
+
+    @classmethod
+    def choices_of(cls, name: str) -> Tuple[str, ...]:
+        """Return the words that an option may have."""
+        return cls._field(name).metadata["choices"]
+
+    @classmethod
+    def default_of(cls, name: str) -> Any:
+        """Return the default of one option."""
+        return cls._field(name).default
+
+    @classmethod
+    def _field(cls, name: str) -> dataclasses.Field[Any]:
+        return next(field for field in dataclasses.fields(cls) if field.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Base of the commands that must be told a folder to fill."""
+
+    output: str = option(help="Folder for everything that is written.")
+
+
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Return whether a JSON value has the type of a field: text, number, flag, a tuple of one of them, or nothing."""
+    inner = get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, inner[0]) for item in value)
+    if inner:
+        return any(_is_of(value, kind) for kind in inner)
+    if hint is float:
+        return _is_number(value)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _describe(hint: Any) -> str:
+    inner = get_args(hint)
+    if get_origin(hint) is tuple:
+        return f"a list, each {_KINDS[inner[0]]}"
+    return " or ".join(_KINDS[kind] for kind in inner or (hint,) if kind in _KINDS)
+
+
+def _words(name: str) -> str:
+    return "--" + name.replace("_", "-")

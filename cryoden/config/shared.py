@@ -1,0 +1,52 @@
+"""Options that several commands share, word for word."""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Tuple
+
+from cryoden.config.options import option
+
+NETWORKS = ("unet", "cnn3")
+
+GIB = 1 << 30
+"""Bytes; memory options are in GiB."""
+
+
+def odd() -> Any:
+    """Declare where the odd micrographs are."""
+    return option(help="Folder or STAR file of the odd micrographs.")
+
+
+def even() -> Any:
+    """Declare where the even micrographs are."""
+    return option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+
+
+def device() -> Any:
+    """Declare the processor to compute on."""
+    kinds = "auto, cpu, cuda or cuda:N"
+    return option("auto", form=(r"auto|cpu|cuda(:\d+)?", kinds), help=f"{kinds}.")
+
+
+def precision() -> Any:
+    """Declare the arithmetic of the network."""
+    help = "Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
+    return option("auto", choices=("auto", "bfloat16", "float32"), help=help)
+
+
+def quality() -> Any:
+    """Declare how many views of a micrograph are denoised."""
+    help = "best averages the 8 rotated and mirrored views (8 times slower)."
+    return option("fast", choices=("fast", "best"), help=help)
+
+
+def tile() -> Any:
+    """Declare how large the tiles are."""
+    return option(None, at_least=64, help="Side of the tiles in pixels; default: as large as the memory allows.")
+
+
+def channel_problems(channels: Tuple[int, ...]) -> Iterator[str]:
+    """Yield a sentence if a U-Net cannot have these channels."""
+    if not channels or min(channels) < 1:
+        given = " ".join(map(str, channels)) or "empty"
+        yield f"Option --channels is {given}; it must be one or more positive numbers such as 32 64 128."

@@ -1,0 +1,27 @@
+"""What `cryoden show` can be asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional
+
+from cryoden.config import shared
+from cryoden.config.options import Config, option
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig(Config):
+    """Look at the data: crops of both halves, their sum, difference and histograms, before training."""
+
+    odd: str = shared.odd()
+    even: str = shared.even()
+    output: str = option(help="Folder for the contact sheets, PNG.")
+    micrographs: int = option(8, at_least=1, help="Micrographs shown, evenly spread over the set.")
+    crops: int = option(1, at_least=1, help="Crops of each micrograph, at random places.")
+    crop: int = option(256, at_least=16, help="Side of the crops in pixels (smaller where micrographs are).")
+    sampling_rate: Optional[float] = option(
+        None,
+        above=0,
+        help="Pixel size in A/px at which to look: the one at which you will train. Default: as they are.",
+    )
+    seed: int = option(1, at_least=0, help="Seed of the places.")
