@@ -225,7 +225,9 @@ def write_bad_input(name: str) -> str:
         image = np.eye(60)
         image[2, 2] = np.nan
         write_mrc(path, image)
-        return "nan.mrc has 1 pixels that are NaN or infinite; every pixel must be a number. Remake it."
+        return (
+            "nan.mrc cannot be used: it has pixels that are NaN or infinite; every pixel must be a number. Remake it."
+        )
     if name == "stack.mrc":
         write_mrc(path, np.ones((3, 60, 60), np.float32))
         return "stack.mrc holds 3 images; a micrograph is one. Split movies with `cryoden halves`."

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Tuple
+from typing import Callable, Tuple
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.loaders import ManagedLoader, StreamingLoader
 from cryoden.data.pairs import find_pairs
-from cryoden.model.networks import build_network
+from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import Predictor
 from cryoden.model.training import train
-from tests.helpers import write_halves
+from tests.helpers import RATE, Result, read_mrc, write_halves, write_mrc
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,14 +39,44 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def biased_network(name: str, channels: Tuple[int, ...]) -> Network:
+    """Return a network whose biases matter, as those of trained ones do."""
+    network, generator = build_network(name, channels), torch.Generator().manual_seed(2)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.normal_(layer.bias, 0, 0.3, generator=generator)
+    return network
+
+
 @pytest.mark.parametrize("side", [(200, 333), (97, 64)])
-@pytest.mark.parametrize("name", ["unet", "cnn3"])
-def test_gpu_predicts_what_the_cpu_does(name: str, side: Tuple[int, int]) -> None:
+@pytest.mark.parametrize(("name", "channels"), [("unet", (8, 16, 32)), ("unet", (32, 64, 64, 64)), ("cnn3", ())])
+def test_gpu_predicts_what_the_cpu_does(name: str, channels: Tuple[int, ...], side: Tuple[int, int]) -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=side).astype(np.float32))
-    expected = Predictor(build_network(name, (8, 16, 32)), CPU)(image)
+    expected = Predictor(biased_network(name, channels), CPU)(image)
     for precision, tolerance in (("float32", 3e-3), ("bfloat16", 3e-2)):  # TF32 and bfloat16 keep 10 and 7 bits
-        predicted = Predictor(build_network(name, (8, 16, 32)), GPU, 128, 1, precision)(image).cpu()
+        predicted = Predictor(biased_network(name, channels), GPU, 128, 1, precision)(image).cpu()
         assert float((predicted - expected).std() / expected.std()) < tolerance
+        assert abs(float((predicted - expected).mean() / expected.std())) < tolerance
+
+
+@pytest.mark.parametrize("words", ["", "--dtype float16 --thumbnails png", "--full-size", "--odd odd --even even"])
+@pytest.mark.parametrize("rate", [RATE, RATE / 1.7])
+def test_gpu_denoises_files_as_the_cpu_does(
+    tmp_path: Path, cryoden: Callable[..., Result], make_model: Callable, words: str, rate: float
+) -> None:
+    model = make_model(network="unet", channels=(8, 16))
+    for number, shape in enumerate(((1500, 1100), (300, 211), (1100, 1500), (1501, 1100))):  # more than one band
+        for which in ("raw", "odd", "even"):
+            image = np.random.default_rng([number, len(which)]).normal(20, 3, shape)
+            write_mrc(tmp_path / which / f"mic{number}.mrc", image, rate)
+    for device in ("cpu", "cuda"):
+        options = ("--output", device, "--device", device, "--precision", "float32", *words.split())
+        assert cryoden("denoise", "raw", "--model", model, *options).status == 0
+    for path in sorted(Path("cpu").glob("*.mrc")):
+        expected, image = (read_mrc(Path(device) / path.name).astype(np.float32) for device in ("cpu", "cuda"))
+        assert image.shape == expected.shape
+        assert np.abs(image - expected).max() < 0.05 * expected.std()
+    assert len(list(Path("cuda").rglob("*.png"))) == (4 if "png" in words else 0)
 
 
 def test_all_loaders_give_a_gpu_the_same_batches(folder: Path) -> None:

@@ -16,12 +16,11 @@ from cryoden.data.normalize import (
     Normalization,
     measure_file,
     measure_scale,
-    naming,
-    require_finite,
 )
 from cryoden.data.pairs import HalfPair, check_correlation
 from cryoden.data.rescale import fourier_crop
 from cryoden.formats.images import Stack, read_micrograph
+from cryoden.formats.pixels import naming, require_finite
 
 N_READERS = min(8, max(2, os.cpu_count() or 2))
 """Threads that read and standardise stripes: enough to keep a fast disk busy."""

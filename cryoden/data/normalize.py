@@ -8,14 +8,13 @@ trained on. The specification's scale, the 95th percentile of the positive value
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 import numpy as np
 
 from cryoden.errors import PixelError
-from cryoden.formats.files import PathLike
+from cryoden.formats.pixels import naming, require_finite
 from cryoden.formats.stack import Stack
 
 SAMPLE_PIXELS = 1 << 19
@@ -97,23 +96,6 @@ class GreyScale:
 def sample_rows(shape: Tuple[int, int], n_pixels: int = SAMPLE_PIXELS) -> range:
     """Return rows, spread evenly, that hold about `n_pixels`: from them a grey scale is measured."""
     return range(0, shape[0], max(1, shape[0] * shape[1] // n_pixels))
-
-
-def require_finite(pixels: np.ndarray) -> None:
-    """Refuse pixels that are no numbers; raises PixelError."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = pixels.sum(dtype=np.float32)  # not finite if any pixel is not, or if it overflows
-    if not np.isfinite(total) and not np.isfinite(pixels).all():
-        raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
-
-
-@contextmanager
-def naming(path: PathLike) -> Iterator[None]:
-    """Say of which file the pixels are that cannot be used."""
-    try:
-        yield
-    except PixelError as error:
-        raise PixelError(f"{path} cannot be used: {error}") from error
 
 
 def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) -> GreyScale:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Iterator, Tuple
 
 import numpy as np
 import scipy.fft
 
 from cryoden.errors import OptionError
+
+Block = Tuple[slice, slice]
+"""Rows and columns."""
 
 SAME_RATE_TOLERANCE = 0.01
 """Sampling rates that differ by less than 1 % count as equal (a magnification is not known better)."""
@@ -51,38 +54,36 @@ def fourier_crop(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
     shape
         Even rows and columns of the result, at most those of the image; its Nyquist rows are left empty.
     """
-    return _fourier_resized(image, shape, shape)
-
-
-def fourier_pad(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
-    """Return a float32 image of more pixels over the same area, mean kept: nothing is added beyond its Nyquist.
-
-    Parameters
-    ----------
-    image
-        `(y, x)`, rows and columns even.
-    shape
-        Rows and columns of the result, at least those of the image.
-    """
-    return _fourier_resized(image, shape, (image.shape[0], image.shape[1]))
-
-
-def _fourier_resized(image: np.ndarray, shape: Tuple[int, int], kept: Tuple[int, int]) -> np.ndarray:
-    """Return the image at another size; `kept` is the smaller of both."""
+    image = image.astype(np.float32, copy=False)
     if image.shape == tuple(shape):
-        return image.astype(np.float32, copy=False)
-    spectrum = scipy.fft.rfft2(image.astype(np.float32, copy=False), workers=-1)
-    half, columns = kept[0] // 2, kept[1] // 2
-    resized = np.zeros((shape[0], shape[1] // 2 + 1), dtype=spectrum.dtype)
-    resized[:half, :columns] = spectrum[:half, :columns]
-    resized[shape[0] - half + 1 :, :columns] = spectrum[image.shape[0] - half + 1 :, :columns]
-    result = scipy.fft.irfft2(resized, s=shape, workers=-1)
+        return image
+    spectrum = scipy.fft.rfft2(image, workers=-1)
+    cropped = np.zeros((shape[0], shape[1] // 2 + 1), dtype=spectrum.dtype)
+    for to, source in kept_frequencies((image.shape[0], image.shape[1]), shape):
+        cropped[to] = spectrum[source]
+    result = scipy.fft.irfft2(cropped, s=shape, workers=-1)
     return (result * (shape[0] * shape[1] / image.size)).astype(np.float32)
 
 
-def to_sampling_rate(image: np.ndarray, from_rate: float, to_rate: Optional[float]) -> Tuple[np.ndarray, float]:
-    """Return the image at a coarser sampling rate and the rate that this gives exactly (A/px along x)."""
-    shape = rescaled_shape((image.shape[0], image.shape[1]), from_rate, to_rate or from_rate)
-    if shape == image.shape:
-        return image, from_rate
-    return fourier_crop(image, shape), from_rate * image.shape[1] / shape[1]
+def kept_frequencies(from_shape: Tuple[int, int], to_shape: Tuple[int, int]) -> Iterator[Tuple[Block, Block]]:
+    """Yield which blocks of an image's half spectrum (that of `rfft2`) become which blocks of another size's.
+
+    Parameters
+    ----------
+    from_shape, to_shape
+        Rows and columns of both images; those of the smaller one are even, and its Nyquist frequencies are left out.
+
+    Yields
+    ------
+    to, source
+        Where to write, and what.
+    """
+    half, columns = (min(sides) // 2 for sides in zip(from_shape, to_shape))
+    yield (slice(half), slice(columns)), (slice(half), slice(columns))
+    to, source = (slice(n_rows - half + 1, n_rows) for n_rows in (to_shape[0], from_shape[0]))
+    yield (to, slice(columns)), (source, slice(columns))
+
+
+def rescaled_rate(shape: Tuple[int, int], from_rate: float, new_shape: Tuple[int, int]) -> float:
+    """Return the A/px (along x) of an image that has another shape over the same area."""
+    return from_rate * shape[1] / new_shape[1]

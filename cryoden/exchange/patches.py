@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cryoden.data.halves import Outcome
-from cryoden.data.normalize import GreyScale, Normalization, measure_file, naming, require_finite
+from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
 from cryoden.errors import CryodenError, FileError
 from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
@@ -29,6 +29,7 @@ from cryoden.formats.patch_file import (
     patch_file_name,
     value_range,
 )
+from cryoden.formats.pixels import naming, require_finite
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from cryoden.errors import FileError, PixelError
 from cryoden.formats.eer import EerRendering, EerStack
 from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
 from cryoden.formats.mrc import CompressedMrcStack, MrcStack
+from cryoden.formats.pixels import naming, require_finite
 from cryoden.formats.stack import Stack
 from cryoden.formats.tiff import TiffStack
 
@@ -94,6 +95,28 @@ def open_micrograph(path: PathLike) -> Stack:
     return stack
 
 
+def read_bands(stack: Stack) -> Iterator[np.ndarray]:
+    """Yield the rows of a micrograph from top to bottom, as float32 bands `(any, x)`.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read.
+    PixelError
+        If a pixel is not finite; after the last band, if all are equal.
+    """
+    low, high = np.inf, -np.inf
+    for first in range(0, stack.shape[0], stack.band_rows):
+        band = stack.read_rows(0, first, min(first + stack.band_rows, stack.shape[0])).astype(np.float32, copy=False)
+        lowest, highest = band.min(), band.max()
+        with naming(stack.path):
+            require_finite(np.array([lowest, highest]))
+        low, high = min(low, lowest), max(high, highest)
+        yield band
+    if low == high:
+        raise PixelError(f"{stack.path} is constant: every pixel is {low:g}. It holds no image; leave it out.")
+
+
 def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
     """Return a micrograph as float32 `(y, x)` and its sampling rate in A/px (None where the file does not say).
 
@@ -105,13 +128,9 @@ def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
         If pixels are not finite, or all are equal.
     """
     stack = open_micrograph(path)
-    image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32, copy=False)
-    low, high = float(image.min()), float(image.max())
-    if not np.isfinite(low) or not np.isfinite(high):
-        n_bad = int(image.size - np.count_nonzero(np.isfinite(image)))
-        raise PixelError(
-            f"{path} has {n_bad} pixels that are NaN or infinite; every pixel must be a number. Remake it."
-        )
-    if low == high:
-        raise PixelError(f"{path} is constant: every pixel is {low:g}. It holds no image; leave it out.")
+    image = np.empty(stack.shape, np.float32)
+    first = 0
+    for band in read_bands(stack):
+        image[first : first + len(band)] = band
+        first += len(band)
     return image, stack.sampling_rate

@@ -18,7 +18,7 @@ from typing import BinaryIO, Callable, Dict, Iterator, Optional, Tuple
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
-from cryoden.errors import FileError
+from cryoden.errors import FileError, PixelError
 from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
 from cryoden.formats.stack import rows_of_band
 
@@ -196,7 +196,15 @@ class MrcWriter:
         return self
 
     def write_rows(self, rows: np.ndarray) -> None:
-        """Append rows of shape `(any, x)`."""
+        """Append rows of shape `(any, x)`.
+
+        Raises
+        ------
+        PixelError
+            If values are too large for the kind of pixels.
+        """
+        if self.dtype == np.float16 and not np.abs(rows).max() <= np.finfo(np.float16).max:
+            raise PixelError("it has values above 65504, too large for float16; write float32.")
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         self._file.write(rows.data)
         flat = rows.reshape(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Tuple
 
 import numpy as np
 
@@ -24,18 +25,20 @@ def thumbnail_path(micrograph: PathLike, kind: str) -> Path:
     return micrograph.parent / THUMBNAIL_FOLDER / (micrograph.stem + ENDINGS[kind])
 
 
+def thumbnail_factor(shape: Tuple[int, int]) -> int:
+    """Return the side of the squares of pixels that become one pixel of a thumbnail."""
+    return -(-max(shape) // MOST_PIXELS)
+
+
 def write_thumbnail(path: PathLike, image: np.ndarray) -> None:
     """Write an image `(y, x)` as an 8-bit picture, first row at the bottom as all cryo-EM programs show it.
 
-    Whole squares of pixels are averaged, so that nothing is invented and nothing skipped.
+    Average squares of `thumbnail_factor` pixels before: so nothing is invented and nothing skipped.
     """
     from PIL import Image  # when it is asked for
 
-    factor = -(-max(image.shape) // MOST_PIXELS)
-    rows, columns = (n // factor * factor for n in image.shape)
-    small = image[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3))
-    black, white = np.percentile(small, PERCENTILES)
-    grey = np.clip((small - black) * (255 / max(white - black, 1e-30)), 0, 255).astype(np.uint8)
+    black, white = np.percentile(image, PERCENTILES)
+    grey = np.clip((image - black) * (255 / max(white - black, 1e-30)), 0, 255).astype(np.uint8)
     make_folder(Path(path).parent)
     with whole_file(path) as temporary:
         Image.fromarray(grey[::-1]).save(str(temporary), format=Path(path).suffix[1:].replace("jpg", "jpeg"))

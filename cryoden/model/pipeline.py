@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Deque, Generator, Optional, Sequence, Tuple, TypeVar, Union
 
-import numpy as np
 import torch
+from torch.nn import functional
 
-from cryoden.data.normalize import GreyScale, Normalization, measure_scale, naming
-from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_pad, to_sampling_rate
-from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
+from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
+from cryoden.errors import CryodenError, FileError, ModelError, PairError
 from cryoden.formats.files import make_folder, whole_file
-from cryoden.formats.images import read_micrograph
-from cryoden.formats.mrc import write_image
-from cryoden.formats.thumbnails import thumbnail_path, write_thumbnail
+from cryoden.formats.images import open_micrograph, read_bands
+from cryoden.formats.mrc import MrcWriter
+from cryoden.formats.pixels import naming
+from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
 from cryoden.model.predictor import Predictor
+from cryoden.model.transfer import Lane, ready
 
 N_THREADS = 3
 """Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
@@ -120,18 +122,18 @@ def denoised(
     result
         How results are written.
     """
-    device = predictor.device
+    lane = Lane(predictor.device)
 
     def compute(job: Job, work: _Work) -> Tuple[Any, ...]:
         prediction = _predict(work, predictor, result)
-        return job, work, prediction, _event(prediction), result
+        return job, work, prediction, ready(prediction), result, lane
 
     yield from overlapped(
         jobs,
-        lambda job: _read(job, model_rate, normalization, device),
+        lambda job: _read(job, model_rate, normalization, lane),
         compute,
         _write,
-        N_THREADS if device.type == "cuda" else 1,
+        N_THREADS if predictor.device.type == "cuda" else 1,
     )
 
 
@@ -198,39 +200,29 @@ def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, CryodenError
 
 
 # ---------------------------------------------------------------------- in the readers' threads
-def _read(job: Job, model_rate: float, normalization: Normalization, device: torch.device) -> _Work:
+def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane) -> _Work:
     images, shapes, rate, from_rate = [], [], 0.0, 0.0
     for path in job.halves or (job.path,):
-        image, header_rate = read_micrograph(path)
-        if not (job.sampling_rate or header_rate):
+        stack = open_micrograph(path)
+        if not (job.sampling_rate or stack.sampling_rate):
             raise FileError(f"{path} does not say its pixel size; give it with --sampling-rate (A/px).")
-        from_rate = float(job.sampling_rate or header_rate or 0)
+        from_rate = float(job.sampling_rate or stack.sampling_rate or 0)
         if from_rate > model_rate * (1 + SAME_RATE_TOLERANCE):
             raise ModelError(
                 f"{path} has {from_rate:.4g} A/px, coarser than the {model_rate:.4g} A/px of the model; "
                 "train a model at this or a coarser sampling rate."
             )
-        shapes.append((int(image.shape[0]), int(image.shape[1])))
-        image, rate = to_sampling_rate(image, from_rate, model_rate)
+        shapes.append(stack.shape)
+        shape = rescaled_shape(stack.shape, from_rate, model_rate)
+        rate = rescaled_rate(stack.shape, from_rate, shape)
+        with lane.beside():
+            pixels = fourier_resized(lane.upload(read_bands(stack), stack.shape), shape)
+            sample = pixels[:: sample_rows(shape).step].cpu().numpy()
         with naming(path):
-            scale = measure_scale(image, normalization)
-        images.append(_Image(_to_device(image, device), scale))
+            images.append(_Image(lane.hand_over(pixels), measure_scale(sample, normalization)))
     if len(set(shapes)) > 1:
         raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
     return _Work(tuple(images), rate, shapes[0], from_rate)
-
-
-def _to_device(image: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy an image to the device beside the work that is under way there."""
-    pixels = torch.from_numpy(image)
-    if device.type != "cuda":
-        return pixels
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        pixels = pixels.to(device)
-    stream.synchronize()
-    pixels.record_stream(torch.cuda.default_stream(device))  # or its memory could be given away too early
-    return pixels
 
 
 # ---------------------------------------------------------------------- between them
@@ -245,33 +237,38 @@ def _predict(work: _Work, predictor: Predictor, result: Result) -> torch.Tensor:
     return total / len(work.images)
 
 
-def _event(prediction: torch.Tensor) -> Optional[torch.cuda.Event]:
-    """Return what tells that the prediction is ready; a GPU computes on while the next steps are planned."""
-    return torch.cuda.default_stream(prediction.device).record_event() if prediction.is_cuda else None
-
-
 # ---------------------------------------------------------------------- in the writers' threads
 def _write(
-    job: Job, work: _Work, prediction: torch.Tensor, is_ready: Optional[torch.cuda.Event], result: Result
+    job: Job,
+    work: _Work,
+    prediction: torch.Tensor,
+    is_ready: Optional[torch.cuda.Event],
+    result: Result,
+    lane: Lane,
 ) -> Written:
-    image, rate = _to_host(prediction, is_ready), work.rate
-    if result.is_full_size:
-        image, rate = fourier_pad(image, work.shape), work.file_rate
-    if result.dtype == "float16" and np.abs(image).max() > np.finfo(np.float16).max:
-        raise PixelError(f"{job.path} has values above 65504, too large for float16; write float32.")
     make_folder(job.output.parent)
-    if result.thumbnails != "none":
-        write_thumbnail(thumbnail_path(job.output, result.thumbnails), image)
-    with whole_file(job.output) as temporary:
-        write_image(temporary, image, rate, result.dtype)
+    shape, rate = (work.shape, work.file_rate) if result.is_full_size else (_shape(prediction), work.rate)
+    with lane.beside(is_ready):
+        if result.thumbnails != "none":
+            small = functional.avg_pool2d(prediction[None], thumbnail_factor(_shape(prediction)))[0]
+            write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())
+        bands = lane.download(fourier_resized(prediction, shape))
+        with naming(job.path), whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype) as writer:
+            for band in bands:
+                writer.write_rows(band)
     return Written(rate, work.shape)
 
 
-def _to_host(prediction: torch.Tensor, is_ready: Optional[torch.cuda.Event]) -> np.ndarray:
-    if is_ready is None:
-        return prediction.numpy()
-    stream = torch.cuda.Stream(prediction.device)
-    stream.wait_event(is_ready)
-    with torch.cuda.stream(stream):
-        image = prediction.cpu()
-    return image.numpy()
+def fourier_resized(image: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
+    """Return an image `(y, x)` with fewer or more pixels over the same area; see `cryoden.data.rescale`."""
+    if _shape(image) == shape:
+        return image
+    spectrum = torch.fft.rfft2(image)
+    resized = spectrum.new_zeros((shape[0], shape[1] // 2 + 1))
+    for to, source in kept_frequencies(_shape(image), shape):
+        resized[to] = spectrum[source]
+    return torch.fft.irfft2(resized, s=shape) * (shape[0] * shape[1] / image.numel())
+
+
+def _shape(image: torch.Tensor) -> Tuple[int, int]:
+    return int(image.shape[0]), int(image.shape[1])

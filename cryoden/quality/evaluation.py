@@ -14,12 +14,13 @@ from tqdm import tqdm
 
 from cryoden.config import DenoiseConfig, EvaluateConfig
 from cryoden.data.halves import Outcome
-from cryoden.data.normalize import STANDARD, GreyScale, measure_scale, naming
+from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
+from cryoden.formats.pixels import naming
 from cryoden.model.devices import pick_device
 from cryoden.model.pipeline import overlapped
 from cryoden.model.predictor import card_normalization, load_predictor

@@ -4,11 +4,13 @@ from typing import Tuple
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.data.rescale import fourier_crop, fourier_pad, rescaled_shape, to_sampling_rate
+from cryoden.data.rescale import fourier_crop, rescaled_rate, rescaled_shape
 from cryoden.errors import OptionError
+from cryoden.model.pipeline import fourier_resized
 
 
 def sinusoid(shape: Tuple[int, int], cycles: Tuple[int, int]) -> np.ndarray:
@@ -44,16 +46,14 @@ def test_rescaled_sides_are_even_and_not_larger(shape: Tuple[int, int], rate: fl
 
 @pytest.mark.parametrize("wanted", [0.995, 1.0, 1.005])
 def test_nearly_equal_rate_leaves_the_image_alone(wanted: float) -> None:
-    image = np.random.default_rng(1).normal(size=(31, 33)).astype(np.float32)
-    same, rate = to_sampling_rate(image, 1.0, wanted)
-    np.testing.assert_array_equal(same, image)
-    assert rate == 1.0
+    assert rescaled_shape((31, 33), 1.0, wanted) == (31, 33)
+    assert rescaled_rate((31, 33), 1.0, (31, 33)) == 1.0
 
 
 def test_new_rate_is_that_of_the_pixels() -> None:
-    image, rate = to_sampling_rate(np.random.default_rng(1).normal(size=(64, 101)), 1.0, 2.0)
-    assert rate == pytest.approx(101 / image.shape[1])
-    assert image.shape == (32, 50)
+    shape = rescaled_shape((64, 101), 1.0, 2.0)
+    assert shape == (32, 50)
+    assert rescaled_rate((64, 101), 1.0, shape) == pytest.approx(2.02)
 
 
 def test_finer_pixels_cannot_be_asked_for() -> None:
@@ -68,9 +68,17 @@ def test_finer_pixels_cannot_be_asked_for() -> None:
 def test_padding_undoes_cropping_of_a_smooth_image(shape: Tuple[int, int]) -> None:
     image = sinusoid(shape, (3, 5))
     small = fourier_crop(image, (32, 34))
-    np.testing.assert_allclose(fourier_pad(small, shape), image, atol=1e-5)
+    np.testing.assert_allclose(fourier_resized(torch.from_numpy(small), shape).numpy(), image, atol=1e-5)
 
 
-def test_padding_to_the_same_size_changes_nothing() -> None:
+@pytest.mark.parametrize(("shape", "new"), [((64, 64), (32, 34)), ((65, 71), (40, 50)), ((65, 71), (64, 70))])
+def test_arrays_and_tensors_are_cropped_alike(shape: Tuple[int, int], new: Tuple[int, int]) -> None:
+    image = np.random.default_rng(1).normal(5, 1, shape).astype(np.float32)
+    cropped = fourier_resized(torch.from_numpy(image), new)
+    np.testing.assert_allclose(cropped.numpy(), fourier_crop(image, new), atol=1e-5)
+
+
+def test_the_same_size_changes_nothing() -> None:
     image = sinusoid((32, 34), (3, 5)).astype(np.float32)
-    np.testing.assert_array_equal(fourier_pad(image, (32, 34)), image)
+    np.testing.assert_array_equal(fourier_crop(image, (32, 34)), image)
+    np.testing.assert_array_equal(fourier_resized(torch.from_numpy(image), (32, 34)).numpy(), image)

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from cryoden.data.normalize import measure_scale
+from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import read_table
-from cryoden.model import pipeline
 from cryoden.model.denoising import NOT_REACHED
 from cryoden.model.networks import build_network
 from cryoden.model.predictor import Predictor
@@ -362,7 +362,9 @@ def test_values_too_large_for_float16(tmp_path: Path, cryoden: Run, make_model: 
     write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(1e5, 10, (60, 60)))
     result = cryoden("denoise", "a.mrc", "--model", make_model(), "--output", "out", "--dtype", "float16")
     assert result.status == 2
-    assert result.last_error.endswith("a.mrc has values above 65504, too large for float16; write float32.")
+    assert result.last_error.endswith(
+        "a.mrc cannot be used: it has values above 65504, too large for float16; write float32."
+    )
     assert images_in(Path("out")) == ["log.jsonl"]
 
 
@@ -432,14 +434,14 @@ def test_micrograph_of_another_size_is_denoised_and_named(
 def test_full_disk_ends_the_run_keeps_what_is_finished_and_can_be_continued(
     micrographs: Path, cryoden: Run, make_model: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = pipeline.write_image
+    write = MrcWriter.write_rows
 
-    def until_full(path: Path, *arguments: object) -> None:
-        write(path, *arguments)
-        if "mic0" not in path.name:
+    def until_full(writer: MrcWriter, rows: np.ndarray) -> None:
+        write(writer, rows)
+        if "mic0" not in writer.path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "write_image", until_full)
+    monkeypatch.setattr(MrcWriter, "write_rows", until_full)
     words = ("denoise", "raw", "--model", make_model(), "--output", "out")
     result = cryoden(*words)
     assert result.status == 1
