@@ -3,14 +3,15 @@
 Writes made-up float32 micrographs and an untrained U-Net of the default kind, and measures, in processes of their own
 and with an emptied page cache where files are read:
 
-- copying the files plainly: whole files one after the other, and with as many threads as the pipeline has,
+- copying the files plainly: one after the other, and with as many threads as the pipeline has,
 - `cryoden denoise` on them: the pipeline alone, and the whole command with the start of Python and of the GPU,
 - the network alone on one micrograph, against the same network in default eager PyTorch in one piece,
 - the peak of host memory for few and for many micrographs,
 - two processes of torchrun against one, where there are two GPUs,
 - Topaz-Denoise, where a command for it is given, on the same files.
 
-The last line is one JSON object.
+What reads from disk is measured in several rounds, of which the median counts; before each step, all that was written
+is on the disk, and earlier results are gone. The last line is one JSON object.
 
 Usage: python benchmarks/denoising.py [--micrographs 20] [--shape 7420 7676] [--folder DIR] [--topaz COMMAND]
 """
@@ -21,6 +22,8 @@ import argparse
 import json
 import os
 import shlex
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", help="on the disk to measure (default: a temporary folder)")
     parser.add_argument("--topaz", help="command of Topaz-Denoise; the files and `-o FOLDER` are appended")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", nargs="*", choices=STEPS, default=[step for step in STEPS if step != "topaz"])
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -69,17 +73,16 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
     n_bytes = sum(path.stat().st_size for path in files_of(options, "few"))
     print(f"{options.micrographs} micrographs of {options.shape}, {n_bytes / 1e9:.2f} GB")
     result: Dict[str, Any] = {"bytes": n_bytes, "micrographs": options.micrographs, "shape": list(options.shape)}
-    for step in options.steps:
-        if step.endswith(("one GPU", "two GPUs")) and torch.cuda.device_count() < 2:
-            continue
-        drop_cache(Path(options.folder))
-        command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
-        command += ["--many", str(options.many), "--micrographs", str(options.micrographs)]
-        command += ["--shape", *map(str, options.shape)]
-        command += ["--topaz", options.topaz] if options.topaz else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        result[step] = json.loads(done.stdout.splitlines()[-1])
-        print(f"  {step:18} " + ", ".join(f"{k} {v:.4g}" for k, v in result[step].items()), flush=True)
+    done: Dict[str, List[Dict[str, float]]] = {}
+    for number in range(options.rounds):
+        for step in options.steps:
+            if step in SEVERAL_GPUS and torch.cuda.device_count() < 2:
+                continue
+            if number == 0 or step in ROUNDS:
+                done.setdefault(step, []).append(run_step(step, options))
+                print(f"  {step:18} " + ", ".join(f"{k} {v:.4g}" for k, v in done[step][-1].items()), flush=True)
+    for step, rows in done.items():
+        result[step] = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     for step, of in (
         ("copy", "pipeline"), ("copy by threads", "pipeline"), ("copy", "command"), ("eager network", "network"),
         ("one GPU", "two GPUs"), ("topaz", "command"),
@@ -88,6 +91,19 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
             result[f"{of} / {step}"] = ratio = result[step]["seconds"] / result[of]["seconds"]
             print(f"{of + ' / ' + step:30} {ratio:8.2f} times as fast")
     return result
+
+
+def run_step(step: str, options: argparse.Namespace) -> Dict[str, float]:
+    """Run one measurement in a process of its own; return what it printed."""
+    for folder in Path(options.folder).glob(f"{RESULTS}*"):
+        shutil.rmtree(folder)
+    drop_cache(Path(options.folder))
+    command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
+    command += ["--many", str(options.many), "--micrographs", str(options.micrographs)]
+    command += ["--shape", *map(str, options.shape)]
+    command += ["--topaz", options.topaz] if options.topaz else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # ---------------------------------------------------------------------- steps, each in its own process
@@ -195,6 +211,15 @@ def time_network(predict: Callable, options: argparse.Namespace, device: torch.d
     return row
 
 
+RESULTS = "results_"
+"""Folders of this name are removed before the next step."""
+
+ROUNDS = ("copy", "copy by threads", "pipeline", "command")
+"""Steps that are measured in every round."""
+
+SEVERAL_GPUS = ("one GPU", "two GPUs")
+"""Steps that say something only where there are two GPUs."""
+
 STEPS = {
     "copy": copy, "copy by threads": copy_by_threads, "pipeline": pipeline, "command": command, "many": many,
     "network": network, "eager network": eager_network, "one GPU": one_gpu, "two GPUs": two_gpus, "topaz": topaz,
@@ -212,7 +237,7 @@ def config_of(options: argparse.Namespace, which: str) -> DenoiseConfig:
 
 def fresh_folder(options: argparse.Namespace, name: str) -> Path:
     """Return an empty folder for results, so that none is skipped."""
-    return Path(tempfile.mkdtemp(prefix=name + "_", dir=options.folder))
+    return Path(tempfile.mkdtemp(prefix=f"{RESULTS}{name}_", dir=options.folder))
 
 
 def files_of(options: argparse.Namespace, which: str) -> List[Path]:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, List
 
-import numpy as np
 import pytest
 import torch
 
@@ -70,7 +69,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         rate: float = RATE,
         seed: int = 1,
     ) -> Path:
-        weights = {key: np.array(value) for key, value in build_network(network, channels, seed).state_dict().items()}
+        weights = {key: array.numpy() for key, array in build_network(network, channels, seed).state_dict().items()}
         write_model(tmp_path / name, weights, ModelCard(network, channels, rate, asdict(STANDARD), {"seed": seed}))
         return tmp_path / name
 

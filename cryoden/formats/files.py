@@ -9,6 +9,7 @@ import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Iterator, Union
 
 from cryoden.config import GIB
@@ -58,11 +59,9 @@ def make_folder(path: PathLike) -> Path:
         If it is a file, or nothing can be written there.
     """
     path = Path(path)
-    probe = path / f".cryoden-{os.getpid()}.part"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=str(path)).close()
     except OSError as error:
         raise FileError(
             f"Output folder {path} cannot be written ({error.strerror}); choose a folder that you may write to."

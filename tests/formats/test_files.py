@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
 
 def test_proof_of_a_folder_leaves_nothing(tmp_path: Path) -> None:
     assert list(make_folder(tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_threads_may_make_the_same_folder(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(make_folder, [tmp_path / "a"] * 2000)) == {tmp_path / "a"}
+    assert list((tmp_path / "a").iterdir()) == []
 
 
 @pytest.mark.parametrize(
