@@ -35,6 +35,7 @@ from cryoden.formats.mrc import write_image
 from cryoden.model.denoising import load_predictor
 from cryoden.model.devices import fast_arithmetic, pick_device
 from cryoden.model.training import Trainer
+from cryoden.model.training_data import TrainingData
 from cryoden.model.validation import measure_covariance
 from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
 from cryoden.quality.metrics import RingCovariance, score
@@ -140,7 +141,7 @@ class Trial(Trainer):
             return torch.nn.functional.mse_loss(predictions, targets)
         n_rows, n_columns = targets.shape[-2:]
         rows, columns = torch.fft.fftfreq(n_rows), torch.fft.rfftfreq(n_columns)
-        radius = torch.hypot(rows[:, None], columns[None, :]).to(self.device) * 8.0 / self.sampling_rate
+        radius = torch.hypot(rows[:, None], columns[None, :]).to(self.device) * 8.0 / self.data.sampling_rate
         weight = self.ring_floor + (1 - self.ring_floor) / (1 + radius**4)
         power = torch.fft.rfft2(predictions - targets, norm="ortho").abs().square()
         twice = torch.full((columns.numel(),), 2.0, device=self.device)
@@ -200,7 +201,7 @@ def main() -> None:
             )  # fmt: skip
             config = replace(base, **changes)
             started = time.monotonic()
-            trainer = (Trial if trials else Trainer)(config, [training], [held_out], {}, device)
+            trainer = (Trial if trials else Trainer)(config, TrainingData([training], [held_out], {}), device)
             for key, value in trials.items():
                 setattr(trainer, key, value)
             trainer.run()

@@ -39,6 +39,7 @@ from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter
 from cryoden.model.devices import pick_device
 from cryoden.model.training import Trainer
+from cryoden.model.training_data import TrainingData
 
 GIB = 1 << 30
 
@@ -213,7 +214,7 @@ def make_trainer(options: argparse.Namespace, which: str, flags: List[str], max_
     )  # fmt: skip
     pairs, failures = find_pairs(odd, even)
     training, held_out = hold_out(pairs, 0.5 / len(pairs), np.random.default_rng(1))
-    return Trainer(config, training, held_out, failures, device)
+    return Trainer(config, TrainingData(training, held_out, failures), device)
 
 
 def warm_up(trainer: Trainer, options: argparse.Namespace) -> None:

@@ -27,9 +27,9 @@ from loaders import drop_cache, halves_of, peak_gib, write_pairs
 
 from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
-from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.model.devices import pick_device
 from cryoden.model.training import Trainer
+from cryoden.model.training_data import TrainingData
 
 MODES: Dict[str, List[str]] = {"managed": [], "streaming": ["stream", "force"]}
 ROWS = {
@@ -95,10 +95,8 @@ def measure(options: argparse.Namespace) -> Dict[str, float]:
         **dict.fromkeys(MODES[options.mode], True),
     )  # fmt: skip
     begun = time.perf_counter()
-    pairs, failures = find_pairs(odd, even)
-    training, held_out = hold_out(pairs, config.validation, np.random.default_rng(1))
-    trainer = Trainer(config, training, held_out, failures, device)
-    plan = EpochPlan(trainer.shapes, trainer.crop, options.batch, 1, 0, trainer.window)
+    trainer = Trainer(config, TrainingData.find(config), device)
+    plan = EpochPlan(trainer.data.shapes, trainer.crop, options.batch, 1, 0, trainer.window)
     ended: List[float] = []
     with GpuUse(device) as use:
         for batch in trainer.loader.batches(plan):

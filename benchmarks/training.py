@@ -28,11 +28,11 @@ import torch
 from torch import nn
 
 from cryoden.config import TrainConfig
-from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
 from cryoden.model.networks import Network, UNet, build_network
 from cryoden.model.training import Trainer
+from cryoden.model.training_data import TrainingData
 
 NETWORKS: Dict[str, Tuple[int, ...]] = {
     "unet": TrainConfig.default_of("channels"),
@@ -134,9 +134,7 @@ def measure_library(
         channels=NETWORKS[name] or TrainConfig.default_of("channels"), crop=options.crop, batch_size=batch,
         compile=compiled, epochs=1000, min_batches=options.steps, max_batches=options.steps,
     )  # fmt: skip
-    pairs, failures = find_pairs(config.odd, config.even)
-    training, held_out = hold_out(pairs, config.validation, np.random.default_rng(1))
-    trainer = Trainer(config, training, held_out, failures, device)
+    trainer = Trainer(config, TrainingData.find(config), device)
 
     def epoch() -> float:
         return trainer._train_epoch(time.monotonic())["training_seconds"]

@@ -81,9 +81,9 @@ def run_halves(config: HalvesConfig) -> Dict[str, str]:
 
 def run_train(config: TrainConfig) -> Dict[str, str]:
     """Train, draw the curves and say how good the model is; returns the failures."""
-    from cryoden.model.checkpoints import CURVES_NAME
+    from cryoden.formats.training_folder import CURVES_NAME
     from cryoden.model.training import train
-    from cryoden.quality.figures import draw_training
+    from cryoden.quality.training_figures import draw_training
 
     training = train(config)
     if not IS_FIRST:

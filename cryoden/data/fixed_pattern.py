@@ -7,7 +7,6 @@ sums are kept. `cryoden.quality.checks` looks at finished sets, at the resolutio
 from __future__ import annotations
 
 import threading
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -15,8 +14,8 @@ from typing import Dict, List, Tuple
 import numpy as np
 import scipy.ndimage
 
-from cryoden.errors import FileError
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.arrays import opened_arrays, write_arrays
+from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_micrograph
 
 SIDE = 1024
@@ -141,10 +140,9 @@ class FixedPattern:
 
     def save(self, path: PathLike) -> None:
         """Write the sums, so that a continued run goes on with them."""
-        with whole_file(path) as temporary, open(str(temporary), "wb") as file:
-            bad = np.array([[name, str(value)] for name, value in self.uncorrelated.items()], dtype=str).reshape(-1, 2)
-            names = np.array(self.names, dtype=str)
-            np.savez(file, names=names, sums=self.sums.astype(np.float32), own=np.array(self.own), uncorrelated=bad)
+        bad = np.array([[name, str(value)] for name, value in self.uncorrelated.items()], dtype=str).reshape(-1, 2)
+        arrays = {"names": np.array(self.names, dtype=str), "own": np.array(self.own), "uncorrelated": bad}
+        write_arrays(path, {**arrays, "sums": self.sums.astype(np.float32)})
 
     @classmethod
     def load(cls, path: PathLike) -> FixedPattern:
@@ -157,13 +155,10 @@ class FixedPattern:
         """
         if not Path(path).is_file():
             return cls()
-        try:
-            with open(str(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                bad = {str(name): float(value) for name, value in file["uncorrelated"]}
-                names = [str(name) for name in file["names"]]
-                return cls(names, file["sums"].astype(np.float64), [float(value) for value in file["own"]], bad)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise FileError(f"{path} is damaged ({error}); remove it, it is made again.") from error
+        with opened_arrays(path, "remove it, it is made again") as file:
+            bad = {str(name): float(value) for name, value in file["uncorrelated"]}
+            names = [str(name) for name in file["names"]]
+            return cls(names, file["sums"].astype(np.float64), [float(value) for value in file["own"]], bad)
 
 
 def _middle(path: PathLike) -> np.ndarray:

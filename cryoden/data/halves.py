@@ -14,10 +14,10 @@ from typing import Dict, List, Optional, Tuple
 from cryoden.config import HalvesConfig
 from cryoden.data.calibration import Calibration
 from cryoden.data.fixed_pattern import FixedPattern
-from cryoden.data.progress import LOG_NAME, Progress
+from cryoden.data.progress import Progress
 from cryoden.data.recipe import affordable_jobs, half_bands, open_calibration, open_movie, require_gain_orientation
 from cryoden.errors import CryodenError, FileError
-from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
+from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 

@@ -12,9 +12,6 @@ from typing import Any, Optional, Type
 
 from tqdm import tqdm
 
-LOG_NAME = "log.jsonl"
-"""In the output folder: one line for each item, what became of it."""
-
 
 class Progress:
     """Counts finished items; use it as a context manager.

@@ -15,14 +15,12 @@ from cryoden.errors import FileError, ModelError
 from cryoden.exchange.config import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.formats.bundle import INDEX_NAME, Bundle, Item, read_array, read_bundle, read_index, write_bundle
 from cryoden.formats.files import make_folder
-from cryoden.formats.model_file import ModelCard, read_model, write_model
+from cryoden.formats.model_file import MODEL_NAME, ModelCard, read_model, write_model
 from cryoden.formats.patch_file import open_patches
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import load_weights
 
 WEIGHT_AXES, IMAGE_AXES = ("output", "input", "row", "column"), ("patch", "channel", "row", "column")
-
-MODEL_NAME = "model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ PathLike = Union[str, Path]
 
 COMPRESSED_ENDINGS = (".gz", ".bz2")
 
+LOG_NAME = "log.jsonl"
+"""In the output folder of a long command: one JSON line for each finished item, or epoch."""
+
 
 @contextmanager
 def whole_file(path: PathLike) -> Iterator[Path]:

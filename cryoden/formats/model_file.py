@@ -14,6 +14,9 @@ from cryoden import __version__
 from cryoden.errors import FileError, ModelError
 from cryoden.formats.files import PathLike, whole_file
 
+MODEL_NAME = "model.safetensors"
+"""What a model is called in the folder of its training."""
+
 FORMAT = "cryoden-micrograph-denoiser"
 
 

@@ -1,19 +1,15 @@
-"""A training on disk: the last state to go on from, the best model, the log, samples."""
+"""The last state of a training on disk, to go on from."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
-import numpy as np
 import torch
 
 from cryoden.errors import FileError, TrainingError
 from cryoden.formats.files import whole_file
-
-MODEL_NAME, LOG_NAME, CHECKPOINT_NAME = "model.safetensors", "log.jsonl", "checkpoint.pt"
-CURVES_NAME, SAMPLES_NAME, EPOCH_FOLDER = "curves.png", "samples.npz", "epochs"
+from cryoden.formats.training_folder import CHECKPOINT_NAME
 
 
 def save_state(folder: Path, state: Dict[str, Any]) -> None:
@@ -56,15 +52,3 @@ def load_state(folder: Path, device: torch.device, options: Dict[str, Any]) -> D
             "options, or choose another --output folder."
         )
     return state
-
-
-def save_log(folder: Path, records: List[Dict[str, Any]]) -> None:
-    """Write one JSON line for each epoch."""
-    with whole_file(folder / LOG_NAME) as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def save_samples(folder: Path, names: List[str], cuts: List[np.ndarray]) -> None:
-    """Write cut-outs (input, output, target) of held-out micrographs as arrays `(3, y, x)` under their names."""
-    with whole_file(folder / SAMPLES_NAME) as temporary, open(str(temporary), "wb") as file:
-        np.savez(file, **dict(zip(names, cuts)))

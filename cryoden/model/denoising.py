@@ -16,9 +16,9 @@ import torch
 from cryoden.config import DenoiseConfig
 from cryoden.data.halves import Outcome
 from cryoden.data.pairs import list_halves
-from cryoden.data.progress import LOG_NAME, Progress
+from cryoden.data.progress import Progress
 from cryoden.errors import CryodenError, FileError, FullDiskError
-from cryoden.formats.files import make_folder, mrc_name, read_json, write_json
+from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List
 
 import numpy as np
 import torch
@@ -86,10 +86,9 @@ def summarize(comparisons: Iterable[Comparison]) -> Dict[str, Any]:
     return record
 
 
-def samples(comparisons: Iterable[Comparison]) -> Tuple[List[str], List[np.ndarray]]:
-    """Return names and cut-outs (input, output, target) of the first held-out micrographs."""
-    chosen = sorted(comparisons, key=lambda item: item.name)[:MAX_SAMPLES]
-    return [item.name for item in chosen], [item.sample for item in chosen]
+def samples(comparisons: Iterable[Comparison]) -> Dict[str, np.ndarray]:
+    """Return cut-outs (input, output, target) of the first held-out micrographs by name."""
+    return {item.name: item.sample for item in sorted(comparisons, key=lambda item: item.name)[:MAX_SAMPLES]}
 
 
 def _centre(image: torch.Tensor, side: int) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple, cast
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import scipy.fft
@@ -12,7 +10,6 @@ import scipy.ndimage
 
 from cryoden.data.fixed_pattern import FixedPattern
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import FileError
 from cryoden.formats.files import PathLike, whole_file
 from cryoden.formats.images import read_micrograph
 
@@ -25,88 +22,8 @@ GREY_PERCENTILES = (0.5, 99.5)
 RING_PERCENTILES = (1.0, 99.5)
 """Grey range of power spectra: the middle may be white."""
 
-LOG_NAME, SAMPLES_NAME = "log.jsonl", "samples.npz"
-SAMPLE_TITLES = ("input (odd)", "output", "target (even)")
-
-MAX_BARS = 20
-"""Held-out micrographs that are drawn as named bars; more become a histogram."""
-
 DISPLAY_SIDE = 1024
 """Longest side in pixels at which images are drawn: a screen shows no more."""
-
-
-def read_log(path: PathLike) -> List[Dict[str, Any]]:
-    """Return the records of a training's `log.jsonl`, one for each epoch.
-
-    Raises
-    ------
-    FileError
-        If the log is not there or damaged.
-    """
-    try:
-        return [json.loads(line) for line in Path(path).read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise FileError(f"Training log {path} cannot be read ({error}); has the first epoch ended?") from error
-
-
-def draw_training(folder: PathLike, path: PathLike) -> None:
-    """Write the curves and samples of the training in a folder as PNG; see `plot_training`."""
-    records = read_log(Path(folder) / LOG_NAME)
-    save_figure(lambda figure: plot_training(figure, records, folder), (13, 8.5), path)
-
-
-def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: PathLike) -> None:
-    """Draw losses, held-out R2 (the best epoch marked) and R2 of each held-out micrograph above a sample of the best.
-
-    Parameters
-    ----------
-    figure
-        An empty matplotlib figure.
-    records
-        The training's log, as `read_log` returns it.
-    folder
-        Where `samples.npz` lies; without it only the curves are drawn.
-    """
-    samples = _read_samples(Path(folder) / SAMPLES_NAME)
-    grid = figure.add_gridspec(2 if samples else 1, 6)
-    losses, quality, spread = cast(Any, [figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3)])
-    epochs = [record["epoch"] for record in records]
-    losses.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
-    losses.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
-    losses.set(xlabel="epoch", ylabel="mean squared error (half against half)", title="Loss: mostly noise")
-    losses.legend()
-    r2 = [record["r2"] for record in records]
-    best = int(np.argmax(r2))
-    quality.plot(epochs, r2, "o-", ms=3, color="tab:green")
-    label = f"best: {r2[best]:.3f}, epoch {epochs[best]}"
-    quality.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=label)
-    quality.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 A")
-    quality.set_ylim(max(min(r2), min(0.0, r2[best]) - 1.0) - 0.02, max(r2[best] * 1.15, 0.02))
-    quality.legend(loc="lower right")
-    each = sorted(records[best]["r2_per_micrograph"].items(), key=lambda entry: entry[1])
-    if len(each) <= MAX_BARS:
-        spread.barh([name for name, _ in each], [value for _, value in each], height=0.5, color="tab:green")
-        spread.set_ylim(-1, max(len(each), 3))
-    else:
-        spread.hist([value for _, value in each], bins=30, color="tab:green")
-    spread.set(xlabel="$R^2$", title="Held-out micrographs, best epoch")
-    for curves in (losses, quality):
-        curves.grid(alpha=0.3)
-        curves.xaxis.get_major_locator().set_params(integer=True)
-    places = [(name, image, title) for name, cuts in samples[:1] for image, title in zip(cuts, SAMPLE_TITLES)]
-    for column, (name, image, title) in enumerate(places):
-        axes: Any = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
-        axes.imshow(image, cmap="gray", origin="lower", **grey_range(image, GREY_PERCENTILES))
-        axes.set_title(f"{name}, {title}")
-        axes.set_axis_off()
-
-
-def _read_samples(path: Path) -> List[Tuple[str, np.ndarray]]:
-    """Return names and cut-outs (input, output, target), of the samples file; [] without one."""
-    if not path.exists():
-        return []
-    with np.load(str(path), allow_pickle=False) as file:
-        return [(name, file[name].astype(np.float32)) for name in file.files]
 
 
 def draw_files(first: PathLike, second: PathLike, names: Tuple[str, str], path: PathLike, title: str = "") -> None:

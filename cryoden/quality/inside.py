@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.arrays import write_arrays
+from cryoden.formats.files import PathLike
 from cryoden.model.networks import Network, UNet
 
 SHOWN_CHANNELS = 6
@@ -51,8 +52,7 @@ def look_inside(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
 
 def save_inside(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
     """Write what `look_inside` returned as an npz file, whole or not at all."""
-    with whole_file(path) as temporary, open(str(temporary), "wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_arrays(path, arrays, compress=True)
 
 
 def _stages(network: Network) -> List[Tuple[str, nn.Module]]:

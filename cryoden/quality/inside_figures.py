@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Dict
 
 import numpy as np
 
+from cryoden.formats.arrays import opened_arrays
 from cryoden.formats.files import PathLike
 from cryoden.quality.figures import GREY_PERCENTILES, grey_range
 
@@ -63,6 +64,12 @@ def _plot_gradient(figure: Any, gradient: np.ndarray, radii: np.ndarray) -> None
 
 
 def read_inside(path: PathLike) -> Dict[str, np.ndarray]:
-    """Read what `cryoden.quality.inside.save_inside` wrote."""
-    with np.load(str(path), allow_pickle=False) as file:
+    """Read what `cryoden.quality.inside.save_inside` wrote.
+
+    Raises
+    ------
+    FileError
+        If the file is missing or damaged.
+    """
+    with opened_arrays(path, "evaluate again; what was measured is kept") as file:
         return {name: file[name] for name in file.files}

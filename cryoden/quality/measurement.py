@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cryoden.data.normalize import ZERO_MEAN_SHARE
-from cryoden.errors import FileError
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.arrays import opened_arrays, write_arrays
+from cryoden.formats.files import PathLike
 from cryoden.quality.baselines import filter_image
 from cryoden.quality.checks import thumbnail
 from cryoden.quality.metrics import A, B, RingCovariance, ring_covariance
@@ -200,8 +198,7 @@ def save_measurement(path: PathLike, measurement: Measurement) -> None:
             arrays["cuts"] = measurement.cuts
         elif field.name != "path":
             arrays[field.name] = value
-    with whole_file(path) as temporary, open(str(temporary), "wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
 
 
 def load_measurement(path: PathLike) -> Measurement:
@@ -234,13 +231,8 @@ def load_measurement(path: PathLike) -> Measurement:
         )
 
 
-@contextmanager
-def _opened(path: PathLike) -> Iterator[Any]:
-    try:
-        with open(str(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            yield file
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise FileError(f"Measurement {path} cannot be read ({error}); evaluate again with --overwrite.") from error
+def _opened(path: PathLike) -> ContextManager[Any]:
+    return opened_arrays(path, "evaluate again with --overwrite")
 
 
 def measurement_path(folder: PathLike, name: str) -> Path:

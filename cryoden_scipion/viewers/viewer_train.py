@@ -21,7 +21,8 @@ class CryodenTrainViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
 
     def _visualize(self, obj, **kwargs):
-        from cryoden.quality.figures import plot_training, read_log
+        from cryoden.formats.training_folder import read_log
+        from cryoden.quality.training_figures import plot_training
 
         folder = os.path.dirname(obj.getFileName()) if isinstance(obj, CryodenModel) else obj._getExtraPath()
         log = os.path.join(folder, LOG_NAME)

@@ -85,7 +85,7 @@ def test_saved_sums_are_gone_on_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"words", b"", b"PK\3\4 cut off"])
 def test_damaged_sums_are_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.npz").write_bytes(content)
-    with pytest.raises(FileError, match=r"p\.npz is damaged"):
+    with pytest.raises(FileError, match=r"p\.npz cannot be read"):
         FixedPattern.load(tmp_path / "p.npz")
 
 

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from cryoden.errors import FileError
-from cryoden.quality.figures import draw_files, draw_training, flattened, in_scale_of, power_spectrum, read_log
+from cryoden.formats.training_folder import read_log, read_samples, write_samples
+from cryoden.quality.figures import draw_files, flattened, in_scale_of, power_spectrum
+from cryoden.quality.inside import save_inside
+from cryoden.quality.inside_figures import read_inside
+from cryoden.quality.training_figures import draw_training
 from tests.helpers import write_mrc
 
 
@@ -70,6 +74,25 @@ def test_denoised_images_are_brought_to_the_scale_of_the_raw_ones() -> None:
     np.testing.assert_allclose(back.mean(), raw.mean(), rtol=1e-5)
     np.testing.assert_allclose(back.std(), (2 * signal).std(), rtol=0.1)
     assert abs(np.corrcoef((raw - back).ravel(), back.ravel())[0, 1]) < 1e-3
+
+
+@pytest.mark.parametrize("n_bytes", [0, 20, 700])
+def test_damaged_samples_are_named(tmp_path: Path, n_bytes: int) -> None:
+    write_samples(tmp_path, {"mic0": np.zeros((3, 32, 32), np.float16)})
+    path = tmp_path / "samples.npz"
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(FileError, match=r"samples\.npz cannot be read \(.+\); remove it; the next better epoch"):
+        read_samples(tmp_path)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 20, 700])
+def test_damaged_inside_of_a_network_is_named(tmp_path: Path, n_bytes: int) -> None:
+    path = tmp_path / "inside.npz"
+    save_inside(path, {"weights": np.random.default_rng(1).normal(size=(64, 64))})
+    assert read_inside(path)["weights"].shape == (64, 64)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with pytest.raises(FileError, match=r"inside\.npz cannot be read \(.+\); evaluate again"):
+        read_inside(path)
 
 
 @pytest.mark.parametrize("content", [None, "no json\n"])

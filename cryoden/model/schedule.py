@@ -1,0 +1,98 @@
+"""When a training ends, and how fast it learns on the way there."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Sequence, Tuple
+
+from cryoden.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 0.05
+"""Share of the training in which the learning rate rises."""
+
+LEAST_PATIENCE = 10
+"""Epochs without a better model that a training always goes on, unless told otherwise."""
+
+
+@dataclass
+class Progress:
+    """How far a training is; what a checkpoint needs beside the tensors.
+
+    Attributes
+    ----------
+    epoch, batch
+        Finished epochs, and finished batches of the one that runs.
+    step
+        Optimisation steps so far.
+    seconds
+        Time trained, validation included.
+    loss_sum
+        Sum of the losses of the epoch that runs.
+    best_r2, best_epoch
+        The best validation so far.
+    records
+        The log.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    best_r2: float = -math.inf
+    best_epoch: int = 0
+    records: List[Dict[str, Any]] = field(default_factory=list)
+
+    def add(self, record: Dict[str, Any]) -> bool:
+        """Take the record of a finished epoch into the log; return whether its model is the best so far."""
+        self.records.append(record)
+        is_best = record["r2"] > self.best_r2
+        if is_best:
+            self.best_r2, self.best_epoch = record["r2"], self.epoch
+        return is_best
+
+
+def share_done(config: TrainConfig, epochs: float, seconds: float) -> float:
+    """Return how much of a training is over, of its minutes if it has such, else of its epochs; 1 or more = all."""
+    if config.minutes is not None:
+        return seconds / (60 * config.minutes)
+    return epochs / config.epochs
+
+
+def expected_pixels(config: TrainConfig, shapes: Sequence[Tuple[int, int]], crop: int) -> int:
+    """Return about how many pixels a training of all its epochs learns from.
+
+    Parameters
+    ----------
+    config
+        The options.
+    shapes
+        Rows and columns of the pairs: a half-overlapping grid has each pixel four times.
+    crop
+        Side of the crops in pixels.
+    """
+    n_batches = sum(rows * columns for rows, columns in shapes) * 4 // (config.batch_size * crop**2)
+    n_batches = min(max(n_batches, config.min_batches), config.max_batches or n_batches + config.min_batches)
+    return config.epochs * n_batches * config.batch_size * crop**2
+
+
+def has_lost_patience(config: TrainConfig, progress: Progress) -> bool:
+    """Return whether the held-out R2 has not risen for too long, and say so."""
+    patience = config.patience
+    if patience is None:
+        patience = max(LEAST_PATIENCE, progress.best_epoch)
+    if not patience or progress.epoch - progress.best_epoch < patience:
+        return False
+    log.info("Stopped: the held-out R2 has not risen for %d epochs.", patience)
+    return True
+
+
+def learning_rate_factor(progress: float) -> float:
+    """Return the learning rate's share of its highest value at a progress between 0 and 1: warm-up, then a cosine."""
+    if progress < WARM_UP:
+        return max(progress / WARM_UP, 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)))

@@ -1,0 +1,106 @@
+"""From a training to a model file, and from a model file to the start of another training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any, Dict
+
+from torch import nn
+
+from cryoden.config import SCORE_BAND_A, TrainConfig
+from cryoden.data.normalize import Normalization
+from cryoden.data.rescale import SAME_RATE_TOLERANCE
+from cryoden.errors import ModelError
+from cryoden.formats.files import PathLike
+from cryoden.formats.model_file import ModelCard, read_model, write_model
+from cryoden.model.networks import Network
+from cryoden.model.predictor import load_weights
+from cryoden.model.training_data import TrainingData
+
+log = logging.getLogger(__name__)
+
+FREE_OPTIONS = (
+    "resume", "device", "memory", "stream", "force", "output", "compile", "checkpoint_minutes", "keep",
+)  # fmt: skip
+"""Options that may change when a training is resumed: they change nothing of its result."""
+
+
+def lasting_options(config: TrainConfig) -> Dict[str, Any]:
+    """Return the options that make a training what it is."""
+    return {name: value for name, value in config.to_dict().items() if name not in FREE_OPTIONS}
+
+
+def training_card(
+    config: TrainConfig,
+    data: TrainingData,
+    normalization: Normalization,
+    crop: int,
+    seconds: float,
+    record: Dict[str, Any],
+) -> ModelCard:
+    """Return what a model file says of its training.
+
+    Parameters
+    ----------
+    config
+        The options.
+    data
+        Which micrographs the weights know, so that an evaluation can leave them out.
+    normalization
+        How the network saw grey values.
+    crop
+        Side of the training crops in pixels.
+    seconds
+        Time trained so far.
+    record
+        Line of the log of the epoch whose weights these are.
+    """
+    trained_on, held_out = data.seen_and_held_out()
+    summary = {key: record[key] for key in ("r2", "r2_corr", "epoch", "step", "loss", "validation_loss")}
+    summary.update(
+        score_band_A=list(SCORE_BAND_A), n_pairs=data.n_usable, n_left_out=len(data.failures), crop=crop,
+        seconds=seconds, options=lasting_options(config), trained_on=trained_on, held_out=held_out,
+    )  # fmt: skip
+    channels = config.channels if config.network == "unet" else ()
+    return ModelCard(config.network, channels, data.sampling_rate, asdict(normalization), summary)
+
+
+def write_trained(path: PathLike, network: nn.Module, card: ModelCard) -> None:
+    """Write a network's weights, float32, with its card; raises as `write_model`."""
+    tensors = network.state_dict()
+    weights = {name: tensor.detach().float().cpu().numpy() for name, tensor in tensors.items()}
+    write_model(path, weights, card)
+
+
+def start_from(path: str, network: Network, config: TrainConfig, sampling_rate: float) -> None:
+    """Give a new network the weights of a model file (fine-tuning).
+
+    Parameters
+    ----------
+    path
+        The model.
+    network
+        Gets its weights.
+    config
+        The options that the network was built with.
+    sampling_rate
+        A/px at which it is going to be trained; another one than the model's is warned of.
+
+    Raises
+    ------
+    ModelError
+        If the file is no model, or one of another network.
+    """
+    card, weights = read_model(path)
+    if card.network != config.network or (card.channels and card.channels != config.channels):
+        raise ModelError(
+            f"{path} is a {card.network} with channels {card.channels}, not the {config.network} asked for; "
+            "choose the same network and channels."
+        )
+    if abs(card.sampling_rate / sampling_rate - 1) > SAME_RATE_TOLERANCE:
+        log.warning(
+            "%s was trained at %.3g A/px and goes on at %.3g A/px: what it knows has another size there.",
+            path, card.sampling_rate, sampling_rate,
+        )  # fmt: skip
+    load_weights(network, weights, path)

@@ -1,0 +1,139 @@
+"""What a training learns from and what is held out: found, cut to size, and watched for micrographs that fail."""
+
+from __future__ import annotations
+
+import logging
+from typing import Dict, Iterable, List, Sequence, Tuple
+
+import numpy as np
+
+from cryoden.config import TrainConfig
+from cryoden.data.crops import fitting_crop
+from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
+from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
+from cryoden.data.rescale import fourier_crop
+from cryoden.errors import TrainingError
+from cryoden.formats.images import read_micrograph
+
+log = logging.getLogger(__name__)
+
+MAX_FAILED_SHARE = 0.5
+"""Training stops when a larger share of the micrographs cannot be used."""
+
+
+class TrainingData:
+    """Pairs of halves to train on, pairs that are held out, and what became of them.
+
+    Parameters
+    ----------
+    training, held_out
+        Pairs of halves without a common pixel.
+    failures
+        Micrographs left out so far, with the reason; grows when pixels turn out unusable.
+
+    Attributes
+    ----------
+    shapes
+        Rows and columns of each training pair.
+    names
+        Of all pairs that were found, usable or not.
+    """
+
+    def __init__(self, training: Sequence[HalfPair], held_out: Sequence[HalfPair], failures: Dict[str, str]) -> None:
+        self.training, self.held_out, self.failures = training, held_out, failures
+        self.shapes = [pair.used_shape for pair in training]
+        self.names = {pair.name for pair in (*training, *held_out)} | set(failures)
+
+    @classmethod
+    def find(cls, config: TrainConfig) -> TrainingData:
+        """Find what the options name, halves or patch files, and choose what is held out.
+
+        Raises
+        ------
+        CryodenError
+            If no pair can be used.
+        """
+        if config.patches:
+            return cls(*find_patch_pairs(config.patches, config.patch, config.sampling_rate, config.validation), {})
+        pairs, failures = find_pairs(config.odd or "", config.even or "", config.sampling_rate)
+        return cls(*hold_out(pairs, config.validation, np.random.default_rng(config.seed)), failures)
+
+    @property
+    def sampling_rate(self) -> float:
+        """A/px at which the network sees the micrographs."""
+        return self.training[0].sampling_rate
+
+    @property
+    def n_usable(self) -> int:
+        """Number of pairs that are not left out."""
+        return len(self.names) - len(self.failures)
+
+    def normalization(self, config: TrainConfig) -> Normalization:
+        """Return how the network sees grey values; raises as `read_micrograph`."""
+        first = self.training[0]
+        if isinstance(first, PatchPair):
+            return first.normalization
+        if config.normalization == "standard":
+            return STANDARD
+        return p95_normalization(fourier_crop(read_micrograph(first.odd)[0], first.shape))
+
+    def fitting_crop(self, config: TrainConfig, step: int) -> int:
+        """Return the side of the crops in pixels: that of the options, or less where micrographs are smaller.
+
+        Parameters
+        ----------
+        config
+            The options.
+        step
+            The side must be a multiple of it: the network's step.
+
+        Raises
+        ------
+        TrainingError
+            If there is no such crop.
+        """
+        if config.crop < step:
+            raise TrainingError(
+                f"Option --crop is {config.crop}, less than the network's step of {step} px; it must be at least that."
+            )
+        crop = fitting_crop(self.shapes, config.crop, step)
+        if crop == 0:
+            raise TrainingError(
+                f"The smallest micrograph is {min(map(min, self.shapes))} px wide, less than the network's step of "
+                f"{step} px; train at a finer sampling rate."
+            )
+        if crop < config.crop:
+            log.info("Crops are %d px: the smallest micrograph, or the network's step, allows no more.", crop)
+        return crop
+
+    def leave_out(self, failures: Iterable[Dict[str, str]]) -> None:
+        """Note micrographs that turned out unusable.
+
+        Raises
+        ------
+        TrainingError
+            If too few are left, for training or for validation.
+        """
+        for reasons in failures:
+            self.failures.update(reasons)
+        if all(pair.name in self.failures for pair in self.held_out):
+            reason = self.failures[min(pair.name for pair in self.held_out)]
+            raise TrainingError(f"No held-out micrograph could be used; the first reason: {reason}")
+        if len(self.failures) > MAX_FAILED_SHARE * len(self.names):
+            reason = next(iter(self.failures.values()))
+            raise TrainingError(
+                f"{len(self.failures)} of {len(self.names)} micrographs cannot be used, too many to go on; the first "
+                f"reason: {reason}"
+            )
+
+    def seen_and_held_out(self) -> Tuple[List[str], Dict[str, List[float]]]:
+        """Return which micrographs the network knows, and the rows of others that it does not know.
+
+        Rows are first and last (excluded), as shares of the height. A micrograph of which only some rows are held out
+        is in both.
+        """
+        rows = {pair.micrograph: list(pair.rows_share) for pair in self.held_out}
+        pairs = (*self.training, *self.held_out)
+        used = {pair.micrograph for pair in pairs if pair.name not in self.failures}
+        return sorted(used - {name for name, part in rows.items() if part == [0, 1]}), rows
