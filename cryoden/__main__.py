@@ -50,7 +50,7 @@ IS_FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this is the process that speaks, where torchrun started several."""
 
 FAILURES_NAME = "failures.json"
-"""Written into the output folder: inputs that were left out, and why."""
+"""In the folder that a command fills: inputs that were left out, and why."""
 
 FOOTER = (
     "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
@@ -221,9 +221,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             write_json(save_to, config.to_dict())
             return ALL_DONE
         failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-        output = getattr(config, "output", None)  # some commands only read
-        if IS_FIRST and output and Path(output).is_dir():
-            write_json(Path(output) / FAILURES_NAME, failures)
+        folder = config.filled_folder
+        if IS_FIRST and folder and Path(folder).is_dir():
+            write_json(Path(folder) / FAILURES_NAME, failures)
     except CryodenError as error:
         print(f"cryoden: {error}", file=sys.stderr)
         return NOTHING_DONE

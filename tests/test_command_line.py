@@ -310,3 +310,32 @@ def test_training_from_the_command_line(tmp_path: Path, cryoden: Run) -> None:
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "checkpoint.pt", "curves.png", "failures.json", "log.jsonl", "model.safetensors", "samples.npz",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["halves", "denoise", "evaluate", "train", "simulate pairs", "patches export"])
+def test_a_failure_is_said_once(
+    tmp_path: Path, cryoden: Run, make_model: Callable, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    """Where stderr is no terminal: in the last lines."""
+    write_halves(tmp_path, n=4, shape=(128, 128))
+    bad = write_mrc(tmp_path / "odd" / "mic2.mrc", np.full((128, 128), 7.0), 4.0)
+    write_raw_mrc(tmp_path / "m.mrc", np.random.default_rng(1).poisson(1, (4, 64, 64)).astype(np.uint8), 6)
+    (tmp_path / "n.mrc").write_text("words")
+    halves = ["--odd", "odd", "--even", "even", "--output", "out"]
+    words = {
+        "halves": ["m.mrc", "n.mrc", "--output", "out"],
+        "denoise": ["odd", "--model", make_model(), "--output", "out"],
+        "evaluate": [*halves, "--topaz", "no", "--bootstrap", 10],
+        "train": [*halves, "--network", "cnn3", "--epochs", 1, "--max-batches", 2, "--crop", 64, "--batch-size", 2],
+        "simulate pairs": ["m.mrc", "n.mrc", "odd/mic0.mrc", "--output", "out"],
+        "patches export": [*halves, "--patch", 64, "--stride", 64, "--normalization", "standard"],
+    }[command]
+    with caplog.at_level("INFO"):
+        result = cryoden(*command.split(), *words)
+    assert result.status == 1, result.err
+    name = "n.mrc" if "n.mrc" in words else bad.name
+    said = [line for line in [*result.err.splitlines(), *caplog.messages] if name in line]
+    reasons = [line for line in said if not line.startswith("{")]
+    assert len(reasons) == 1, said
+    assert reasons[0].startswith("cryoden: failed: ")
+    assert not any("reason" in json.loads(line) for line in said if line.startswith("{"))

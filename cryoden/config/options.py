@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from typing import Any, Dict, Iterator, Sequence, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
 
 from cryoden.errors import OptionError
 
@@ -97,6 +97,11 @@ class Options:
         """Yield one sentence for each broken rule that concerns several options, or one in a way of its own."""
         return iter(())
 
+    @property
+    def filled_folder(self) -> Optional[str]:
+        """Folder in which everything lands that is written; None where nothing is."""
+        return None
+
     def to_dict(self) -> Dict[str, Any]:
         """Return the options as JSON types."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -155,6 +160,11 @@ class Config(Options):
     """Base of the commands that must be told a folder to fill."""
 
     output: str = option(help="Folder for everything that is written.")
+
+    @property
+    def filled_folder(self) -> str:
+        """The output folder."""
+        return self.output
 
 
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -118,7 +118,6 @@ def split_movies(config: HalvesConfig) -> Outcome:
             progress.report(movie=path, status="split", seconds=round(time.monotonic() - begun, 3), **asdict(done))
         except CryodenError as error:
             failures[path] = str(error)
-            log.error("%s", error)
             progress.report(movie=path, status="failed", reason=str(error))
 
     n_jobs = affordable_jobs(config, movies, calibration)

@@ -16,6 +16,7 @@ from cryoden.data.crops import Crop, EpochPlan
 from cryoden.data.loading import N_READERS, LoadedPair, PairReader
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pairs import HalfPair
+from cryoden.data.progress import tell_at_once
 from cryoden.errors import CryodenError
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Loader:
             return self._reader.read(pair, readers, memory)
         except CryodenError as error:
             self.failures[pair.name] = str(error)
-            log.error("Left out: %s", error)
+            tell_at_once(f"Left out: {error}")
             return None
 
 

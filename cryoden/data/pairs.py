@@ -159,7 +159,7 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
         files = table.paths
         names = [str(name) for name in table.images[HALF_NAME]] if HALF_NAME in table.images else None
     else:
-        raise FileError(f"{source} is neither a folder nor a STAR file; halves are given as one of these.")
+        raise FileError(f"{source} is neither a folder nor a STAR file; micrographs are given as one of these.")
     named: Dict[str, str] = {}
     for marked, file in zip(names or [Path(file).stem for file in files], files):
         name = HALF_SUFFIX.sub("", marked)

@@ -13,10 +13,17 @@ from typing import Any, Optional, Type
 from tqdm import tqdm
 
 
+def tell_at_once(reason: str) -> None:
+    """Say in a terminal, above its bar, why an input fails; elsewhere the last lines of the command say it once."""
+    if sys.stderr.isatty():
+        tqdm.write(reason, file=sys.stderr)
+
+
 class Progress:
     """Counts finished items; use it as a context manager.
 
-    Every item becomes a JSON line of a log file, and of stderr where that is no terminal; in a terminal there is a bar.
+    Every item becomes a JSON line of a log file, and of stderr where that is no terminal, there without the reason of a
+    failure, see `tell_at_once`; in a terminal there is a bar.
 
     Parameters
     ----------
@@ -48,9 +55,12 @@ class Progress:
         with self._lock:
             self._n_done += 1
             now = time.strftime("%Y-%m-%dT%H:%M:%S")
-            line = json.dumps({"time": now, "done": self._n_done, "of": self._n_items, **facts})
-            self._file.write(line + "\n")
+            counted = {"time": now, "done": self._n_done, "of": self._n_items}
+            self._file.write(json.dumps({**counted, **facts}) + "\n")
             self._file.flush()
             self._bar.update()
+            reason = facts.pop("reason", None)
+            if reason:
+                tell_at_once(reason)
             if self._bar.disable:
-                print(line, file=sys.stderr, flush=True)
+                print(json.dumps({**counted, **facts}), file=sys.stderr, flush=True)

@@ -101,8 +101,6 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
             export.add(source)
         failures.update(export.progress["failures"])
         export.finish(len(pairs) - len(too_small))
-    for reason in failures.values():
-        log.error("Left out: %s", reason)
     names = {source.pair.name for source in sources} | set(failures)
     return Outcome(len(names), failures)
 

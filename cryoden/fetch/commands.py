@@ -47,7 +47,7 @@ def run_fetch(config: FetchConfig) -> Dict[str, str]:
         _tell(entry, imageset, microscope, movies, gains)
         if config.dry_run:
             return {}
-        folder = Path(config.output) / f"EMPIAR-{entry.number}"
+        folder = Path(config.entry_folder)
         _check_room(folder, [*movies, *gains])
         make_folder(folder)
         failures: Dict[str, str] = {}

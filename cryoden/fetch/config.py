@@ -37,6 +37,16 @@ class FetchConfig(Options):
         """The digits of the entry."""
         return re.sub(r"^EMPIAR-", "", self.entry.strip(), flags=re.IGNORECASE)
 
+    @property
+    def entry_folder(self) -> str:
+        """The entry's own folder below the output folder."""
+        return f"{self.output}/EMPIAR-{self.number}"
+
+    @property
+    def filled_folder(self) -> Optional[str]:
+        """The entry's own folder, unless nothing is to be downloaded."""
+        return None if self.dry_run else self.entry_folder
+
     def _problems(self) -> Iterator[str]:
         if not re.fullmatch(r"\d{5,6}", self.number):
             yield f"Entry is {self.entry!r}; it must be the five digits of an EMPIAR entry, such as 10025."

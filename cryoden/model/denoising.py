@@ -16,7 +16,7 @@ import torch
 from cryoden.config import DenoiseConfig
 from cryoden.data.halves import Outcome
 from cryoden.data.pairs import list_halves
-from cryoden.data.progress import Progress
+from cryoden.data.progress import Progress, tell_at_once
 from cryoden.errors import CryodenError, FileError, FullDiskError
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
@@ -98,7 +98,6 @@ def _successes(
         seconds, begun = round(time.monotonic() - begun, 3), time.monotonic()
         if isinstance(outcome, CryodenError):
             failures[job.path] = str(outcome)
-            log.error("%s", outcome)
             progress.report(micrograph=job.path, status="failed", reason=str(outcome))
             if isinstance(outcome, FullDiskError):
                 failures.update({later.path: NOT_REACHED for later in jobs[number:]})
@@ -155,7 +154,7 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
                 failures[path] = (
                     f"'{stem}' has no half in {where}; split its movie again, or leave out --odd and --even."
                 )
-                log.error("%s", failures[path])
+                tell_at_once(failures[path])
                 continue
             halves = (odd[stem], even[stem])
         for source in (path, *(halves or ())):

@@ -127,8 +127,19 @@ class Predictor:
         return output
 
 
-def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predictor]:
-    """Read a model file and put its network on the device that the options name.
+def load_predictor(
+    path: str, config: DenoiseConfig, device: Optional[torch.device] = None
+) -> Tuple[ModelCard, Predictor]:
+    """Read a model file and put its network on a device.
+
+    Parameters
+    ----------
+    path
+        Model file.
+    config
+        The options.
+    device
+        Where the network computes; None: on the device that the options name.
 
     Raises
     ------
@@ -141,7 +152,8 @@ def load_predictor(path: str, config: DenoiseConfig) -> Tuple[ModelCard, Predict
     network = build_network(card.network, card.channels)
     load_weights(network, weights, path)
     views = 8 if config.quality == "best" else 1
-    return card, Predictor(network, pick_device(config.device, local_rank()), config.tile, views, config.precision)
+    device = device or pick_device(config.device, local_rank())
+    return card, Predictor(network, device, config.tile, views, config.precision)
 
 
 def card_normalization(card: ModelCard) -> Normalization:

@@ -20,6 +20,7 @@ from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.loaders import Share
 from cryoden.data.memory import make_loader
+from cryoden.data.progress import tell_at_once
 from cryoden.errors import TrainingError
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME
@@ -71,7 +72,7 @@ def train(config: TrainConfig) -> Training:
             )
         data = TrainingData.find(config)
         for reason in data.failures.values():
-            log.error("Left out: %s", reason)
+            tell_at_once(f"Left out: {reason}")
         trainer = Trainer(config, data, device, share)
         if (output / CHECKPOINT_NAME).exists():
             trainer.restore()
@@ -181,7 +182,8 @@ class Trainer:
                 self._save_state()
         bar.close()
         if not n_steps:
-            raise TrainingError("No micrograph of the training set could be used; the reasons are above.")
+            reason = next(iter(self.loader.failures.values()))
+            raise TrainingError(f"No micrograph of the training set could be used; the first reason: {reason}")
         mean_loss = float(np.mean(gathered([float(loss) / n_steps], self.share)))
         self._check_loss(mean_loss)
         seconds = time.monotonic() - begun

@@ -16,6 +16,7 @@ from cryoden.config import DenoiseConfig, EvaluateConfig
 from cryoden.data.halves import Outcome
 from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
+from cryoden.data.progress import tell_at_once
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, read_json, write_json
@@ -58,15 +59,17 @@ class NetworkDenoiser:
         Model file.
     config
         The options.
+    device
+        Where it computes.
     """
 
-    def __init__(self, path: str, config: EvaluateConfig) -> None:
+    def __init__(self, path: str, config: EvaluateConfig, device: torch.device) -> None:
         options = DenoiseConfig(
             micrographs=("-",), model=path, output="-", quality=config.quality, precision=config.precision,
-            tile=config.tile, device=config.device,
+            tile=config.tile,
         )  # fmt: skip
         self.path = path
-        self.card, self.predictor = load_predictor(path, options)
+        self.card, self.predictor = load_predictor(path, options, device)
         self.normalization = card_normalization(self.card)
 
     def predict(self, image: np.ndarray, scale: GreyScale) -> np.ndarray:
@@ -129,13 +132,14 @@ class Evaluation:
 
     def __init__(self, config: EvaluateConfig) -> None:
         self.config = config
-        self.networks = [NetworkDenoiser(path, config) for path in config.model]
+        device = pick_device(config.device)
+        self.networks = [NetworkDenoiser(path, config, device) for path in config.model]
         rate = _working_rate(self.networks, config)
         self.pairs, self.failures = find_pairs(config.odd, config.even, rate)
         self.n_inputs = len(self.pairs) + len(self.failures)
         self.truths = list_halves(config.truth) if config.truth else {}
         self.output = make_folder(config.output)
-        self.topaz = TopazRow(config, self.output, str(pick_device(config.device)))
+        self.topaz = TopazRow(config, self.output, str(device))
         self.mismatched: Dict[str, np.ndarray] = {}
 
     def run(self) -> Dict[str, Any]:
@@ -153,11 +157,13 @@ class Evaluation:
         if done:
             log.info("%d of %d micrographs were measured before.", len(done), len(self.pairs))
         todo = [pair for pair in self.pairs if pair.name not in done]
-        self.topaz.prepare(todo, self._load, self.failures, must_work=bool(done))
-        write_json(self.output / RECORD_NAME, self._record())
-        for measurement in self._measured([pair for pair in todo if pair.name not in self.failures]):
-            done.add(measurement.name)
-        self.topaz.clean()
+        try:
+            self.topaz.prepare(todo, self._load, self.failures, must_work=bool(done))
+            write_json(self.output / RECORD_NAME, self._record())
+            for measurement in self._measured([pair for pair in todo if pair.name not in self.failures]):
+                done.add(measurement.name)
+        finally:
+            self.topaz.clean()
         measurements = [load_measurement(paths[pair.name]) for pair in self.pairs if pair.name in done]
         self._name_swapped(measurements)
         if not measurements:
@@ -176,7 +182,7 @@ class Evaluation:
         for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
             if isinstance(outcome, CryodenError):
                 self.failures[pair.name] = str(outcome)
-                log.error("%s", outcome)
+                tell_at_once(str(outcome))
             else:
                 yield outcome
 
@@ -266,7 +272,7 @@ class Evaluation:
                     "micrograph's halves, not with each other. Rename the files so that both halves of a micrograph "
                     "have its name."
                 )
-                log.error("%s", self.failures[name])
+                tell_at_once(self.failures[name])
 
     def _candidates(self) -> List[Candidate]:
         kinds = [net.card.network for net in self.networks]

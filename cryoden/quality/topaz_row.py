@@ -12,6 +12,7 @@ import numpy as np
 from cryoden.config import EvaluateConfig
 from cryoden.data.normalize import GreyScale, measure_scale
 from cryoden.data.pairs import HalfPair
+from cryoden.data.progress import tell_at_once
 from cryoden.errors import CryodenError
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
@@ -87,7 +88,7 @@ class TopazRow:
                 scales = [measure_scale(half) for half in (odd, even)]
             except CryodenError as error:
                 failures[pair.name] = str(error)
-                log.error("%s", error)
+                tell_at_once(str(error))
                 continue
             halves = [centre(scale.standardize(half), NOISE_SIDE) for scale, half in zip(scales, (odd, even))]
             noise = (halves[0] - halves[1]) / np.float32(np.sqrt(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
@@ -13,14 +12,13 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from cryoden.data.halves import Outcome
+from cryoden.data.progress import tell_at_once
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
 from cryoden.simulate.config import SHAPES, SimulatePairsConfig
 from cryoden.simulate.shapes import Particle, build_shape
-
-log = logging.getLogger(__name__)
 
 KINDS = ("clean", "odd", "even")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
@@ -53,7 +51,7 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
             clean = paint(rng) if paint else read_picture(path)
         except CryodenError as error:
             failures[path] = str(error)
-            log.error("%s", error)
+            tell_at_once(str(error))
             continue
         for kind, image in zip(KINDS, noisy_pair(clean, config, rng)):
             with whole_file(output / kind / name) as temporary:

@@ -106,11 +106,15 @@ class CryodenProtBase(EMProtocol):
 
     def _failures(self):
         """Return why some inputs were left out, name -> reason."""
-        path = self._getExtraPath(FAILURES_NAME)
+        path = self._filePath(FAILURES_NAME)
         if not os.path.exists(path):
             return {}
         with open(path) as file:
             return json.load(file)
+
+    def _filePath(self, name):
+        """Return where a file of the folder lies that the command fills."""
+        return self._getExtraPath(name)
 
     def _failureLines(self):
         failures = self._failures()

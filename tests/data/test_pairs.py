@@ -131,7 +131,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 def test_source_that_is_neither_folder_nor_star() -> None:
     with pytest.raises(FileError) as caught:
         list_halves("none")
-    assert str(caught.value) == "none is neither a folder nor a STAR file; halves are given as one of these."
+    assert str(caught.value) == "none is neither a folder nor a STAR file; micrographs are given as one of these."
 
 
 def test_empty_folders(tmp_path: Path) -> None:

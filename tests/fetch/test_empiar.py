@@ -174,6 +174,11 @@ def test_a_server_that_lies_about_sizes(archive: FakeArchive, fetch: Any) -> Non
     assert_here = [number for number in range(N_MOVIES) if (FOLDER / movie(number)).exists()]
     assert assert_here == [0, 3, 4]
     assert json.loads((FOLDER / "entry.json").read_text())["movies"] == [movie(n) for n in (0, 3, 4)]
+    failures = FOLDER / "failures.json"
+    assert set(json.loads(failures.read_text())) == {movie(1), movie(2)}
+    assert list(Path("empiar").iterdir()) == [FOLDER]
+    assert fetch("--dry-run").status == 0
+    assert json.loads(failures.read_text())
 
 
 def test_checksums_of_the_archive_are_obeyed(archive: FakeArchive, fetch: Any) -> None:

@@ -146,6 +146,14 @@ def orthogonal(clean: np.ndarray) -> np.ndarray:
     return other - clean * float(cross.real.sum() / power.sum())
 
 
+def test_truth_that_is_no_folder(cryoden: Run) -> None:
+    write_halves(Path(), n=2, shape=SHAPE)
+    result = cryoden(*WORDS, "--truth", "nowhere")
+    assert result.last_error == (
+        "cryoden: nowhere is neither a folder nor a STAR file; micrographs are given as one of these."
+    )
+
+
 @pytest.mark.parametrize(
     ("truth", "message"),
     [
@@ -281,6 +289,16 @@ def test_an_evaluation_in_which_topaz_failed_goes_on_without_it(cryoden: Run) ->
     assert "give --topaz no to go on without it, or --overwrite" in again.last_error
     assert cryoden(*WORDS).status == 0
     assert "+-" in cryoden(*WORDS[:-2], "--topaz", fake_topaz(), "--overwrite").out.split("Topaz-Denoise unet")[1]
+
+
+def test_topaz_that_fails_in_the_middle_of_an_evaluation_leaves_no_images(cryoden: Run) -> None:
+    write_halves(Path(), n=2, shape=SHAPE)
+    assert cryoden(*WORDS[:-2], "--topaz", fake_topaz()).status == 0
+    Path("out/measurements/mic1.npz").unlink()
+    again = cryoden(*WORDS[:-2], "--topaz", fake_topaz(status=1))
+    assert again.status == 2
+    assert again.last_error.endswith("it worked in the run that this one continues.")
+    assert not Path("out/topaz").exists()
 
 
 def test_absent_topaz_says_so(cryoden: Run) -> None:

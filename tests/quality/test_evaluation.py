@@ -233,14 +233,22 @@ def test_tile_and_device_reach_the_network(blur_model: Path, monkeypatch: pytest
     seen: List[Tuple[Any, Any]] = []
     original = evaluation.load_predictor
 
-    def spy(path: str, config: Any) -> Any:
-        seen.append((config.tile, config.device))
-        return original(path, config)
+    def spy(path: str, config: Any, device: Any) -> Any:
+        seen.append((config.tile, str(device)))
+        return original(path, config, device)
 
     monkeypatch.setattr(evaluation, "load_predictor", spy)
     write_halves(Path(), n=2, shape=SHAPE)
     run(blur_model, tile=96, device="cpu")
     assert seen == [(96, "cpu")]
+
+
+def test_the_processor_is_named_once(blur_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_halves(Path(), n=2, shape=SHAPE)
+    Path("other.safetensors").write_bytes(blur_model.read_bytes())
+    with caplog.at_level("INFO"):
+        run((str(blur_model), "other.safetensors"), device="cpu")
+    assert caplog.messages.count("Computing on the CPU.") == 1
 
 
 def test_seed_and_number_of_resamplings_change_the_errors_only(blur_model: Path) -> None:
