@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from cryoden.config import DenoiseConfig, EvaluateConfig
+from cryoden.config import EvaluateConfig
 from cryoden.data.halves import Outcome
-from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
+from cryoden.data.normalize import STANDARD, measure_scale
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.progress import tell_at_once
-from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop, rescaled_shape
-from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
+from cryoden.data.rescale import fourier_crop
+from cryoden.errors import CryodenError, FileError, PairError
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.pixels import naming
 from cryoden.model.devices import pick_device
 from cryoden.model.pipeline import overlapped
-from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.quality import checks
 from cryoden.quality.inside import look_inside, save_inside
 from cryoden.quality.measurement import (
@@ -36,58 +33,26 @@ from cryoden.quality.measurement import (
     measurement_path,
     save_measurement,
 )  # fmt: skip
+from cryoden.quality.network_denoiser import (
+    NetworkDenoiser,
+    NoiseResponse,
+    absent_networks,
+    network_candidates,
+    silent_networks,
+    unseen_rows,
+    working_rate,
+)  # fmt: skip
 from cryoden.quality.noisy_reference import centre
 from cryoden.quality.report import INSIDE_NAME
-from cryoden.quality.score_table import Candidate, tabulate
+from cryoden.quality.score_table import tabulate
 from cryoden.quality.tables import METRICS_NAME, write_tables
 from cryoden.quality.topaz_row import TopazRow
+from cryoden.quality.truth import read_truth
 
 log = logging.getLogger(__name__)
 
 RECORD_NAME = "evaluate.json"
 """Says, in the output folder, with what its micrographs were measured."""
-
-NETWORK_LABELS = {"unet": "U-Net", "cnn3": "CNN3"}
-
-
-class NetworkDenoiser:
-    """A trained model that denoises halves in their own units, at its own sampling rate.
-
-    Parameters
-    ----------
-    path
-        Model file.
-    config
-        The options.
-    device
-        Where it computes.
-    """
-
-    def __init__(self, path: str, config: EvaluateConfig, device: torch.device) -> None:
-        options = DenoiseConfig(
-            micrographs=("-",), model=path, output="-", quality=config.quality, precision=config.precision,
-            tile=config.tile,
-        )  # fmt: skip
-        self.path = path
-        self.card, self.predictor = load_predictor(path, options, device)
-        self.normalization = card_normalization(self.card)
-
-    def predict(self, image: np.ndarray, scale: GreyScale) -> np.ndarray:
-        """Return the denoised image in the units of the image."""
-        standard = torch.from_numpy(scale.standardize(image))
-        return scale.restore(self.predictor(standard).cpu().numpy())
-
-    def predict_cut(self, image: np.ndarray, scale: GreyScale) -> np.ndarray:
-        """Return the denoised cut-out, as `Predictor.on_cut` makes it, in the units of the image."""
-        standard = torch.from_numpy(scale.standardize(image))
-        return scale.restore(self.predictor.on_cut(standard).cpu().numpy())
-
-    def region(self, name: str) -> Optional[Tuple[float, float]]:
-        """Return the rows of a micrograph that the model was not trained on, as shares of its height; None: no row."""
-        held_out = self.card.training.get("held_out", {})
-        if name in held_out:
-            return float(held_out[name][0]), float(held_out[name][1])
-        return None if name in self.card.training.get("trained_on", ()) else (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +99,7 @@ class Evaluation:
         self.config = config
         device = pick_device(config.device)
         self.networks = [NetworkDenoiser(path, config, device) for path in config.model]
-        rate = _working_rate(self.networks, config)
+        rate = working_rate(self.networks, config)
         self.pairs, self.failures = find_pairs(config.odd, config.even, rate)
         self.n_inputs = len(self.pairs) + len(self.failures)
         self.truths = list_halves(config.truth) if config.truth else {}
@@ -169,11 +134,7 @@ class Evaluation:
         if not measurements:
             reason = next(iter(self.failures.values()), "the list is empty.")
             raise PairError(f"None of {self.n_inputs} micrographs could be evaluated; the first reason: {reason}")
-        table = tabulate(measurements, self._candidates(), self._absent(), self.config)
-        table["warnings"] = [*self._model_warnings(), *table["warnings"]]
-        table["failures"] = self.failures
-        table["models"] = [{"path": net.path, "network": net.card.network, **_card_facts(net)} for net in self.networks]
-        return table
+        return self._table(measurements)
 
     # ------------------------------------------------------------------ one micrograph
     def _measured(self, pairs: Sequence[HalfPair]) -> Iterator[Measurement]:
@@ -188,19 +149,17 @@ class Evaluation:
 
     def _load(self, pair: HalfPair) -> Halves:
         images = (read_micrograph(pair.odd)[0], read_micrograph(pair.even)[0])
-        regions = [network.region(pair.name) for network in self.networks]
-        known = [region for region in regions if region is not None]
-        region: Optional[Tuple[float, float]] = None
-        if len(known) == len(regions):
-            region = max([0.0, *(r[0] for r in known)]), min([1.0, *(r[1] for r in known)])
         truth = read_truth(pair, self.truths, self.config.truth) if self.config.truth else None
-        return Halves(pair, images, truth, region)
+        return Halves(pair, images, truth, unseen_rows(self.networks, pair.name))
 
     def _predict(self, halves: Halves) -> Tuple[Any, ...]:
         """Return the arguments of `_keep`: both halves standardised, with every denoiser's predictions."""
         pair = halves.pair
         images = halves.at(pair.shape)
-        scales = [_scale(path, image) for path, image in zip((pair.odd, pair.even), images)]
+        scales = []
+        for path, image in zip((pair.odd, pair.even), images):
+            with naming(path):
+                scales.append(measure_scale(image, STANDARD))
         standard = [scale.standardize(image) for scale, image in zip(scales, images)]
         try:
             check_correlation(pair.name, np.stack(standard))
@@ -208,16 +167,11 @@ class Evaluation:
             self.mismatched[pair.name] = np.stack([checks.thumbnail(image, pair.sampling_rate) for image in standard])
             raise
         predictions: List[np.ndarray] = []
-        noise_predictions: List[Tuple[np.ndarray, np.ndarray, float]] = []
+        noise_predictions: List[NoiseResponse] = []
         for network in self.networks:
-            shape = rescaled_shape(pair.file_shape, pair.file_rate, network.card.sampling_rate)
-            own = images if shape == pair.shape else halves.at(shape)
-            try:
-                own_scales = [measure_scale(image, network.normalization) for image in own]
-            except PixelError as error:
-                raise PixelError(f"'{pair.name}' cannot be given to {network.path}: {error}") from error
-            denoised = [network.predict(image, scale) for image, scale in zip(own, own_scales)]
-            noise_predictions.append(_noise_response(network, own, own_scales[0], denoised[0], pair))
+            shape = network.shape_of(pair)
+            denoised, response = network.denoise(pair, images if shape == pair.shape else halves.at(shape))
+            noise_predictions.append(response)
             for image, scale in zip(denoised, scales):
                 predictions.append(
                     (fourier_crop(image, pair.shape) - np.float32(scale.mean)) / np.float32(scale.deviation)
@@ -235,7 +189,7 @@ class Evaluation:
         halves: Halves,
         standard: List[np.ndarray],
         predictions: List[np.ndarray],
-        noise_predictions: List[Tuple[np.ndarray, np.ndarray, float]],
+        noise_predictions: List[NoiseResponse],
         data_range: float,
         positive_share: float,
     ) -> Measurement:
@@ -274,33 +228,14 @@ class Evaluation:
                 )
                 tell_at_once(self.failures[name])
 
-    def _candidates(self) -> List[Candidate]:
-        kinds = [net.card.network for net in self.networks]
-        rows = []
-        for number, net in enumerate(self.networks):
-            label = NETWORK_LABELS[net.card.network]
-            if kinds.count(net.card.network) > 1:
-                label += f" ({_distinct_name(net.path, self.config.model)})"
-            note = f"{net.card.sampling_rate:.3g} A/px, {net.path}"
-            rows.append(Candidate(f"model{number + 1}", label, "network", note))
-        return rows + ([self.topaz.candidate()] if self.topaz.is_there else [])
-
-    def _absent(self) -> List[Candidate]:
-        kinds = {net.card.network for net in self.networks}
-        missing = [
-            Candidate(kind, label, "network", f"not given; train one with --network {kind} and name it with --model")
-            for kind, label in NETWORK_LABELS.items()
-            if kind not in kinds
-        ]
-        return missing + ([] if self.topaz.is_there else [self.topaz.candidate()])
-
-    def _model_warnings(self) -> List[str]:
-        silent = [net.path for net in self.networks if "trained_on" not in net.card.training]
-        return [
-            f"{path} does not say which micrographs it was trained on; if some of these are among them, the numbers "
-            "flatter it."
-            for path in silent
-        ]
+    def _table(self, measurements: Sequence[Measurement]) -> Dict[str, Any]:
+        present, absent = network_candidates(self.networks), absent_networks(self.networks)
+        (present if self.topaz.is_there else absent).append(self.topaz.candidate())
+        table = tabulate(measurements, present, absent, self.config)
+        table["warnings"] = [*silent_networks(self.networks), *table["warnings"]]
+        table["failures"] = self.failures
+        table["models"] = [network.facts() for network in self.networks]
+        return table
 
     def _record(self) -> Dict[str, Any]:
         """Return what the measurements of one folder have in common."""
@@ -353,78 +288,3 @@ def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
     ):
         save_inside(evaluation.output / INSIDE_NAME.format(key=row["key"]), look_inside(network.predictor.network, cut))
     return table, Outcome(evaluation.n_inputs, evaluation.failures)
-
-
-def read_truth(pair: HalfPair, truths: Dict[str, str], source: Optional[str]) -> np.ndarray:
-    """Return the clean image of a micrograph at the working sampling rate.
-
-    Raises
-    ------
-    PairError
-        If there is none, or it has another size or sampling rate than the halves.
-    """
-    if pair.name not in truths:
-        raise PairError(f"'{pair.name}' has no truth in {source}; give the clean image of every micrograph.")
-    image, rate = read_micrograph(truths[pair.name])
-    if image.shape != pair.file_shape:
-        sizes = [f"{shape[1]} x {shape[0]} px" for shape in (image.shape, pair.file_shape)]
-        raise PairError(
-            f"The truth of '{pair.name}' is {sizes[0]} but its halves are {sizes[1]}; both must show the same area "
-            "with the same pixels. Write the truth in the halves' size."
-        )
-    if rate and abs(rate / pair.file_rate - 1) > SAME_RATE_TOLERANCE:
-        raise PairError(
-            f"The truth of '{pair.name}' has {rate:g} A/px but its halves have {pair.file_rate:g} A/px; both must be "
-            "the same. Mend the header, or give the right truth."
-        )
-    return fourier_crop(image, pair.shape)
-
-
-def _working_rate(networks: Sequence[NetworkDenoiser], config: EvaluateConfig) -> Optional[float]:
-    if not networks:
-        return config.sampling_rate
-    coarsest = max(networks, key=lambda network: network.card.sampling_rate)
-    rate = coarsest.card.sampling_rate
-    if config.sampling_rate and config.sampling_rate * (1 + SAME_RATE_TOLERANCE) < rate:
-        raise ModelError(
-            f"{coarsest.path} works at {rate:.4g} A/px, coarser than the {config.sampling_rate:.4g} A/px of "
-            "--sampling-rate; compare at its sampling rate or a coarser one."
-        )
-    return config.sampling_rate or rate
-
-
-def _scale(path: str, image: np.ndarray) -> GreyScale:
-    with naming(path):
-        return measure_scale(image, STANDARD)
-
-
-def _noise_response(
-    network: NetworkDenoiser, images: Sequence[np.ndarray], scale: GreyScale, denoised: np.ndarray, pair: HalfPair
-) -> Tuple[np.ndarray, np.ndarray, float]:
-    """Return f((a - b) / sqrt(2)) and f(a) on the central cut-out, in the units of the odd half, and their A/px."""
-    step = network.predictor.network.step
-    side = min(NOISE_SIDE, *images[0].shape) // step * step
-    cuts = [centre(image, side) for image in images]
-    noise = (cuts[0] - cuts[1]) / np.float32(np.sqrt(2))
-    noise += np.float32(cuts[0].mean() - noise.mean())
-    rate = pair.file_rate * pair.file_shape[1] / images[0].shape[1]
-    # Near the edges of a cut-out without halo the prediction is another one: they are not compared.
-    inner = side - 2 * min(network.predictor.network.receptive_radius, side // 4)
-    return centre(network.predict_cut(noise, scale), inner), centre(denoised, inner), rate
-
-
-def _distinct_name(path: str, others: Sequence[str]) -> str:
-    """Return the shortest end of a path, without its ending, that tells it from the others; its folder if that does."""
-    parents = [Path(other).parent.name for other in others]
-    return Path(path).parent.name if len(set(parents)) == len(parents) else str(Path(path).with_suffix(""))
-
-
-def _card_facts(network: NetworkDenoiser) -> Dict[str, Any]:
-    training = network.card.training
-    return {
-        "sampling_rate": network.card.sampling_rate,
-        "n_weights": int(sum(weight.numel() for weight in network.predictor.network.parameters())),
-        "channels": list(network.card.channels),
-        "epoch": training.get("epoch"),
-        "seconds": training.get("seconds"),
-    }

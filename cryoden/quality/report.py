@@ -13,7 +13,7 @@ import jinja2
 from cryoden import __version__
 from cryoden.formats.files import PathLike, whole_file
 from cryoden.quality import evaluation_figures as figures
-from cryoden.quality.evaluation_figures import Evaluated, read_evaluation
+from cryoden.quality.evaluated import Evaluated, read_evaluation
 from cryoden.quality.figures import save_figure
 from cryoden.quality.inside_figures import plot_inside, read_inside
 from cryoden.quality.tables import with_error

@@ -17,9 +17,9 @@ from cryoden.errors import CryodenError
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.mrc import write_image
+from cryoden.quality.candidates import Candidate
 from cryoden.quality.measurement import NOISE_SIDE
 from cryoden.quality.noisy_reference import centre
-from cryoden.quality.score_table import Candidate
 from cryoden.quality.topaz import NETWORK_FILES, TopazError, run_topaz, topaz_command
 
 log = logging.getLogger(__name__)

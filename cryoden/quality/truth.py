@@ -6,13 +6,16 @@ The truth may be in any units: its scale is fitted to the halves by least square
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 import scipy.fft
 import scipy.ndimage
 
+from cryoden.data.pairs import HalfPair
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop
 from cryoden.errors import PairError
+from cryoden.formats.images import read_micrograph
 from cryoden.quality.metrics import FA, FB, A, B, RingCovariance, frc, psnr, ring_frequencies
 
 TRUE = 4
@@ -23,6 +26,31 @@ MIN_CORRELATION = 0.01
 
 MAP_WINDOW_A = 50.0
 """Deviation of the Gaussian window in which invented and deleted structure is measured."""
+
+
+def read_truth(pair: HalfPair, truths: Dict[str, str], source: Optional[str]) -> np.ndarray:
+    """Return the clean image of a micrograph at the working sampling rate.
+
+    Raises
+    ------
+    PairError
+        If there is none, or it has another size or sampling rate than the halves.
+    """
+    if pair.name not in truths:
+        raise PairError(f"'{pair.name}' has no truth in {source}; give the clean image of every micrograph.")
+    image, rate = read_micrograph(truths[pair.name])
+    if image.shape != pair.file_shape:
+        sizes = [f"{shape[1]} x {shape[0]} px" for shape in (image.shape, pair.file_shape)]
+        raise PairError(
+            f"The truth of '{pair.name}' is {sizes[0]} but its halves are {sizes[1]}; both must show the same area "
+            "with the same pixels. Write the truth in the halves' size."
+        )
+    if rate and abs(rate / pair.file_rate - 1) > SAME_RATE_TOLERANCE:
+        raise PairError(
+            f"The truth of '{pair.name}' has {rate:g} A/px but its halves have {pair.file_rate:g} A/px; both must be "
+            "the same. Mend the header, or give the right truth."
+        )
+    return fourier_crop(image, pair.shape)
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,10 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     def _draw(self, title, function, size, *words):
         from cryoden.quality import evaluation_figures
+        from cryoden.quality.evaluated import read_evaluation
 
         plotter = newPlotter(title, size)
-        evaluated = evaluation_figures.read_evaluation(self.protocol._getExtraPath())
+        evaluated = read_evaluation(self.protocol._getExtraPath())
         getattr(evaluation_figures, function)(plotter.getFigure(), evaluated, *words)
         return [plotter]
 

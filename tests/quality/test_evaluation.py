@@ -228,16 +228,16 @@ def test_options_change_the_numbers(make_model: Callable[..., Path], change: Dic
 
 
 def test_tile_and_device_reach_the_network(blur_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cryoden.quality import evaluation
+    from cryoden.quality import network_denoiser
 
     seen: List[Tuple[Any, Any]] = []
-    original = evaluation.load_predictor
+    original = network_denoiser.load_predictor
 
     def spy(path: str, config: Any, device: Any) -> Any:
         seen.append((config.tile, str(device)))
         return original(path, config, device)
 
-    monkeypatch.setattr(evaluation, "load_predictor", spy)
+    monkeypatch.setattr(network_denoiser, "load_predictor", spy)
     write_halves(Path(), n=2, shape=SHAPE)
     run(blur_model, tile=96, device="cpu")
     assert seen == [(96, "cpu")]

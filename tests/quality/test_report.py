@@ -20,6 +20,7 @@ from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.model.networks import CNN3, build_network
 from cryoden.quality import evaluation_figures as figures
 from cryoden.quality.contact_sheet import pick_crops, plot_crops
+from cryoden.quality.evaluated import Evaluated, denoised_cut, read_evaluation
 from cryoden.quality.evaluation import evaluate
 from cryoden.quality.inside import look_inside
 from cryoden.quality.report import chosen_micrographs, write_report
@@ -46,9 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def evaluated(finished: Path) -> figures.Evaluated:
+def evaluated(finished: Path) -> Evaluated:
     """Return the finished evaluation."""
-    return figures.read_evaluation(finished)
+    return read_evaluation(finished)
 
 
 class Page(HTMLParser):
@@ -73,7 +74,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: figures.Evaluated) -> None:
+def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: Evaluated) -> None:
     old = evaluated.folder / "only_side_by_side.png"  # of a report on one micrograph
     old.touch()
     html = write_report(evaluated.folder).read_text()
@@ -97,7 +98,7 @@ def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: figures.Eva
     assert leftovers(evaluated.folder) == []
 
 
-def test_best_median_and_worst_are_in_the_order_of_r2(evaluated: figures.Evaluated) -> None:
+def test_best_median_and_worst_are_in_the_order_of_r2(evaluated: Evaluated) -> None:
     r2 = [evaluated.leader()["micrographs"][name]["r2"] for _, name in chosen_micrographs(evaluated)]
     assert r2 == sorted(r2, reverse=True)
 
@@ -125,7 +126,7 @@ def drawn(plot: Callable[..., None], *words: Any) -> Figure:
     return figure
 
 
-def test_fidelity_shows_every_network_and_the_ceiling(evaluated: figures.Evaluated) -> None:
+def test_fidelity_shows_every_network_and_the_ceiling(evaluated: Evaluated) -> None:
     axes = drawn(figures.plot_fidelity, evaluated).axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "ceiling: a perfect denoiser" in labels
@@ -136,7 +137,7 @@ def test_fidelity_shows_every_network_and_the_ceiling(evaluated: figures.Evaluat
     np.testing.assert_array_equal(np.asarray(line.get_ydata(), float)[shown], expected[shown])
 
 
-def test_many_micrographs_become_a_histogram(evaluated: figures.Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_micrographs_become_a_histogram(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     bars = drawn(figures.plot_micrograph_scores, evaluated).axes[0]
     assert [label.get_text() for label in bars.get_yticklabels()] == evaluated.table["order"]
     monkeypatch.setattr(figures, "MAX_BARS", 2)
@@ -144,10 +145,10 @@ def test_many_micrographs_become_a_histogram(evaluated: figures.Evaluated, monke
     assert sum(patch.get_height() for patch in counts.patches) == 3
 
 
-def test_cut_of_a_filter_is_the_filtered_image(evaluated: figures.Evaluated) -> None:
+def test_cut_of_a_filter_is_the_filtered_image(evaluated: Evaluated) -> None:
     measurement = evaluated.measurement("mic1")
     raw, gaussian, network = (
-        figures.denoised_cut(next(r for r in evaluated.rows() if r["key"] == key), measurement)
+        denoised_cut(next(r for r in evaluated.rows() if r["key"] == key), measurement)
         for key in ("raw", "gaussian", "model1")
     )
     assert gaussian.std() < 0.8 * raw.std()
