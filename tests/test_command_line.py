@@ -220,7 +220,7 @@ def write_bad_input(name: str) -> str:
         return "what.dm4 has the unknown ending '.dm4'; cryoden reads .mrc, .mrcs, .map, .tif, .tiff"
     if name == "flat.mrc":
         write_mrc(path, np.full((60, 60), 7.0))
-        return "flat.mrc is constant: every pixel is 7. It holds no image; leave it out."
+        return "flat.mrc cannot be used: it is constant: every pixel is 7. It holds no image; leave it out."
     if name == "nan.mrc":
         image = np.eye(60)
         image[2, 2] = np.nan

@@ -75,7 +75,8 @@ def test_gpu_denoises_files_as_the_cpu_does(
     for path in sorted(Path("cpu").glob("*.mrc")):
         expected, image = (read_mrc(Path(device) / path.name).astype(np.float32) for device in ("cpu", "cuda"))
         assert image.shape == expected.shape
-        assert np.abs(image - expected).max() < 0.05 * expected.std()
+        tolerance = 0.05 * expected.std() + (2e-2 if "float16" in words else 0)  # that of its last bit at a value of 20
+        assert np.abs(image - expected).max() < tolerance
     assert len(list(Path("cuda").rglob("*.png"))) == (4 if "png" in words else 0)
 
 

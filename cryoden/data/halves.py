@@ -14,7 +14,7 @@ from typing import Dict, List, Optional, Tuple
 from cryoden.config import HalvesConfig
 from cryoden.data.calibration import Calibration
 from cryoden.data.fixed_pattern import FixedPattern
-from cryoden.data.progress import Progress
+from cryoden.data.progress import Outcome, Progress
 from cryoden.data.recipe import affordable_jobs, half_bands, open_calibration, open_movie, require_gain_orientation
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, whole_file, write_json
@@ -37,20 +37,6 @@ RECORDED = (
     "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
 )  # fmt: skip
 """Options that change the sums."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did: how many inputs there were, why some failed (name -> reason), what is suspicious."""
-
-    n_inputs: int
-    failures: Dict[str, str]
-    warnings: Tuple[str, ...] = ()
-
-    @property
-    def n_done(self) -> int:
-        """Inputs that were processed or had been before."""
-        return self.n_inputs - len(self.failures)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from cryoden.data.halves import Outcome
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.progress import Outcome
 from cryoden.errors import CryodenError, FileError
 from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
 from cryoden.formats.files import make_folder, read_json, require_room, write_json

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
-from cryoden.errors import FileError, PixelError
+from cryoden.errors import FileError
 from cryoden.formats.eer import EerRendering, EerStack
 from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
 from cryoden.formats.mrc import CompressedMrcStack, MrcStack
-from cryoden.formats.pixels import naming, require_finite
+from cryoden.formats.pixels import naming, require_image
 from cryoden.formats.stack import Stack
 from cryoden.formats.tiff import TiffStack
 
@@ -95,28 +95,6 @@ def open_micrograph(path: PathLike) -> Stack:
     return stack
 
 
-def read_bands(stack: Stack) -> Iterator[np.ndarray]:
-    """Yield the rows of a micrograph from top to bottom, as float32 bands `(any, x)`.
-
-    Raises
-    ------
-    FileError
-        If the file cannot be read.
-    PixelError
-        If a pixel is not finite; after the last band, if all are equal.
-    """
-    low, high = np.inf, -np.inf
-    for first in range(0, stack.shape[0], stack.band_rows):
-        band = stack.read_rows(0, first, min(first + stack.band_rows, stack.shape[0])).astype(np.float32, copy=False)
-        lowest, highest = band.min(), band.max()
-        with naming(stack.path):
-            require_finite(np.array([lowest, highest]))
-        low, high = min(low, lowest), max(high, highest)
-        yield band
-    if low == high:
-        raise PixelError(f"{stack.path} is constant: every pixel is {low:g}. It holds no image; leave it out.")
-
-
 def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
     """Return a micrograph as float32 `(y, x)` and its sampling rate in A/px (None where the file does not say).
 
@@ -128,9 +106,7 @@ def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
         If pixels are not finite, or all are equal.
     """
     stack = open_micrograph(path)
-    image = np.empty(stack.shape, np.float32)
-    first = 0
-    for band in read_bands(stack):
-        image[first : first + len(band)] = band
-        first += len(band)
+    image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32, copy=False)
+    with naming(path):
+        require_image(float(image.min()), float(image.max()))
     return image, stack.sampling_rate

@@ -12,13 +12,14 @@ import threading
 import weakref
 import zlib
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Callable, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
-from cryoden.errors import FileError, PixelError
+from cryoden.errors import FileError
 from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
 from cryoden.formats.stack import rows_of_band
 
@@ -46,18 +47,18 @@ class MrcStack:
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
         header, byte_order = _read_header(self.path, self._read_start())
-        mode = int(header.mode)
+        mode = int(header["mode"])
         if mode not in _MODES:
             raise FileError(
                 f"{self.path} has MRC mode {mode}; cryoden reads modes {', '.join(map(str, _MODES))}. Convert it first."
             )
-        self.n_frames = int(header.nz)
-        self.shape: Tuple[int, int] = (int(header.ny), int(header.nx))
+        self.n_frames = int(header["nz"])
+        self.shape: Tuple[int, int] = (int(header["ny"]), int(header["nx"]))
         is_unsigned_byte = mode == 0 and _has_unsigned_bytes(header, byte_order)
         self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(byte_order)  # type: ignore[arg-type]
-        cell, intervals = float(header.cella.x), int(header.mx)
+        cell, intervals = float(header["cella"]["x"]), int(header["mx"])
         self.sampling_rate: Optional[float] = cell / intervals if 0 < cell < np.inf and intervals > 0 else None
-        self._offset = HEADER_BYTES + int(header.nsymbt)
+        self._offset = HEADER_BYTES + int(header["nsymbt"])
         self._row_bytes = self.shape[1] * self.dtype.itemsize
         self._n_bytes = self._offset + self.n_frames * self.shape[0] * self._row_bytes
         self._prepare()
@@ -154,6 +155,16 @@ class CompressedMrcStack(MrcStack):
             raise FileError(f"{self.path} is damaged or truncated ({error}); copy it again.") from error
 
 
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Smallest and largest pixel, mean and standard deviation, as MRC headers tell them."""
+
+    low: float
+    high: float
+    mean: float
+    deviation: float
+
+
 class MrcWriter:
     """Write one image, or a stack of images, by rows, with statistics and pixel size in the header.
 
@@ -169,6 +180,8 @@ class MrcWriter:
         `float32` (mode 2) or `float16` (mode 12); for the frames of movies also `int8` (mode 0) or `uint16` (mode 6).
     n_images
         Images in the stack, written one after the other.
+    statistics
+        Of all pixels, where they are known; else they are measured while rows are written.
     """
 
     def __init__(
@@ -178,14 +191,10 @@ class MrcWriter:
         sampling_rate: Optional[float],
         dtype: str = "float32",
         n_images: int = 1,
+        statistics: Optional[PixelStatistics] = None,
     ) -> None:
-        self.path, self.shape, self.sampling_rate, self.dtype = (
-            Path(path),
-            shape,
-            sampling_rate,
-            np.dtype(dtype),
-        )
-        self.n_images = n_images
+        self.path, self.shape, self.sampling_rate, self.dtype = Path(path), shape, sampling_rate, np.dtype(dtype)
+        self.n_images, self._statistics = n_images, statistics
         self._n = 0
         self._sum = self._sum_of_squares = 0.0
         self._min, self._max = np.inf, -np.inf
@@ -196,21 +205,16 @@ class MrcWriter:
         return self
 
     def write_rows(self, rows: np.ndarray) -> None:
-        """Append rows of shape `(any, x)`.
-
-        Raises
-        ------
-        PixelError
-            If values are too large for the kind of pixels.
-        """
-        if self.dtype == np.float16 and not np.abs(rows).max() <= np.finfo(np.float16).max:
-            raise PixelError("it has values above 65504, too large for float16; write float32.")
+        """Append rows of shape `(any, x)`."""
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         self._file.write(rows.data)
-        flat = rows.reshape(-1)
-        for first in range(0, flat.size, _STATISTICS_PIXELS):
-            piece = flat[first : first + _STATISTICS_PIXELS].astype(np.float64)
-            self._n += piece.size
+        self._n += rows.size
+        if self._statistics is None:
+            self._measure(rows.reshape(-1))
+
+    def _measure(self, pixels: np.ndarray) -> None:
+        for first in range(0, pixels.size, _STATISTICS_PIXELS):
+            piece = pixels[first : first + _STATISTICS_PIXELS].astype(np.float64)
             self._sum += float(piece.sum())
             self._sum_of_squares += float(piece @ piece)
             self._min, self._max = min(self._min, float(piece.min())), max(self._max, float(piece.max()))
@@ -222,6 +226,11 @@ class MrcWriter:
                 self._file.write(self._header().tobytes())
         finally:
             self._file.close()
+
+    def _measured(self) -> PixelStatistics:
+        mean = self._sum / self._n
+        variance = self._sum_of_squares / self._n - mean * mean
+        return PixelStatistics(self._min, self._max, mean, max(variance, 0.0) ** 0.5)
 
     def _header(self) -> np.ndarray:
         n_rows, n_columns = self.shape
@@ -235,9 +244,13 @@ class MrcWriter:
         header["cella"] = (n_columns * pixel, n_rows * pixel, pixel)
         header["cellb"] = (90, 90, 90)
         header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
-        mean = self._sum / self._n
-        header["dmin"], header["dmax"], header["dmean"] = self._min, self._max, mean
-        header["rms"] = np.sqrt(max(self._sum_of_squares / self._n - mean * mean, 0.0))
+        known = self._statistics or self._measured()
+        header["dmin"], header["dmax"], header["dmean"], header["rms"] = (
+            known.low,
+            known.high,
+            known.mean,
+            known.deviation,
+        )
         header["nversion"] = 20141
         header["map"] = b"MAP "
         header["machst"] = (0x44, 0x44, 0, 0)
@@ -251,26 +264,26 @@ def write_image(path: PathLike, image: np.ndarray, sampling_rate: Optional[float
         writer.write_rows(image)
 
 
-def _read_header(path: Path, start: bytes) -> Tuple[np.recarray, str]:
+def _read_header(path: Path, start: bytes) -> Tuple[np.void, str]:
     if len(start) < HEADER_BYTES:
         raise FileError(f"{path} is no MRC file: it has {len(start)} bytes, a header alone has {HEADER_BYTES}.")
     for byte_order in "<>":
-        header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(byte_order)).view(np.recarray)[0]
+        header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(byte_order))[0]
         if _makes_sense(header):
             return header, byte_order
     raise FileError(f"{path} is no MRC file: its header does not make sense. Check what it is.")
 
 
-def _makes_sense(header: np.recarray) -> bool:
-    sides = (int(header.nx), int(header.ny), int(header.nz))
+def _makes_sense(header: np.void) -> bool:
+    sides = (int(header["nx"]), int(header["ny"]), int(header["nz"]))
     return (
         all(0 < side < 1 << 20 for side in sides)
-        and 0 <= int(header.mode) < 1 << 10
-        and 0 <= int(header.nsymbt) < 1 << 30
-        and bytes(header.map).rstrip(b"\0 ") in (b"MAP", b"")
+        and 0 <= int(header["mode"]) < 1 << 10
+        and 0 <= int(header["nsymbt"]) < 1 << 30
+        and bytes(header["map"]).rstrip(b"\0 ") in (b"MAP", b"")
     )
 
 
-def _has_unsigned_bytes(header: np.recarray, byte_order: str) -> bool:
+def _has_unsigned_bytes(header: np.void, byte_order: str) -> bool:
     stamp, flags = np.frombuffer(header.tobytes()[152:160], dtype=f"{byte_order}i4")
     return bool(stamp == IMOD_STAMP and not flags & 1)

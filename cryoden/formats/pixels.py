@@ -19,6 +19,13 @@ def require_finite(pixels: np.ndarray) -> None:
         raise PixelError("it has pixels that are NaN or infinite; every pixel must be a number. Remake it.")
 
 
+def require_image(low: float, high: float) -> None:
+    """Refuse an image by its smallest and largest pixel: if one is no number, or all are equal; raises PixelError."""
+    require_finite(np.array([low, high]))
+    if low == high:
+        raise PixelError(f"it is constant: every pixel is {low:g}. It holds no image; leave it out.")
+
+
 @contextmanager
 def naming(path: PathLike) -> Iterator[None]:
     """Say of which file the pixels are that cannot be used."""

@@ -14,9 +14,8 @@ from typing import Dict, Generator, Iterator, List, Optional, Sequence, Tuple, U
 import torch
 
 from cryoden.config import DenoiseConfig
-from cryoden.data.halves import Outcome
 from cryoden.data.pairs import list_halves
-from cryoden.data.progress import Progress, tell_at_once
+from cryoden.data.progress import Outcome, Progress, tell_at_once
 from cryoden.errors import CryodenError, FileError, FullDiskError
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Deque, Generator, Optional, Sequence, Tuple, TypeVar, Union
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
-from cryoden.errors import CryodenError, FileError, ModelError, PairError
+from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, whole_file
-from cryoden.formats.images import open_micrograph, read_bands
-from cryoden.formats.mrc import MrcWriter
-from cryoden.formats.pixels import naming
+from cryoden.formats.images import open_micrograph
+from cryoden.formats.mrc import MrcWriter, PixelStatistics
+from cryoden.formats.pixels import naming, require_image
 from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
 from cryoden.model.predictor import Predictor
 from cryoden.model.transfer import Lane, ready
@@ -215,11 +216,12 @@ def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane)
         shapes.append(stack.shape)
         shape = rescaled_shape(stack.shape, from_rate, model_rate)
         rate = rescaled_rate(stack.shape, from_rate, shape)
-        with lane.beside():
-            pixels = fourier_resized(lane.upload(read_bands(stack), stack.shape), shape)
-            sample = pixels[:: sample_rows(shape).step].cpu().numpy()
-        with naming(path):
-            images.append(_Image(lane.hand_over(pixels), measure_scale(sample, normalization)))
+        with lane.beside(), naming(path):
+            pixels = lane.upload(stack)
+            require_image(*(float(extreme) for extreme in pixels.aminmax()))
+            pixels = fourier_resized(pixels, shape)
+            scale = measure_scale(pixels[:: sample_rows(shape).step].cpu().numpy(), normalization)
+        images.append(_Image(lane.hand_over(pixels), scale))
     if len(set(shapes)) > 1:
         raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
     return _Work(tuple(images), rate, shapes[0], from_rate)
@@ -252,11 +254,22 @@ def _write(
         if result.thumbnails != "none":
             small = functional.avg_pool2d(prediction[None], thumbnail_factor(_shape(prediction)))[0]
             write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())
-        bands = lane.download(fourier_resized(prediction, shape))
-        with naming(job.path), whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype) as writer:
-            for band in bands:
+        image = fourier_resized(prediction, shape)
+        statistics = _statistics(image)
+        if result.dtype == "float16":
+            if max(-statistics.low, statistics.high) > np.finfo(np.float16).max:
+                raise PixelError(f"{job.path} has values above 65504, too large for float16; write float32.")
+            image = image.half()
+        with whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype, 1, statistics) as writer:
+            for band in lane.download(image):
                 writer.write_rows(band)
     return Written(rate, work.shape)
+
+
+def _statistics(image: torch.Tensor) -> PixelStatistics:
+    low, high = image.aminmax()
+    variance, mean = torch.var_mean(image, correction=0)
+    return PixelStatistics(float(low), float(high), float(mean), float(variance) ** 0.5)
 
 
 def fourier_resized(image: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from typing import Iterable, Iterator, List, Optional, Tuple
+from typing import Deque, Iterator, Optional, TypeVar
 
 import numpy as np
 import torch
 
-from cryoden.formats.stack import rows_of_band
+from cryoden.formats.stack import Stack, rows_of_band
 
 
 class Lane(threading.local):
     """Moves images to and from a device beside the work that is under way there; every thread has a lane of its own.
 
     In one piece and in ordinary memory that would cost several times what the network takes: new pages for every
-    image, and copies that the driver makes through small pinned buffers of its own (benchmarks/denoising.py).
+    image, and copies that the driver makes through small pinned buffers of its own. What can be computed of whole
+    images is left to the GPU: many small steps of Python in several threads wait for each other.
 
     Parameters
     ----------
@@ -26,10 +28,9 @@ class Lane(threading.local):
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._buffers: List[torch.Tensor] = []
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
-            self._is_copied = [torch.cuda.Event(), torch.cuda.Event()]
+            self._berths = (_Berth(), _Berth())
 
     def beside(self, after: Optional[torch.cuda.Event] = None) -> AbstractContextManager:
         """Return a context whose GPU work runs beside that of other threads, once `after` has happened."""
@@ -46,19 +47,15 @@ class Lane(threading.local):
             image.record_stream(torch.cuda.default_stream(self.device))  # or its memory could be given away too early
         return image
 
-    def upload(self, bands: Iterable[np.ndarray], shape: Tuple[int, int]) -> torch.Tensor:
-        """Return an image on the device, float32, whose rows come in bands from top to bottom; call it `beside`."""
-        image, first = torch.empty(shape, device=self.device), 0
-        for number, band in enumerate(_thin(bands)):
-            rows = image[first : first + len(band)]
-            if image.is_cuda:
-                buffer = self._free_buffer(number, rows)
-                buffer.numpy()[:] = band
-                rows.copy_(buffer, non_blocking=True)
-                self._is_copied[number % 2].record()
-            else:
-                rows.numpy()[:] = band
-            first += len(band)
+    def upload(self, stack: Stack) -> torch.Tensor:
+        """Return the first image of a file on the device, float32 `(y, x)`; call it `beside`."""
+        if self.device.type != "cuda":
+            return torch.from_numpy(stack.read_rows(0, 0, stack.shape[0]).astype(np.float32, copy=False))
+        image = torch.empty(stack.shape, device=self.device)
+        for first in range(0, stack.shape[0], stack.band_rows):
+            read = stack.read_rows(0, first, min(first + stack.band_rows, stack.shape[0]))
+            for rows, source in zip(_bands(image[first : first + len(read)]), _bands(read)):
+                self._next_berth().send(source, rows)
         return image
 
     def download(self, image: torch.Tensor) -> Iterator[np.ndarray]:
@@ -66,25 +63,53 @@ class Lane(threading.local):
         if not image.is_cuda:
             yield image.numpy()
             return
-        coming: Optional[torch.Tensor] = None
-        for number, rows in enumerate(image.split(_band_rows(image.shape[1]))):
-            arriving, coming = coming, self._free_buffer(number, rows)
-            coming.copy_(rows, non_blocking=True)
-            self._is_copied[number % 2].record()
-            if arriving is not None:
-                self._is_copied[(number - 1) % 2].synchronize()
-                yield arriving.numpy()
-        self._stream.synchronize()
-        if coming is not None:
-            yield coming.numpy()
+        coming: Deque[_Berth] = deque()
+        for rows in _bands(image):
+            coming.append(self._next_berth())
+            coming[-1].fetch(rows)
+            if len(coming) == len(self._berths):
+                yield coming.popleft().fetched()
+        while coming:
+            yield coming.popleft().fetched()
 
-    def _free_buffer(self, number: int, rows: torch.Tensor) -> torch.Tensor:
-        """Return one of two places in pinned memory, used in turn, when its last copy is done."""
-        if not self._buffers or self._buffers[0].numel() < rows.numel():
-            self._stream.synchronize()
-            self._buffers = [torch.empty(rows.numel(), pin_memory=True) for _ in range(2)]
-        self._is_copied[number % 2].synchronize()
-        return self._buffers[number % 2][: rows.numel()].view(rows.shape)
+    def _next_berth(self) -> _Berth:
+        """Return the place in pinned memory that was used longest ago."""
+        self._berths = self._berths[::-1]
+        return self._berths[0]
+
+
+class _Berth:
+    """A place in pinned memory for a band of rows on its way, and what tells that it has arrived."""
+
+    def __init__(self) -> None:
+        self._has_arrived = torch.cuda.Event()
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def send(self, source: np.ndarray, rows: torch.Tensor) -> None:
+        """Begin to copy rows to the GPU, in the kind of pixels that they have there."""
+        self._has_arrived.synchronize()
+        self._make_room(rows)
+        self._band.numpy()[:] = source
+        rows.copy_(self._band, non_blocking=True)
+        self._has_arrived.record()
+
+    def fetch(self, rows: torch.Tensor) -> None:
+        """Begin to copy rows from the GPU."""
+        self._has_arrived.synchronize()
+        self._make_room(rows)
+        self._band.copy_(rows, non_blocking=True)
+        self._has_arrived.record()
+
+    def fetched(self) -> np.ndarray:
+        """Return the rows when they are here."""
+        self._has_arrived.synchronize()
+        return self._band.numpy()
+
+    def _make_room(self, rows: torch.Tensor) -> None:
+        n_bytes = rows.numel() * rows.element_size()
+        if len(self._memory) < n_bytes:
+            self._memory = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+        self._band = self._memory[:n_bytes].view(rows.dtype).view(rows.shape)
 
 
 def ready(image: torch.Tensor) -> Optional[torch.cuda.Event]:
@@ -92,13 +117,11 @@ def ready(image: torch.Tensor) -> Optional[torch.cuda.Event]:
     return torch.cuda.default_stream(image.device).record_event() if image.is_cuda else None
 
 
-def _band_rows(n_columns: int) -> int:
-    return rows_of_band(n_columns, 4)
+Rows = TypeVar("Rows", np.ndarray, torch.Tensor)
 
 
-def _thin(bands: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield bands of the usual size: some files are decoded as a whole."""
-    for band in bands:
-        step = _band_rows(band.shape[1])
-        for first in range(0, len(band), step):
-            yield band[first : first + step]
+def _bands(rows: Rows) -> Iterator[Rows]:
+    """Yield rows by as many as make a band."""
+    step = rows_of_band(rows.shape[1], 4)
+    for first in range(0, len(rows), step):
+        yield rows[first : first + step]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from cryoden.config import ShowConfig
-from cryoden.data.halves import Outcome
 from cryoden.data.normalize import measure_scale
 from cryoden.data.pairs import HalfPair, find_pairs
+from cryoden.data.progress import Outcome
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import CryodenError, PairError
 from cryoden.formats.files import make_folder

@@ -11,10 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cryoden.config import EvaluateConfig
-from cryoden.data.halves import Outcome
 from cryoden.data.normalize import STANDARD, measure_scale
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
-from cryoden.data.progress import tell_at_once
+from cryoden.data.progress import Outcome, tell_at_once
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import CryodenError, FileError, PairError
 from cryoden.formats.files import make_folder, read_json, write_json

@@ -11,8 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from cryoden.data.halves import Outcome
-from cryoden.data.progress import tell_at_once
+from cryoden.data.progress import Outcome, tell_at_once
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph

@@ -124,7 +124,10 @@ def test_a_pattern_that_all_micrographs_share_is_reported(cryoden: Run) -> None:
     [
         (lambda image: (image[:-2], 4.0), "The truth of 'mic1' is 128 x 126 px but its halves are 128 x 128 px"),
         (lambda image: (image, 5.0), "The truth of 'mic1' has 5 A/px but its halves have 4 A/px"),
-        (lambda image: (np.full_like(image, 3.0), 4.0), "truth/mic1.mrc is constant: every pixel is 3"),
+        (
+            lambda image: (np.full_like(image, 3.0), 4.0),
+            "truth/mic1.mrc cannot be used: it is constant",
+        ),
         (None, "'mic1' has no truth in truth; give the clean image of every micrograph."),
     ],
 )
