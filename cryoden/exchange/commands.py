@@ -13,7 +13,8 @@ from cryoden.exchange.config import (
     VerifyCompareConfig,
     VerifyExportConfig,
 )
-from cryoden.exchange.patches import export_patches, verify_patches
+from cryoden.exchange.patch_export import export_patches
+from cryoden.exchange.patch_verify import verify_patches
 from cryoden.formats.patch_file import MANIFEST_NAME, PatchFolder, open_patches
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from urllib3.util.retry import Retry
 
 from cryoden import __version__
 from cryoden.errors import FileError, NetworkError
+from cryoden.formats.files import digest
 
 log = logging.getLogger(__name__)
 
@@ -187,14 +187,11 @@ def _check_sum(file: RemoteFile, part: Path) -> None:
     if not file.checksum:
         return
     algorithm, expected = file.checksum
-    found = hashlib.new(algorithm)
-    with open(str(part), "rb") as content:
-        for piece in iter(lambda: content.read(PIECE_BYTES), b""):
-            found.update(piece)
-    if found.hexdigest() != expected.lower():
+    found = digest(part, algorithm).hexdigest()
+    if found != expected.lower():
         part.unlink()
         raise NetworkError(
-            f"{file.url} came with {algorithm} {found.hexdigest()}, but the archive says {expected}; it was damaged on "
+            f"{file.url} came with {algorithm} {found}, but the archive says {expected}; it was damaged on "
             "the way and is not kept. Start the same command again."
         )
 

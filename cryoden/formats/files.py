@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Iterator, Union
+from typing import Any, Iterator, Optional, Union
 
 from cryoden.config import GIB
 from cryoden.errors import FileError, FullDiskError
@@ -18,6 +19,9 @@ from cryoden.errors import FileError, FullDiskError
 PathLike = Union[str, Path]
 
 COMPRESSED_ENDINGS = (".gz", ".bz2")
+
+PIECE_BYTES = 4 << 20
+"""Read at once of a file whose size does not matter."""
 
 LOG_NAME = "log.jsonl"
 """In the output folder of a long command: one JSON line for each finished item, or epoch."""
@@ -98,6 +102,26 @@ def require_room(what: str, n_bytes: int, folder: PathLike, otherwise: str) -> N
             f"{what} need {n_bytes / GIB:.2f} GiB more in {folder}, but {free / GIB:.2f} GiB are free there. "
             f"Free the disk, choose another --output, or {otherwise}."
         )
+
+
+def digest(path: PathLike, algorithm: str = "sha256", n_bytes: Optional[int] = None) -> Any:
+    """Return the `hashlib` object of a file's first bytes (all by default), read piece by piece.
+
+    Raises
+    ------
+    FileError
+        If the file is shorter.
+    """
+    result = hashlib.new(algorithm)
+    left = Path(path).stat().st_size if n_bytes is None else n_bytes
+    with open(str(path), "rb") as file:
+        while left:
+            piece = file.read(min(PIECE_BYTES, left))
+            if not piece:
+                raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.")
+            result.update(piece)
+            left -= len(piece)
+    return result
 
 
 def write_json(path: PathLike, content: Any) -> None:

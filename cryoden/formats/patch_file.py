@@ -8,7 +8,6 @@ what they are; files of other programs may lack it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
@@ -16,7 +15,7 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from cryoden.errors import FileError
-from cryoden.formats.files import PathLike, read_json
+from cryoden.formats.files import PIECE_BYTES, PathLike, read_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "cryoden-patches"
@@ -24,12 +23,14 @@ DTYPE = np.dtype("<f4")
 PARTS, ROLES = ("train", "test"), ("input", "target")
 
 _OTHER_NAMES = {"input": "noisy", "target": "clean"}
-_CHUNK_BYTES = 4 << 20
 
 
 def patch_file_name(part: str, role: str) -> str:
     """Return the name of a file: `train_input.bin` for part `train` and role `input`."""
     return f"{part}_{role}.bin"
+
+
+FILE_NAMES = tuple(patch_file_name(part, role) for part in PARTS for role in ROLES)
 
 
 @dataclass(frozen=True)
@@ -148,26 +149,12 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
     return PatchFolder(path, side, parts, manifest)
 
 
-def digest(path: PathLike, n_bytes: Optional[int] = None) -> Any:
-    """Return the SHA-256 object of a file's first bytes (all by default), read piece by piece."""
-    result = hashlib.sha256()
-    left = Path(path).stat().st_size if n_bytes is None else n_bytes
-    with open(str(path), "rb") as file:
-        while left:
-            piece = file.read(min(_CHUNK_BYTES, left))
-            if not piece:
-                raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.")
-            result.update(piece)
-            left -= len(piece)
-    return result
-
-
 def value_range(path: PathLike) -> Tuple[float, float]:
     """Return the lowest and highest value of a patch file, NaN if one is; read piece by piece."""
     low, high = np.inf, -np.inf
     with open(str(path), "rb") as file:
         while True:
-            piece = np.frombuffer(file.read(_CHUNK_BYTES), DTYPE)
+            piece = np.frombuffer(file.read(PIECE_BYTES), DTYPE)
             if not piece.size:
                 return float(low), float(high)
             low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())

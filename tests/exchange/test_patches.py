@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryoden.data.pairs import HalfPair
-from cryoden.exchange import patches
+from cryoden.exchange import patch_export
 from cryoden.exchange.config import PatchesExportConfig
-from cryoden.exchange.patches import needed_bytes, patch_places, plan_sources
+from cryoden.exchange.patch_plan import needed_bytes, patch_places, plan_sources
 from tests.helpers import Result, python, read_mrc, write_halves, write_raw_mrc
 
 FILES = ("train_input.bin", "train_target.bin", "test_input.bin", "test_target.bin")
@@ -152,7 +152,7 @@ def test_one_bad_micrograph_is_named_and_left_out(tmp_path: Path, cryoden: Any) 
 def test_a_killed_export_goes_on_and_ends_the_same(tmp_path: Path, cryoden: Any) -> None:
     write_halves(tmp_path, 6, (64, 64), mean=20.0)
     cryoden(*EXPORT, "--output", "whole")
-    original, calls = patches._Export._append, []
+    original, calls = patch_export._Export._append, []
 
     def stop(export: Any, path: str, *others: Any) -> Any:
         calls.append(path)
@@ -160,11 +160,11 @@ def test_a_killed_export_goes_on_and_ends_the_same(tmp_path: Path, cryoden: Any)
             raise KeyboardInterrupt
         return original(export, path, *others)
 
-    with mock.patch.object(patches._Export, "_append", stop), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(patch_export._Export, "_append", stop), pytest.raises(KeyboardInterrupt):
         cryoden(*EXPORT)
     assert not any(Path("out", name).exists() for name in (*FILES, "manifest.json"))
     calls.clear()
-    with mock.patch.object(patches._Export, "_append", lambda *a: calls.append(a) or original(*a)):
+    with mock.patch.object(patch_export._Export, "_append", lambda *a: calls.append(a) or original(*a)):
         assert cryoden(*EXPORT).status == 0
     assert len(calls) == 2 * 4
     for name in (*FILES, "manifest.json"):

@@ -4,77 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, List
 
 import numpy as np
 from tqdm import tqdm
 
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
-from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.pairs import find_pairs
 from cryoden.data.progress import Outcome
 from cryoden.errors import CryodenError, FileError
-from cryoden.exchange.config import PatchesExportConfig, PatchesVerifyConfig
-from cryoden.formats.files import make_folder, read_json, require_room, write_json
+from cryoden.exchange.config import PatchesExportConfig
+from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
+from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
-from cryoden.formats.patch_file import (
-    DTYPE,
-    FORMAT,
-    MANIFEST_NAME,
-    PARTS,
-    ROLES,
-    digest,
-    open_patches,
-    patch_file_name,
-    value_range,
-)
+from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, MANIFEST_NAME, PARTS, ROLES, patch_file_name
 from cryoden.formats.pixels import naming, require_finite
 
 log = logging.getLogger(__name__)
 
 PROGRESS_NAME = ".patches.part"
 """In the output folder while an export is under way: what is finished. Files have their final names at the end."""
-
-
-def patch_places(shape: Tuple[int, int], patch: int, stride: int, edges: bool) -> Tuple[List[int], List[int]]:
-    """Return the first rows and first columns of the patches of an image.
-
-    Without `edges` they are floor((side - patch) / stride) + 1 along an axis.
-    """
-
-    def along(side: int) -> List[int]:
-        starts = list(range(0, side - patch + 1, stride))
-        if edges and starts and starts[-1] + patch < side:
-            starts.append(side - patch)
-        return starts
-
-    return along(shape[0]), along(shape[1])
-
-
-@dataclass(frozen=True)
-class Source:
-    """A micrograph and the part of it that goes to one pair of files.
-
-    Attributes
-    ----------
-    pair
-        Its halves.
-    part
-        `train` or `test`.
-    rows, columns
-        First rows and columns of its patches, in the micrograph.
-    """
-
-    pair: HalfPair
-    part: str
-    rows: List[int]
-    columns: List[int]
-
-    @property
-    def n(self) -> int:
-        """Number of patches."""
-        return len(self.rows) * len(self.columns)
 
 
 def export_patches(config: PatchesExportConfig) -> Outcome:
@@ -105,54 +55,15 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
     return Outcome(len(names), failures)
 
 
-def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[List[Source], Dict[str, str]]:
-    """Decide which micrographs, or which rows of a single one, are for training and which for testing.
-
-    Whole micrographs are held out, because patches of one micrograph overlap.
-
-    Returns
-    -------
-    sources
-        In the order of the files.
-    failures
-        Micrographs smaller than a patch, and why they are left out.
-
-    Raises
-    ------
-    FileError
-        If no micrograph is large enough, for training and for testing.
-    """
-    training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
-    sources, failures = [], {}
-    for part, members in zip(PARTS, (training, held_out)):
-        for pair in members:
-            first, last = pair.rows or (0, pair.shape[0])
-            shape = (last - first, pair.shape[1])
-            rows, columns = patch_places(shape, config.patch, config.stride, config.edges)
-            if not rows or not columns:
-                failures[pair.name] = (
-                    f"'{pair.name}' has {shape[1]} x {shape[0]} px for {part}ing, less than one patch of "
-                    f"{config.patch} px; choose a smaller --patch, or give more micrographs."
-                )
-                continue
-            sources.append(Source(pair, part, [first + row for row in rows], columns))
-    for part in PARTS:
-        if not any(source.part == part for source in sources):
-            reason = next(iter(failures.values()))
-            raise FileError(f"There is no patch for {part}ing; the first reason: {reason}")
-    return sources, failures
-
-
-def needed_bytes(sources: List[Source], patch: int) -> int:
-    """Return the size of all files: 4 bytes x patch^2 x count, for input and target."""
-    return 2 * DTYPE.itemsize * patch**2 * sum(source.n for source in sources)
-
-
 def _check_room(output: Path, sources: List[Source], config: PatchesExportConfig) -> None:
-    names = [patch_file_name(part, role) for part in PARTS for role in ROLES]
-    written = [output / name for name in (*names, *(f".{name}.part" for name in names))]
-    needed = needed_bytes(sources, config.patch) - sum(file.stat().st_size for file in written if file.is_file())
+    written = [path for name in FILE_NAMES for path in (output / name, _growing(output, name)) if path.is_file()]
+    needed = needed_bytes(sources, config.patch) - sum(path.stat().st_size for path in written)
     require_room("The patch files", needed, output, "a larger --stride")
+
+
+def _growing(output: Path, name: str) -> Path:
+    """Return where a patch file is while it grows."""
+    return output / f".{name}.part"
 
 
 class _Export:
@@ -188,14 +99,12 @@ class _Export:
         self.digests: Dict[str, Any] = {}
 
     def _guard_foreign_files(self) -> None:
-        for part in PARTS:
-            for role in ROLES:
-                path = self.output / patch_file_name(part, role)
-                if path.exists():
-                    raise FileError(
-                        f"{path} is there already, without a manifest: another program made it. "
-                        "Choose another --output folder."
-                    )
+        for path in (self.output / name for name in FILE_NAMES):
+            if path.exists():
+                raise FileError(
+                    f"{path} is there already, without a manifest: another program made it. "
+                    "Choose another --output folder."
+                )
 
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""
@@ -211,12 +120,12 @@ class _Export:
             size = self.counts[part] * self.config.patch**2 * DTYPE.itemsize
             for role in ROLES:
                 name = patch_file_name(part, role)
-                path = self._part_path(name)
+                path = _growing(self.output, name)
                 if size and not path.exists() and (self.output / name).is_file():
                     # Of a run that was killed while it gave the files their names.
                     os.replace(str(self.output / name), str(path))
                 path.touch()
-                self.digests[name] = digest(path, size)
+                self.digests[name] = digest(path, n_bytes=size)
                 self.files[name] = open(str(path), "r+b")
                 self.files[name].truncate(size)
                 self.files[name].seek(size)
@@ -225,9 +134,6 @@ class _Export:
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         for file in self.files.values():
             file.close()
-
-    def _part_path(self, name: str) -> Path:
-        return self.output / f".{name}.part"
 
     def add(self, source: Source) -> None:
         """Append a micrograph's patches, unless an earlier run did; one that cannot be used is noted and left out."""
@@ -311,12 +217,12 @@ class _Export:
             for role in ROLES:
                 name = patch_file_name(part, role)
                 self.files[name].close()
-                size = self._part_path(name).stat().st_size
-                expected = DTYPE.itemsize * self.config.patch**2 * self.counts[part]
+                path = _growing(self.output, name)
+                size, expected = path.stat().st_size, DTYPE.itemsize * self.config.patch**2 * self.counts[part]
                 if size != expected:
-                    raise FileError(f"{self._part_path(name)} has {size} bytes instead of {expected}; export again.")
+                    raise FileError(f"{path} has {size} bytes instead of {expected}; export again.")
                 files[name] = {"bytes": size, "sha256": self.digests[name].hexdigest()}
-                os.replace(str(self._part_path(name)), str(self.output / name))
+                os.replace(str(path), str(self.output / name))
         manifest = {
             "format": FORMAT,
             "version": 1,
@@ -351,43 +257,3 @@ def _cut(stack: Stack, scale: GreyScale, source: Source, config: PatchesExportCo
             np.minimum(band, 1, out=band)  # the division rounds
         for column in source.columns:
             yield np.ascontiguousarray(band[:, column : column + patch])
-
-
-def verify_patches(config: PatchesVerifyConfig) -> Dict[str, str]:
-    """Read patch files again and compare them with their manifest.
-
-    Returns
-    -------
-    problems
-        Name of the file -> what is wrong; empty if all is well.
-
-    Raises
-    ------
-    FileError
-        If sizes and counts are wrong already.
-    """
-    folder = open_patches(config.folder, config.patch)
-    problems: Dict[str, str] = {}
-    promised = folder.manifest.get("files", {})
-    is_scaled = folder.manifest.get("normalization") == "p95"
-    for part in tqdm(folder.parts.values(), unit="part", desc="Reading", disable=None):
-        for path in (part.input, part.target):
-            low, high = value_range(path)
-            if not np.isfinite(low + high):
-                problems[path.name] = f"{path} has values that are NaN or infinite; export it again."
-            elif is_scaled and not 0 <= low <= high <= 1:
-                problems[path.name] = f"{path} has values from {low:g} to {high:g}, but p95 means 0 to 1; export again."
-            elif path.name in promised and digest(path).hexdigest() != promised[path.name]["sha256"]:
-                problems[path.name] = (
-                    f"{path} has another SHA-256 than the manifest says: it was changed or damaged. Copy or export it "
-                    "again."
-                )
-    for part_name, files in folder.parts.items():
-        records = [record for record in folder.manifest.get("micrographs", ()) if record["part"] == part_name]
-        counted = sum(record["count"] for record in records)
-        if records and counted != files.n:
-            problems[MANIFEST_NAME] = (
-                f"{folder.path / MANIFEST_NAME} lists micrographs with {counted} {part_name} patches, but the files "
-                f"hold {files.n}; export again."
-            )
-    return problems
