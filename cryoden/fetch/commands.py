@@ -1,4 +1,4 @@
-"""Fetch an entry: say what it holds, check the disk, download, and leave a record for those who import it."""
+"""What the command of fetching does: say what an entry holds, check the disk, download, leave a record."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, List
 
+from requests import Session
 from tqdm import tqdm
 
 from cryoden.config import GIB
@@ -28,7 +29,7 @@ from cryoden.formats.files import make_folder, require_room, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 
 RECORD_NAME = "entry.json"
-"""In the entry's folder: title, image set, microscope, files that are whole."""
+"""In the entry's folder, for those who import it: title, image set, microscope, files that are whole."""
 
 
 def run_fetch(config: FetchConfig) -> Dict[str, str]:
@@ -50,23 +51,7 @@ def run_fetch(config: FetchConfig) -> Dict[str, str]:
         folder = Path(config.entry_folder)
         _check_room(folder, [*movies, *gains])
         make_folder(folder)
-        failures: Dict[str, str] = {}
-        lock = threading.Lock()
-        bar = tqdm(total=sum(f.size for f in (*movies, *gains)), unit="B", unit_scale=True, disable=None)
-
-        def fetch(file: RemoteFile) -> None:
-            try:
-                download(session, file, folder / file.name, on_bytes)
-                _check_image(folder / file.name)
-            except (NetworkError, FileError) as error:
-                failures[file.name] = str(error)
-
-        def on_bytes(n: int) -> None:
-            with lock:
-                bar.update(n)
-
-        with bar, ThreadPoolExecutor(config.jobs) as pool:
-            list(pool.map(fetch, (*gains, *movies)))
+        failures = _fetch_all(session, [*gains, *movies], folder, config.jobs)
     arrived = [file.name for file in movies if file.name not in failures]
     if not arrived:
         raise NetworkError(
@@ -109,6 +94,28 @@ def _tell(
     print("The same with Aspera or Globus, for those who have them:")
     for command in other_ways(entry.number, imageset.directory):
         print(f"  {command}")
+
+
+def _fetch_all(session: Session, files: List[RemoteFile], folder: Path, n_jobs: int) -> Dict[str, str]:
+    """Download files side by side into a folder; return what failed, file -> reason."""
+    failures: Dict[str, str] = {}
+    lock = threading.Lock()
+    bar = tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True, disable=None)
+
+    def on_bytes(n: int) -> None:
+        with lock:
+            bar.update(n)
+
+    def fetch(file: RemoteFile) -> None:
+        try:
+            download(session, file, folder / file.name, on_bytes)
+            _check_image(folder / file.name)
+        except (NetworkError, FileError) as error:
+            failures[file.name] = str(error)
+
+    with bar, ThreadPoolExecutor(n_jobs) as pool:
+        list(pool.map(fetch, files))
+    return failures
 
 
 def _check_room(folder: Path, files: List[RemoteFile]) -> None:

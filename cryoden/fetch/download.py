@@ -107,6 +107,12 @@ def download(
 
     Parameters
     ----------
+    session
+        Of `open_session`.
+    file
+        What to download.
+    target
+        Where it gets its name when it is whole; before, it is NAME.part.
     on_bytes
         Is told how many bytes have come, bytes that were there before included.
 

@@ -29,8 +29,14 @@ MOVIE_ENDINGS = (
     ".mrc", ".mrcs", ".tif", ".tiff", ".eer", ".mrc.gz", ".mrc.bz2", ".mrcs.gz", ".mrcs.bz2",
 )  # fmt: skip
 GAIN_ENDINGS = (".mrc", ".tif", ".tiff", ".gain", ".dm4")
+"""Of the formats that `cryoden halves` reads, and of gain references beside them."""
+
 GAIN_WORDS = re.compile(r"gain|norm[-_.]|countref|superref|defect", re.IGNORECASE)
+"""In the names that acquisition programs give to gain references and defect maps."""
+
 CHECKSUM_NAMES = re.compile(r"(md5|sha1|sha256)(sums?)?(\.txt)?$|checksums?(\.txt)?$", re.IGNORECASE)
+"""Of files that list checksums, one `digest  name` a line, as md5sum writes them."""
+
 ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256"}
 """Digits of a hexadecimal digest, and the algorithm that gives so many."""
 
@@ -43,7 +49,21 @@ GLOBUS_COLLECTION = "47772002-3e5b-4fd3-b97c-18cee38d6df2"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One image set of an entry, with what is known of its images."""
+    """One image set of an entry, with what is known of its images; None is what the archive does not say.
+
+    Attributes
+    ----------
+    name, directory, category
+        As the archive gives them; the directory lies below the entry's.
+    n_images, n_frames
+        Images, and frames of each.
+    sampling_rate
+        A/px.
+    size_px
+        Columns and rows.
+    data_format
+        In the archive's words.
+    """
 
     name: str
     directory: str
@@ -62,7 +82,19 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of EMPIAR."""
+    """An entry of EMPIAR.
+
+    Attributes
+    ----------
+    number
+        Its digits.
+    title, size
+        As the archive gives them.
+    imagesets
+        In the archive's order.
+    maps
+        EMDB entries that it refers to, `EMD-...`.
+    """
 
     number: str
     title: str
@@ -73,7 +105,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Microscope:
-    """How the movies were taken, as far as the EMDB says: kV, mm, e/A^2 of a whole movie."""
+    """How the movies were taken, as far as the EMDB says: kV, mm, e/A^2 of a whole movie; None = it does not say."""
 
     voltage: Optional[float] = None
     spherical_aberration: Optional[float] = None
@@ -123,22 +155,22 @@ def choose_imageset(entry: Entry, number: Optional[int]) -> ImageSet:
 
 
 def read_microscope(session: requests.Session, config: FetchConfig, entry: Entry) -> Microscope:
-    """Ask the EMDB how the movies were taken; what it does not say stays None, and its absence is no error."""
-    for name in entry.maps[:1]:
-        try:
-            answer = get(session, f"{config.maps.rstrip('/')}/entry/{name}")
-            structure = answer.json()["structure_determination_list"]["structure_determination"][0]
-            microscopy = structure["microscopy_list"]["microscopy"][0]
-        except (NetworkError, ValueError, KeyError, TypeError, IndexError) as error:
-            log.warning("%s does not say how the movies were taken (%s); say it yourself.", name, error)
-            continue
-        recordings = (microscopy.get("image_recording_list") or {}).get("image_recording") or [{}]
-        return Microscope(
-            _number(microscopy.get("acceleration_voltage")),
-            _number(microscopy.get("nominal_cs")),
-            _number(recordings[0].get("average_electron_dose_per_image")),
-        )
-    return Microscope()
+    """Ask the EMDB how the movies were taken, by the first map of the entry; that it does not say is no error."""
+    if not entry.maps:
+        return Microscope()
+    try:
+        answer = get(session, f"{config.maps.rstrip('/')}/entry/{entry.maps[0]}")
+        structure = answer.json()["structure_determination_list"]["structure_determination"][0]
+        microscopy = structure["microscopy_list"]["microscopy"][0]
+    except (NetworkError, ValueError, KeyError, TypeError, IndexError) as error:
+        log.warning("%s does not say how the movies were taken (%s); say it yourself.", entry.maps[0], error)
+        return Microscope()
+    recordings = (microscopy.get("image_recording_list") or {}).get("image_recording") or [{}]
+    return Microscope(
+        _number(microscopy.get("acceleration_voltage")),
+        _number(microscopy.get("nominal_cs")),
+        _number(recordings[0].get("average_electron_dose_per_image")),
+    )
 
 
 def list_files(
@@ -153,17 +185,17 @@ def list_files(
     """
     root = f"{config.files.rstrip('/')}/{config.number}/"
     directory = imageset.directory.strip("/")
-    names = list(_walk(session, root, f"{directory}/" if directory else ""))
+    inside, above = list(_walk(session, root, f"{directory}/" if directory else "")), []
     if directory not in ("", "data"):  # references often lie above the movies
-        names += [name for name in _listing(session, root, "data/") if not name.endswith("/")]
-    gains = [name for name in names if GAIN_WORDS.search(PurePosixPath(name).name) and name.endswith(GAIN_ENDINGS)]
+        above = [name for name in _listing(session, root, "data/") if not name.endswith("/")]
+    names = [*inside, *above]
+    gains = [name for name in names if _is_gain(name)]
+    pattern = config.pattern or "*"
     movies = [
         name
-        for name in names
-        if name.lower().endswith(MOVIE_ENDINGS) and name not in gains and name.startswith(directory)
+        for name in inside
+        if name.lower().endswith(MOVIE_ENDINGS) and not _is_gain(name) and fnmatch(PurePosixPath(name).name, pattern)
     ]
-    if config.pattern:
-        movies = [name for name in movies if fnmatch(PurePosixPath(name).name, config.pattern)]
     if not movies:
         wanted = f"matches {config.pattern!r}" if config.pattern else "is a movie"
         raise NetworkError(f"None of {len(names)} files of EMPIAR-{config.number} in {directory} {wanted}.")
@@ -171,6 +203,10 @@ def list_files(
     checksums = _checksums(session, root, names)
     sized = [_sized(session, root, part, checksums, config.jobs) for part in (chosen, sorted(set(gains)))]
     return sized[0], sized[1]
+
+
+def _is_gain(name: str) -> bool:
+    return bool(GAIN_WORDS.search(PurePosixPath(name).name)) and name.lower().endswith(GAIN_ENDINGS)
 
 
 def spread(names: Sequence[str], n: Optional[int]) -> List[str]:

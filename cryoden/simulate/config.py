@@ -10,7 +10,6 @@ from cryoden.config import Config, option
 SHAPES = ("barrel", "globule", "rod")
 """Built-in particles; see `cryoden.simulate.shapes`."""
 
-
 PHANTOMS = ("particles", "discs", "lines")
 """Built-in clean images; see `cryoden.simulate.pairs`."""
 

@@ -33,7 +33,7 @@ class Detector:
     hot: np.ndarray
 
     def count(self, expected: np.ndarray, dose: float, count_type: np.dtype, rng: np.random.Generator) -> np.ndarray:
-        """Draw the counts of one frame.
+        """Return the counts of one frame, `(y, x)` of `count_type`.
 
         An electron is counted in a pixel near the one that it hit. Points of a Poisson process that are displaced at
         random, each for itself, are a Poisson process whose intensity is blurred by the distribution of the
@@ -47,6 +47,8 @@ class Detector:
             Mean electrons in a pixel without specimen.
         count_type
             Integer type of the result; higher counts are cut off at its highest value.
+        rng
+            Draws the electrons.
         """
         counts = np.empty(expected.shape, count_type)
         n_rows, n_columns = expected.shape
@@ -64,7 +66,19 @@ class Detector:
 
 
 def make_detector(grid: Grid, gain_spread: float, n_dead: int, n_hot: int, rng: np.random.Generator) -> Detector:
-    """Draw the pixels' sensitivities (mean 1) and which pixels are defective."""
+    """Draw the pixels' sensitivities (mean 1) and which pixels are defective.
+
+    Parameters
+    ----------
+    grid
+        Its frames are as large as the detector.
+    gain_spread
+        Standard deviation of the sensitivity; no pixel is below 0.1.
+    n_dead, n_hot
+        Pixels that count nothing, and far too much.
+    rng
+        Draws them.
+    """
     rows, columns = grid.frame_shape
     sensitivity = 1 + gain_spread * rng.standard_normal(grid.frame_shape, np.float32)
     sensitivity = np.clip(sensitivity, 0.1, None)
@@ -84,4 +98,5 @@ def write_defects(path: PathLike, detector: Detector) -> None:
 
 def count_type(dose: float) -> np.dtype:
     """Return the narrowest type that holds the counts at a mean of `dose` electrons a pixel: int8 or uint16."""
+    # Twelve deviations above the mean, and some for means near 0: no count of any movie reaches that.
     return np.dtype(np.int8 if dose + 12 * np.sqrt(dose) + 12 < np.iinfo(np.int8).max else np.uint16)

@@ -9,40 +9,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List
 
 import numpy as np
 import pandas as pd
-import scipy.fft
 from tqdm import tqdm
 
-from cryoden.data.exposure import critical_exposure
 from cryoden.errors import FileError
 from cryoden.formats import star
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcWriter, write_image
 from cryoden.simulate.config import SimulateMoviesConfig
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
-from cryoden.simulate.optics import Optics, fading, wavelength
+from cryoden.simulate.imaging import drift, expose, margin, true_image
+from cryoden.simulate.optics import Optics
 from cryoden.simulate.shapes import Particle, build_shape, read_map
-from cryoden.simulate.specimen import Film, Grid, Specimen, make_specimen
+from cryoden.simulate.specimen import Film, Grid, make_specimen
 
 log = logging.getLogger(__name__)
 
 RECORD_NAME = "simulation.json"
 """Says, in the output folder, with which options its movies were made."""
-
-MARGIN_RESOLUTION = 4.0
-"""Detail in A that the contrast transfer may delocalise without reaching beyond the margin."""
-
-DRIFT_EXPOSURE = 8.0
-"""Exposure in e/A^2 in which the drift slows down to 1/e of its first speed."""
-
-DRIFT_JITTER = 0.03
-"""Random part of the way between two frames, relative to the whole way."""
-
-SPECTRUM_ROWS = 16
-"""Rows of a spectrum that are worked on at once: few enough to stay in the processor's cache."""
 
 GAIN_NAME, DEFECTS_NAME = "gain.mrc", "defects.txt"
 MOVIES_STAR, TRUTH_STAR, COORDINATES_STAR = "movies.star", "micrographs.star", "coordinates.star"
@@ -97,7 +84,7 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     _guard_options(config)
     for folder in ("movies", "truth"):
         make_folder(output / folder)
-    grid = Grid.around((config.size[0], config.size[1]), config.sampling_rate, _margin(config))
+    grid = Grid.around((config.size[0], config.size[1]), config.sampling_rate, margin(config))
     detector = make_detector(
         grid, config.gain_spread, config.dead_pixels, config.hot_pixels, _generator(config.seed, 0)
     )
@@ -116,10 +103,6 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     return facts
 
 
-def _movie_path(output: Path, name: str) -> Path:
-    return output / "movies" / f"{name}.mrcs"
-
-
 def describe(name: str, facts: Facts) -> str:
     """Return one line about a simulated movie."""
     return (
@@ -127,41 +110,6 @@ def describe(name: str, facts: Facts) -> str:
         f"{facts.counts_per_pixel:.3f} e/px and frame, drift {math.hypot(*facts.shifts[-1]):.1f} px; "
         f"particles' contrast {100 * facts.contrast:.1f} %, SNR of the sum {facts.snr:.3g} per pixel"
     )
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """The expected images of one exposure, as transforms from which each frame's is made.
-
-    Parameters
-    ----------
-    contrast
-        Transform of what the specimen's phase adds to the image, undamaged and unmoved, complex64.
-    plain
-        Transform of the image without phase contrast.
-    decay
-        Fading of each frequency per e/A^2, float32.
-    """
-
-    grid: Grid
-    contrast: np.ndarray
-    plain: np.ndarray
-    decay: np.ndarray
-
-    def image(self, before: float, shift: Tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-        """Return the relative intensity of the frames `(y, x)` after an exposure of `before` e/A^2, shifted in px."""
-        spectrum = np.empty_like(self.contrast)
-        turns = [
-            np.exp(np.complex64(-2j * np.pi * pixels * self.grid.rate) * frequency)
-            for frequency, pixels in zip(self.grid.frequencies(), shift)
-        ]
-        for first in range(0, len(spectrum), SPECTRUM_ROWS):
-            rows = slice(first, first + SPECTRUM_ROWS)
-            np.multiply(self.contrast[rows], np.exp(np.float32(-before) * self.decay[rows]), out=spectrum[rows])
-            spectrum[rows] += self.plain[rows]
-            spectrum[rows] *= turns[0][rows]
-            spectrum[rows] *= turns[1]
-        return self.grid.cut(scipy.fft.irfft2(spectrum, self.grid.shape, overwrite_x=True))
 
 
 def _simulate_movie(
@@ -174,11 +122,11 @@ def _simulate_movie(
     specimen = make_specimen(grid, particle, config.particles, film, config.voltage, rng)
     optics = Optics(config.voltage, config.spherical_aberration, config.amplitude_contrast, defocus)
     dose = config.dose_per_frame * config.sampling_rate**2
-    truth, contrast = _truth(config, grid, specimen, optics)
+    truth, contrast = true_image(config, grid, specimen, optics)
     output = Path(config.output)
     with whole_file(output / "truth" / f"{name}.mrc") as temporary:
         write_image(temporary, np.float32(config.frames * dose) * truth, config.sampling_rate)
-    exposure = _expose(config, grid, specimen, optics)
+    exposure = expose(config, grid, specimen, optics)
     kind = count_type(dose)
     total = 0
     with whole_file(_movie_path(output, name)) as temporary, MrcWriter(
@@ -206,7 +154,7 @@ def _simulate_movie(
     )
 
 
-def _in_order(make: Any, n: int, n_threads: int) -> Iterator[np.ndarray]:
+def _in_order(make: Callable[[int], np.ndarray], n: int, n_threads: int) -> Iterator[np.ndarray]:
     """Yield make(0), make(1)... computed side by side, never more than one beyond those in work."""
     with ThreadPoolExecutor(n_threads) as pool:
         coming = iter(range(n))
@@ -216,54 +164,8 @@ def _in_order(make: Any, n: int, n_threads: int) -> Iterator[np.ndarray]:
             running += [pool.submit(make, index) for index in islice(coming, 1)]
 
 
-def drift(n_frames: int, dose_per_frame: float, length: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the specimen's place `(frames, 2)` in rows and columns: 0 in the first frame, `length` away in the last.
-
-    It starts fast and slows down with the exposure, in one direction, with a little random walk on top.
-    """
-    exposure = dose_per_frame * np.arange(n_frames)
-    way = -np.expm1(-exposure / DRIFT_EXPOSURE)
-    angle = rng.uniform(0, 2 * np.pi)
-    places = np.outer(way / way[-1], (np.sin(angle), np.cos(angle)))
-    steps = DRIFT_JITTER * rng.standard_normal((n_frames, 2))
-    walk = np.cumsum(steps, axis=0) - steps[0]
-    walk -= np.outer(exposure / exposure[-1], walk[-1])  # back home in the last frame
-    return length * (places + walk)
-
-
-def _expose(config: SimulateMoviesConfig, grid: Grid, specimen: Specimen, optics: Optics) -> Exposure:
-    ky, kx = grid.frequencies()
-    k = np.hypot(ky, kx)
-    blur = np.exp(-2 * np.square(np.pi * config.blur * config.sampling_rate * k))
-    contrast = scipy.fft.rfft2(specimen.phase, workers=-1)
-    contrast *= (2 * optics.ctf(k) * blur).astype(np.float32)
-    decay = np.zeros_like(k)
-    if not config.no_damage:
-        decay = (0.5 / critical_exposure(k, config.voltage)).astype(np.float32)
-        contrast *= fading(k, config.voltage, 0.0, config.dose_per_frame).astype(np.float32)
-    plain = scipy.fft.rfft2(specimen.transmission, workers=-1)
-    plain *= blur
-    return Exposure(grid, contrast, plain, decay)
-
-
-def _truth(config: SimulateMoviesConfig, grid: Grid, specimen: Specimen, optics: Optics) -> Tuple[np.ndarray, float]:
-    """Return the mean relative intensity of all frames, not moved, and the contrast of the particles in it."""
-    ky, kx = grid.frequencies()
-    k = np.hypot(ky, kx)
-    transfer = 2 * optics.ctf(k)
-    if not config.no_damage:
-        transfer *= fading(k, config.voltage, 0.0, config.frames * config.dose_per_frame)
-    blur = np.exp(-2 * np.square(np.pi * config.blur * config.sampling_rate * k))
-
-    def image(phase: np.ndarray, plain: np.ndarray) -> np.ndarray:
-        spectrum = scipy.fft.rfft2(phase, workers=-1) * transfer.astype(np.float32)
-        spectrum += scipy.fft.rfft2(plain, workers=-1)
-        spectrum *= blur
-        return grid.cut(scipy.fft.irfft2(spectrum, grid.shape, workers=-1))
-
-    particles = image(specimen.particle_phase, np.zeros_like(specimen.transmission))
-    truth = image(specimen.phase, specimen.transmission)
-    return truth, float(particles.std(dtype=np.float64) / truth.mean(dtype=np.float64))
+def _movie_path(output: Path, name: str) -> Path:
+    return output / "movies" / f"{name}.mrcs"
 
 
 def _make_particle(config: SimulateMoviesConfig) -> Particle:
@@ -280,14 +182,6 @@ def _make_particle(config: SimulateMoviesConfig) -> Particle:
         rate = max(1.0, config.sampling_rate)  # finer than this a residue has nothing to show
         volume = build_shape(config.shape, rate, _generator(config.seed, 1))
     return Particle(volume, rate, config.potential)
-
-
-def _margin(config: SimulateMoviesConfig) -> float:
-    """Return how far detail of `MARGIN_RESOLUTION` may come from, in A: by delocalisation and by drift."""
-    k = min(1 / MARGIN_RESOLUTION, 0.5 / config.sampling_rate)
-    lam = wavelength(config.voltage)
-    defocus = 1e4 * (abs(config.defocus) + config.defocus_spread)
-    return lam * k * defocus + config.spherical_aberration * 1e7 * (lam * k) ** 3 + config.drift
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:

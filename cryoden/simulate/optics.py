@@ -60,6 +60,21 @@ class Optics:
         return -np.sin(phase + np.arcsin(self.amplitude_contrast))
 
 
+def detection_blur(k: np.ndarray, deviation_A: float) -> np.ndarray:
+    """Return the transfer of a detector that counts electrons beside the place that they hit.
+
+    The transform of a two-dimensional Gaussian, exp(-2 (pi s k)^2).
+
+    Parameters
+    ----------
+    k
+        1/A.
+    deviation_A
+        Standard deviation s of the distance along each axis.
+    """
+    return np.exp(-2 * np.square(np.pi * deviation_A * k))
+
+
 def fading(k: np.ndarray, voltage: float, before: float, exposure: float) -> np.ndarray:
     """Return the mean of exp(-N / 2 Nc(k)) while the exposure N goes from `before` on by `exposure` (e/A^2).
 

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from cryoden.data.progress import Outcome, tell_at_once
-from cryoden.errors import CryodenError, FileError
+from cryoden.errors import CryodenError, FileError, PixelError
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
@@ -22,7 +22,7 @@ from cryoden.simulate.shapes import Particle, build_shape
 KINDS = ("clean", "odd", "even")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
-PARTICLE_RATE, PARTICLE_AREA = 2.0, 150.0**2
+PARTICLE_RATE, PARTICLE_AREA_PX = 2.0, 150.0**2
 """A/px at which phantoms of particles are made, and pixels of the image for each particle."""
 
 
@@ -65,9 +65,11 @@ def noisy_pair(clean: np.ndarray, config: SimulatePairsConfig, rng: np.random.Ge
     low, high = float(clean.min()), float(clean.max())
     scaled = (clean.astype(np.float64) - low) / (high - low)
     if config.noise == "gaussian":
-        return [scaled, *(scaled + config.sigma * rng.standard_normal(scaled.shape) for _ in range(2))]
-    expected = scaled * (config.dose / scaled.mean())
-    return [expected, *(rng.poisson(expected).astype(np.float32) for _ in range(2))]
+        images = [scaled, *(scaled + config.sigma * rng.standard_normal(scaled.shape) for _ in range(2))]
+    else:
+        expected = scaled * (config.dose / scaled.mean())
+        images = [expected, *(rng.poisson(expected) for _ in range(2))]
+    return [image.astype(np.float32) for image in images]
 
 
 def read_picture(path: str) -> np.ndarray:
@@ -90,7 +92,7 @@ def read_picture(path: str) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise FileError(f"{path} cannot be read as a picture ({error}); check what it is.") from error
     if image.min() == image.max():
-        raise FileError(f"{path} is constant: every pixel is {image.flat[0]:g}. It holds no image; leave it out.")
+        raise PixelError(f"{path} is constant: every pixel is {image.flat[0]:g}. It holds no image; leave it out.")
     return image
 
 
@@ -108,7 +110,7 @@ def _phantom_painter(config: SimulatePairsConfig) -> Callable[[np.random.Generat
 def _projections(shape: Tuple[int, int], particles: List[Particle], rng: np.random.Generator) -> np.ndarray:
     """Return projections of all built-in particles, turned at random, dark on bright; they may overlap."""
     image = np.zeros(shape)
-    for _ in range(max(3, int(shape[0] * shape[1] / PARTICLE_AREA))):
+    for _ in range(max(3, int(shape[0] * shape[1] / PARTICLE_AREA_PX))):
         particle = particles[rng.integers(len(particles))]
         patch = particle.project(Rotation.from_quat(rng.standard_normal(4)), PARTICLE_RATE)
         side = min(len(patch), *shape)

@@ -16,6 +16,10 @@ from cryoden.formats.mrc import MrcStack
 RESIDUE_STEP, RESIDUE_DENSITY = 3.8, 1 / 135.0
 """Distance in A of neighbouring residues along a chain, and residues per A^3 of protein (110 Da at 1.35 g/cm^3)."""
 
+HELIX_RESIDUES, WOBBLE, TURN_TRIES = 12, 0.3, 50
+"""Residues of a chain between two turns, about those of a helix; how much its direction wanders from one to the next;
+directions tried before a chain stays where it is."""
+
 RESIDUE_WIDTH = 1.6
 """Standard deviation in A of a residue's potential, temperature included."""
 
@@ -25,10 +29,11 @@ BODY_WIDTH = 5.0
 FADE = 0.1
 """Width, in diameters of the particle, of the rim in which its projection fades out."""
 
-Point = Tuple[float, float, float]
-
 EDGE = 0.05
 """Share of its largest value below which a smoothed map counts as empty."""
+
+Point = Tuple[float, float, float]
+"""x, y, z in A."""
 
 
 class Particle:
@@ -146,20 +151,20 @@ def build_shape(name: str, rate: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _chain(n: int, inside: Callable[[np.ndarray], bool], rng: np.random.Generator) -> np.ndarray:
-    """Return `n` points `(n, 3)` of a walk in short helices that stays where `inside` is true."""
+    """Return `n` points `(n, 3)` in A of a walk in straight pieces that stays where `inside` is true."""
     points = np.zeros((n, 3))
     direction = np.array([1.0, 0.0, 0.0])
     for i in range(1, n):
-        if i % 12 == 0:  # about the length of a helix, then a turn
+        if i % HELIX_RESIDUES == 0:
             direction = rng.standard_normal(3)
-        for _ in range(50):
+        for _ in range(TURN_TRIES):
             direction /= np.linalg.norm(direction)
             step = points[i - 1] + RESIDUE_STEP * direction
             if inside(step):
                 break
             direction = rng.standard_normal(3)
         points[i] = step if inside(step) else points[i - 1]
-        direction = direction + 0.3 * rng.standard_normal(3)
+        direction = direction + WOBBLE * rng.standard_normal(3)
     return points
 
 

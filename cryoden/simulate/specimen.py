@@ -20,8 +20,9 @@ ICE_MEAN_FREE_PATH = 3950.0
 """Way in A through ice on which 1 - 1/e of the electrons are lost behind an energy filter at 300 kV (Rice et al. 2018,
 J. Struct. Biol. 204, 38-44)."""
 
-CARBON_MEAN_FREE_PATH, CARBON_THICKNESS = 1500.0, 200.0
-HOLE_RADIUS = 6000.0
+CARBON_MEAN_FREE_PATH, CARBON_THICKNESS, HOLE_RADIUS = 1500.0, 200.0, 6000.0
+"""Of a holey support film, in A: the way on which 1 - 1/e of the electrons are lost, assumed shorter than in ice
+because carbon is denser; a usual thickness; holes of 1.2 um across, as in films called R1.2/1.3."""
 
 WATER_DENSITY, WATER_POTENTIAL = 0.0308, 4.53 / 0.0308
 """Molecules per A^3 in ice of 0.92 g/cm^3; their integrated potential in V A^3, which gives ice its mean inner
@@ -30,8 +31,9 @@ potential of 4.53 V (Vulovic et al. 2013, J. Struct. Biol. 183, 19-32)."""
 CARBON_DENSITY, CARBON_POTENTIAL = 0.100, 47.88 * 2.509
 """Atoms per A^3 at 2 g/cm^3; integrated potential in V A^3 from the scattering amplitude 2.509 A (Kirkland 2010)."""
 
-WATER_RING, WATER_RING_WIDTH, WATER_LONG_WAVES = 1 / 3.7, 0.035, 0.06
-"""Where the structure factor of ice has its ring (1/A), how wide it is, and what is left at long waves."""
+WATER_RING, WATER_RING_WIDTH, WATER_RING_HEIGHT, WATER_LONG_WAVES = 1 / 3.7, 0.035, 0.8, 0.06
+"""Where the structure factor of ice has its ring (1/A), its width (1/A) and height above 1, and what is left at long
+waves: the ring of vitreous ice at 3.7 A, its form roughly drawn."""
 
 PLACE_TRIES = 30
 """Places tried for each particle before the ice counts as full."""
@@ -76,6 +78,10 @@ class Grid:
         ky = scipy.fft.fftfreq(self.shape[0], self.rate)[:, None]
         kx = scipy.fft.rfftfreq(self.shape[1], self.rate)[None, :]
         return ky.astype(np.float32), kx.astype(np.float32)
+
+    def frequency(self) -> np.ndarray:
+        """Return the distance from the origin of a real transform, 1/A, float32 `(rows, columns // 2 + 1)`."""
+        return np.hypot(*self.frequencies())
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,23 @@ class Film:
 def make_specimen(
     grid: Grid, particle: Particle, n_particles: int, film: Film, voltage: float, rng: np.random.Generator
 ) -> Specimen:
-    """Place particles at random, without touching each other or the carbon, and turn them in random directions."""
+    """Place particles at random, without touching each other or the carbon, and turn them in random directions.
+
+    Parameters
+    ----------
+    grid
+        The frames and their margin.
+    particle
+        Of which all are copies.
+    n_particles
+        In the frames, at most.
+    film
+        Ice and carbon.
+    voltage
+        kV.
+    rng
+        Draws everything that is random.
+    """
     ice, carbon = _thickness(grid, film, rng)
     centres = _place(grid, carbon > 0, particle.diameter_A / grid.rate, n_particles, rng)
     sigma = interaction_parameter(voltage)
@@ -191,7 +213,7 @@ def _add(image: np.ndarray, patch: np.ndarray, centre: np.ndarray) -> None:
 def _water_spectrum(k: np.ndarray) -> np.ndarray:
     """Return a structure factor of amorphous ice: little at long waves, a ring at 3.7 A, 1 beyond."""
     rise = 1 / (1 + np.exp(-(k - WATER_RING) / WATER_RING_WIDTH))
-    ring = 0.8 * np.exp(-0.5 * np.square((k - WATER_RING) / WATER_RING_WIDTH))
+    ring = WATER_RING_HEIGHT * np.exp(-0.5 * np.square((k - WATER_RING) / WATER_RING_WIDTH))
     return WATER_LONG_WAVES + (1 - WATER_LONG_WAVES) * rise + ring
 
 
@@ -215,7 +237,6 @@ def _grain(
     thickness
         In A, `(y, x)`.
     """
-    ky, kx = grid.frequencies()
     white = scipy.fft.rfft2(rng.standard_normal(grid.shape, np.float32), workers=-1, overwrite_x=True)
-    white *= np.sqrt(structure(np.hypot(ky, kx)) * np.float32(strength)) / np.float32(grid.rate)
+    white *= np.sqrt(structure(grid.frequency()) * np.float32(strength)) / np.float32(grid.rate)
     return scipy.fft.irfft2(white, grid.shape, workers=-1, overwrite_x=True) * np.sqrt(thickness)

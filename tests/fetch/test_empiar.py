@@ -113,6 +113,13 @@ def test_everything_arrives_with_its_record(archive: FakeArchive, fetch: Any) ->
     assert not [path for (method, path) in again if method == "GET" and path.endswith(".mrc")]
 
 
+def test_gain_reference_in_capitals_beside_the_movies(archive: FakeArchive, fetch: Any) -> None:
+    archive.files["data/movies/GAIN.MRC"] = archive.files["data/CountRef_gain.mrc"]
+    assert fetch("--subset", 1).out.endswith("1 of 1 movies are in empiar/EMPIAR-10025\n")
+    record = json.loads((FOLDER / "entry.json").read_text())
+    assert record["gains"] == ["data/CountRef_gain.mrc", "data/movies/GAIN.MRC"]
+
+
 def test_subset_pattern_and_image_set(archive: FakeArchive, fetch: Any) -> None:
     assert fetch("--subset", 2).status == 0
     assert sorted(path.name for path in FOLDER.rglob("movie*.mrc")) == ["movie 0.mrc", "movie 2.mrc"]

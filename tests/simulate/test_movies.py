@@ -13,7 +13,8 @@ import starfile
 from cryoden.data.movies import Movie
 from cryoden.simulate.config import SimulateMoviesConfig
 from cryoden.simulate.detector import HOT, Detector, count_type
-from cryoden.simulate.movies import Facts, drift, simulate_movies
+from cryoden.simulate.imaging import drift
+from cryoden.simulate.movies import Facts, simulate_movies
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.specimen import ICE_MEAN_FREE_PATH
 from tests.helpers import Result, read_mrc, write_mrc
