@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Iterator, Tuple
 
 import numpy as np
-import scipy.fft
 
 from cryoden.errors import OptionError
 
@@ -57,6 +56,8 @@ def fourier_crop(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
     image = image.astype(np.float32, copy=False)
     if image.shape == tuple(shape):
         return image
+    import scipy.fft  # when it is asked for: it takes as long to load as a micrograph to denoise
+
     spectrum = scipy.fft.rfft2(image, workers=-1)
     cropped = np.zeros((shape[0], shape[1] // 2 + 1), dtype=spectrum.dtype)
     for to, source in kept_frequencies((image.shape[0], image.shape[1]), shape):

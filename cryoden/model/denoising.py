@@ -22,6 +22,7 @@ from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
+from cryoden.model.devices import try_kernels
 from cryoden.model.pipeline import Job, Result, Written, denoised
 from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.model.processes import gathered, joined
@@ -64,6 +65,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     with ExitStack() as stack:
         share = stack.enter_context(joined(torch.device("cpu"), LONGEST_WAIT))
         mine = todo[share.rank :: share.n_ranks]
+        try_kernels(len(mine) * predictor.views * (2 if config.odd else 1))
         log_path = output / (LOG_NAME if share.rank == 0 else f"log_{share.rank}.jsonl")
         progress = stack.enter_context(Progress(log_path, len(mine), "micrograph", "Denoising"))
         results = denoised(mine, predictor, card.sampling_rate, card_normalization(card), result)

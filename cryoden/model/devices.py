@@ -19,6 +19,14 @@ COMPILE_MINUTES, COMPILE_PIXELS = 1.0, 11e9
 compiles in 24 s and is then 1.6 times faster than its 152 million pixels a second (benchmarks/README.md)."""
 
 
+KERNELS_TRIED = 4
+"""Of cuDNN's kernels for each convolution; to try more takes another second and finds no faster ones (benchmarks)."""
+
+TRYING_IMAGES = 40
+"""From this many images on, the time in which kernels are tried is won back: they gain a fifth, and trying takes as
+long as ten images (benchmarks/README.md)."""
+
+
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """Return the device called `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one.
 
@@ -59,6 +67,11 @@ def is_16_bit(device: torch.device, precision: str) -> bool:
 def fast_arithmetic(device: torch.device, precision: str = "auto") -> AbstractContextManager:
     """Return a context that computes in `bfloat16` or `float32`, see `is_16_bit`."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if is_16_bit(device, precision) else nullcontext()
+
+
+def try_kernels(n_images: int) -> None:
+    """Let cuDNN try kernels for each convolution and keep the fastest, where that pays for so many images."""
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = n_images >= TRYING_IMAGES, KERNELS_TRIED
 
 
 def compiling_pays(device: torch.device, minutes: Optional[float], n_pixels: float) -> bool:

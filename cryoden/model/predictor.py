@@ -27,9 +27,6 @@ MARGIN = 32
 MEMORY_SHARE = 0.5
 """Share of the free memory that a tile may take."""
 
-KERNELS_TRIED = 4
-"""Of cuDNN's kernels for each convolution; to try more takes another second and finds no faster ones (benchmarks)."""
-
 MOST_ELEMENTS = (1 << 31) - 1
 """Larger tensors have no fast convolution."""
 
@@ -154,7 +151,6 @@ def load_predictor(
     card, weights = read_model(path)
     network = build_network(card.network, card.channels)
     load_weights(network, weights, path)
-    torch.backends.cudnn.benchmark_limit = KERNELS_TRIED
     views = 8 if config.quality == "best" else 1
     device = device or pick_device(config.device, local_rank())
     return card, Predictor(network, device, config.tile, views, config.precision)
