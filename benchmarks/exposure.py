@@ -32,8 +32,8 @@ from cryoden.config import DenoiseConfig, TrainConfig
 from cryoden.data.loading import load_pair
 from cryoden.data.pairs import HalfPair
 from cryoden.formats.mrc import write_image
-from cryoden.model.denoising import load_predictor
 from cryoden.model.devices import fast_arithmetic, pick_device
+from cryoden.model.predictor import load_predictor
 from cryoden.model.training import Trainer
 from cryoden.model.training_data import TrainingData
 from cryoden.model.validation import measure_covariance
@@ -195,7 +195,7 @@ def main() -> None:
             output = folder / variant.replace(" ", "_")
             output.mkdir()
             base = TrainConfig(
-                odd="", even="", output=str(output), min_batches=options.min_batches, seed=seed,
+                odd=whole.odd, even=whole.even, output=str(output), min_batches=options.min_batches, seed=seed,
                 minutes=None if options.epochs else options.minutes * times,
                 epochs=round((options.epochs or 1) * times),
             )  # fmt: skip
