@@ -30,6 +30,9 @@ class FileError(CryodenError):
 class FullDiskError(FileError):
     """A file could not be written because the disk, or the user's share of it, is full: nothing else can be either."""
 
+    BEGINNING = "The disk is full: "
+    """How its sentence begins, and that of every input that therefore had no turn; the protocols know it by that."""
+
 
 class PixelError(CryodenError):
     """The pixels of an image cannot be used: constant, not finite, too few."""

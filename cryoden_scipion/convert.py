@@ -97,6 +97,15 @@ def currentSize(imageSet):
     return size
 
 
+def filesById(imageSet):
+    """Return id -> file of every item that a set's file holds now."""
+    current = type(imageSet)(filename=imageSet.getFileName())
+    current.loadAllProperties()
+    files = {image.getObjId(): image.getFileName() for image in current}
+    current.close()
+    return files
+
+
 def itemsOfFile(path):
     """Return the enabled micrographs that a set's file holds now."""
     return loadItems(path)[0]

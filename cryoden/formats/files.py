@@ -44,8 +44,10 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(str(temporary), str(path))
     except OSError as error:
-        kind = FullDiskError if error.errno in (errno.ENOSPC, errno.EDQUOT) else FileError
-        raise kind(f"{path} cannot be written ({error.strerror or error}); free or change the folder.") from error
+        reason = f"{path} cannot be written ({error.strerror or error}); free or change the folder."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FullDiskError(FullDiskError.BEGINNING + reason) from error
+        raise FileError(reason) from error
     finally:
         if temporary.exists():
             temporary.unlink()

@@ -35,7 +35,7 @@ RECORD_NAME = "denoise.json"
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""
 
-NOT_REACHED = "the disk was full before its turn; free it and start again: finished micrographs are kept"
+NOT_REACHED = f"{FullDiskError.BEGINNING}it had no turn; free some and start again, finished micrographs are kept."
 
 LONGEST_WAIT = timedelta(days=7)
 """For the other processes of a torchrun at the end of a list."""

@@ -1,22 +1,40 @@
-"""What the three protocols share: options from one configuration class, one subprocess, named failures."""
+"""What the protocols share: options from one configuration class, one subprocess, named failures, being continued."""
 
 import json
 import os
+import signal
 import subprocess
 
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
 
-from cryoden.errors import OptionError
+from cryoden.errors import FullDiskError, OptionError
 from cryoden_scipion import Plugin
+from cryoden_scipion.protocols.wording import inFormWords
+
+NO_END = ("cryoden: failed: ", "cryoden: warning: ")
+"""How lines of a command begin that do not say why it ended."""
 
 FAILURES_NAME = "failures.json"
 OPTIONS_NAME = "options.json"
-SOME_FAILED, NOTHING_DONE = 1, 2
+MOST_REASONS = 10
+"""Lines of a summary about inputs that were left out."""
+
+SHELL_SIGNAL = 128
+"""A shell adds this to the number of the signal that killed its command."""
+
+SOME_FAILED = 1
+"""Exit status of a command that came to its end; torchrun ends with it for every reason."""
 
 
 class CryodenProtBase(EMProtocol):
     """Base of the protocols that run a command of the denoiser."""
+
+    _fields = {}
+    """Option -> the form's parameter (or the label of a line) that sets it, where they have different names."""
+
+    _logStart = 0
+    """Where in the run's stderr the last command began."""
 
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
@@ -72,37 +90,51 @@ class CryodenProtBase(EMProtocol):
         gpus = (self._stepsExecutor.getGpuList() or [0]) if self.usesGpu() else []
         if gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
+        nProcesses = len(gpus) if isShared and gpus else 1
+        before = _stampOf(self._filePath(FAILURES_NAME))
+        self._logStart = os.path.getsize(self.getStderrLog())
         try:
-            self.runJob(
-                Plugin.getProgram(len(gpus) if isShared else 1),
-                f"{command} --config {options}",
-                env=environ,
-                numberOfMpi=1,
-            )
+            self.runJob(Plugin.getProgram(nProcesses), f"{command} --config {options}", env=environ, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
-            if error.returncode != SOME_FAILED:
-                raise Exception(
-                    self._lastError() or f"cryoden {command} ended with status {error.returncode}"
-                ) from error
+            isAtEnd = _stampOf(self._filePath(FAILURES_NAME)) != before  # a command's last deed is this file
+            if error.returncode != SOME_FAILED or not isAtEnd:
+                raise Exception(self._lastError() or _howItEnded(command, error.returncode, nProcesses)) from error
 
     def _lastError(self):
-        """Return the last line that the denoiser wrote about an error, from the run's own log."""
+        """Return the line with which the last command said why it did nothing, None if it said nothing."""
         with open(self.getStderrLog(), errors="replace") as log:
+            log.seek(self._logStart)
             lines = [line.strip() for line in log if line.startswith("cryoden: ")]
-        return lines[-1] if lines else None
+        lines = [line for line in lines if not line.startswith(NO_END)]
+        return inFormWords(lines[-1], self._labelOf) if lines else None
 
     def _device(self):
         return "auto" if self.usesGpu() else "cpu"
 
     # --------------------------- INFO functions -------------------------------
-    @staticmethod
-    def _problemsOf(makeConfig):
+    def _problemsOf(self, makeConfig):
         """Return every rule that the options break; `makeConfig` builds the configuration."""
         try:
             makeConfig()
         except OptionError as error:
-            return list(error.problems)
+            return [inFormWords(problem, self._labelOf) for problem in error.problems]
         return []
+
+    def _validateContinued(self):
+        """Return why the run, if it is to be continued, cannot be; Scipion asks before and at the start of a run."""
+        return self._continueProblems() if self.isContinued() and self.workingDir.hasValue() else []
+
+    def _continueProblems(self):
+        """Return why what the run has made so far does not go with its options and input of now."""
+        return []
+
+    def _labelOf(self, option):
+        """Return the label of the field that sets an option, None where the form has none."""
+        name = self._fields.get(option, option)
+        param = self.getParam(name)
+        if param is not None:
+            return param.label.get().rstrip("?")
+        return name if option in self._fields else None
 
     def _failures(self):
         """Return why some inputs were left out, name -> reason."""
@@ -116,10 +148,43 @@ class CryodenProtBase(EMProtocol):
         """Return where a file of the folder lies that the command fills."""
         return self._getExtraPath(name)
 
+    def _withoutRoom(self):
+        """Return the failed inputs that a full disk left without a result."""
+        return [name for name, reason in self._failures().items() if reason.startswith(FullDiskError.BEGINNING)]
+
     def _failureLines(self):
-        failures = self._failures()
-        lines = [f"*Left out: {len(failures)}*"] if failures else []
-        return lines + [f"  {reason}" for reason in list(failures.values())[:10]]
+        nWithoutRoom = len(self._withoutRoom())
+        lines = []
+        if nWithoutRoom:
+            lines.append(f"*The disk was full*: {nWithoutRoom} are still to be done. Free some space and Continue.")
+        reasons = [reason for reason in self._failures().values() if not reason.startswith(FullDiskError.BEGINNING)]
+        lines += [f"*Left out: {len(reasons)}*"] if reasons else []
+        lines += [f"  {inFormWords(reason, self._labelOf)}" for reason in reasons[:MOST_REASONS]]
+        nMore = len(reasons) - MOST_REASONS
+        return lines + ([f"  and {nMore} more; see {self._filePath(FAILURES_NAME)}"] if nMore > 0 else [])
 
     def _citations(self):
         return ["Lehtinen2018"]
+
+
+def _stampOf(path):
+    """Return what changes whenever a file is written anew."""
+    if not os.path.exists(path):
+        return None
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns
+
+
+def _howItEnded(command, status, nProcesses):
+    """Return why a command that said nothing ended, and how to go on."""
+    if nProcesses > 1:
+        what = f"One of the {nProcesses} processes of cryoden {command} ended early; run.stderr says which and how."
+        what += " If it was killed (signal 9), the memory may not have been enough."
+    else:
+        signalNumber = -status if status < 0 else status - SHELL_SIGNAL
+        if signalNumber > 0:
+            what = f"cryoden {command} was killed (signal {signalNumber})."
+            what += " The memory may not have been enough." if signalNumber == signal.SIGKILL else ""
+        else:
+            what = f"cryoden {command} ended with status {status}; run.stderr says why."
+    return f"{what} What is finished is kept: Continue goes on from there."

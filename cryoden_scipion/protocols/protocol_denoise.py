@@ -15,6 +15,7 @@ from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
 from cryoden_scipion import convert
 from cryoden_scipion.protocols import denoise_rules
+from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import WAIT_SECONDS, StreamingRun
@@ -47,6 +48,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
     _label = "denoise micrographs"
     _devStatus = BETA
     _possibleOutputs = DenoiseOutputs
+    _fields = {"model": "inputModel", "odd": "predictFrom", "even": "predictFrom", "micrographs": "inputMicrographs"}
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form):
@@ -138,15 +140,16 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
-        self._insertFunctionStep(self.denoiseStep, needsGPU=True)
-        self._insertFunctionStep(self.closeStep, needsGPU=False)
+        now = time.time()  # steps that are others at each launch: a finished run is continued for what came since
+        self._insertFunctionStep(self.denoiseStep, now, needsGPU=True)
+        self._insertFunctionStep(self.closeStep, now, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def denoiseStep(self):
+    def denoiseStep(self, launchTime):
         """Run `cryoden denoise` on the micrographs that are there, then on what came meanwhile, until no more come."""
         self._runInRounds("denoise", self._config, self.streamingBatchSize.get(), isShared=True)
 
-    def closeStep(self):
+    def closeStep(self, launchTime):
         """Write the CTFs where they are given, and say that no more micrographs will come.
 
         Raises
@@ -160,7 +163,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         self._closeOutputs()
         missing = len(micrographs) - self.outputMicrographs.getSize() - len(self._failures())
         if missing > 0:
-            raise Exception(self._lastError() or f"{missing} micrographs were not denoised; Continue tries again.")
+            raise Exception(f"{missing} micrographs were not denoised; Continue tries again.")
 
     def _loadInput(self):
         micrographs, isComplete = convert.loadItems(self.inputMicrographs.get().getFileName())
@@ -247,7 +250,20 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             return [*problems, str(error)]
         problems += denoise_rules.rateProblems(micrographs, card)
         problems += denoise_rules.nameProblems(micrographs) + self._validateHalves(micrographs)
-        return problems + denoise_rules.ctfProblems(micrographs, self.inputCTF.get())
+        problems += denoise_rules.ctfProblems(micrographs, self.inputCTF.get())
+        return problems or self._validateContinued()
+
+    def _continueProblems(self):
+        path, micrographs = self._getExtraPath(RECORD_NAME), self.inputMicrographs.get()
+        if not os.path.exists(path):
+            return []
+        card = read_card(self.inputModel.get().getFileName())
+        now = {**self._config().to_dict(), "model": {"network": card.network, "training": card.training}}
+        problems = optionProblems(read_json(path), now, self._labelOf)
+        if self.hasAttribute(DenoiseOutputs.outputMicrographs.name):
+            star = self._getExtraPath(INPUT_STAR)
+            problems += itemProblems(self._labelOf("micrographs"), micrographs, self.outputMicrographs, star)
+        return problems
 
     def _validateHalves(self, micrographs):
         if self.predictFrom.get() == LINKED_HALVES:

@@ -1,6 +1,7 @@
 """Split movies into halves while they come: SetOfMovies -> full, odd and even SetOfMicrographs."""
 
 import os
+import time
 from functools import partial
 
 from pwem.objects import SetOfMicrographs, SetOfMovies
@@ -13,10 +14,14 @@ from cryoden.formats.files import mrc_name, read_json
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
+from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import StreamingRun
 
 MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
+RECORD_NAME = "halves.json"
+"""What `cryoden halves` leaves beside its sums: how they were made."""
+
 SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
 
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
@@ -34,6 +39,10 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
     _label = "split movies into halves"
     _devStatus = BETA
     _possibleOutputs = dict.fromkeys(OUTPUT_FOLDERS, SetOfMicrographs)  # an Enum would merge equal classes
+    _fields = {
+        "movies": "inputMovies", "gain": "useGain", "frames": "Frames to use", "shifts": "useShifts",
+        "dose_per_frame": "weightByDose", "initial_dose": "weightByDose",
+    }  # fmt: skip
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form):
@@ -110,15 +119,16 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
-        self._insertFunctionStep(self.splitStep, needsGPU=False)
-        self._insertFunctionStep(self.closeStep, needsGPU=False)
+        now = time.time()  # steps that are others at each launch: a finished run is continued for what came since
+        self._insertFunctionStep(self.splitStep, now, needsGPU=False)
+        self._insertFunctionStep(self.closeStep, now, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def splitStep(self):
+    def splitStep(self, launchTime):
         """Run `cryoden halves` on the movies that are there, then on what came meanwhile, until the set is closed."""
         self._runInRounds("halves", self._config)
 
-    def closeStep(self):
+    def closeStep(self, launchTime):
         """Say that no more micrographs will come."""
         self._closeOutputs()
 
@@ -154,6 +164,16 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             problems.append(
                 "The movies say no dose per frame, which the weights need; import them with it, or do not weight."
             )
+        return problems or self._validateContinued()
+
+    def _continueProblems(self):
+        path, movies = self._getExtraPath(RECORD_NAME), self.inputMovies.get()
+        if movies is None or not os.path.exists(path):
+            return []
+        problems = optionProblems(read_json(path), self._config().to_dict(), self._labelOf)
+        if self.hasAttribute(OUTPUT_FULL):
+            star = self._getExtraPath(MOVIES_STAR)
+            problems += itemProblems(self._labelOf("movies"), movies, self.outputMicrographs, star)
         return problems
 
     def _warnings(self):

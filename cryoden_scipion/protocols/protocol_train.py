@@ -1,5 +1,6 @@
 """Train a denoiser: odd and even SetOfMicrographs -> CryodenModel."""
 
+import os
 import time
 from enum import Enum
 
@@ -12,12 +13,15 @@ from cryoden.errors import FileError
 from cryoden.formats.model_file import read_card
 from cryoden_scipion.constants import MODEL_NAME
 from cryoden_scipion.objects import CryodenModel
+from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesInput
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 EPOCHS, MINUTES = 0, 1
 AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
 NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
+
+HOW_TO_TRAIN_ON = "To train on from this model, give it to a copy as *Start from model*."
 
 LOG_NAME = "log.jsonl"
 WAIT_SECONDS = 10
@@ -41,6 +45,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
     _label = "train denoiser"
     _devStatus = BETA
     _possibleOutputs = TrainOutputs
+    _fields = {"from": "startModel", "from_model": "startModel", "odd": "halvesFrom", "even": "halvesFrom"}
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form):
@@ -154,15 +159,16 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self):
-        self._insertFunctionStep(self.convertInputStep, needsGPU=False)
+        inputs = [pointer.get().getFileName() for pointer in self._inputPointers()]  # another input is listed anew
+        self._insertFunctionStep(self.convertInputStep, inputs, needsGPU=False)
         self._insertFunctionStep(self.trainStep, needsGPU=True)
         self._insertFunctionStep(self.createOutputStep, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def convertInputStep(self):
+    def convertInputStep(self, inputs):
         """Wait for enough micrographs where asked to, then list the halves by micrograph name."""
-        for pointer in self._inputPointers():
-            self._waitFor(pointer.get().getFileName())
+        for path in inputs:
+            self._waitFor(path)
         self._writeHalvesStars()
 
     def trainStep(self):
@@ -190,7 +196,18 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
                 read_card(self.startModel.get().getFileName())
             except FileError as error:
                 problems.append(str(error))
-        return problems
+        return problems or self._validateContinued()
+
+    def _continueProblems(self):
+        """Compare with the model of the run's first epochs; before there is one, the command itself compares."""
+        path = self._getExtraPath(MODEL_NAME)
+        if not os.path.exists(path) or any(pointer.get() is None for pointer in self._inputPointers()):
+            return []
+        problems = optionProblems(read_card(path).training["options"], self._config().to_dict(), self._labelOf)
+        for half, star in enumerate((ODD_STAR, EVEN_STAR)):
+            label = ("Odd micrographs", "Even micrographs")[half]
+            problems += fileProblems(label, self._halves(half)[1], self._getExtraPath(star))
+        return [f"{problem} {HOW_TO_TRAIN_ON}" for problem in problems[:1]]
 
     def _summary(self):
         if not self.hasAttribute(TrainOutputs.outputModel.name):

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pwem.objects import SetOfMicrographs
 from pyworkflow.object import Set
 
+from cryoden.errors import FullDiskError
+
 REGISTER_SECONDS = 3
 """How often finished results are looked for while the denoiser's command runs."""
 
@@ -59,7 +61,7 @@ class StreamingRun:
         Raises
         ------
         Exception
-            If the command could do nothing, unless more may come.
+            If the command could do nothing, unless more may come; if the disk is full.
         """
         launched = None
         self._removeUnfinishedFiles()
@@ -88,9 +90,16 @@ class StreamingRun:
         try:
             job.result()
         except Exception as error:
-            if isComplete or not str(error).startswith(NONE_DONE):
+            if isComplete or not str(error).startswith(NONE_DONE) or FullDiskError.BEGINNING in str(error):
                 raise
             self.warning(str(error))
+            return
+        nWithoutRoom = len(self._withoutRoom())
+        if nWithoutRoom:
+            raise Exception(
+                f"{FullDiskError.BEGINNING}{nWithoutRoom} of {len(items)} are still to be done, what is finished is "
+                "kept. Free some space and Continue."
+            )
 
     def _closeOutputs(self):
         """Say that nothing more will come.

@@ -445,8 +445,8 @@ def test_full_disk_ends_the_run_keeps_what_is_finished_and_can_be_continued(
     assert result.status == 1
     lines = [line for line in result.err.splitlines() if line.startswith("cryoden: failed")]
     assert lines == [
-        "cryoden: failed: raw/mic1.mrc: out/mic1.mrc cannot be written (No space left on device); free or change the "
-        "folder.",
+        "cryoden: failed: raw/mic1.mrc: The disk is full: out/mic1.mrc cannot be written (No space left on device); "
+        "free or change the folder.",
         f"cryoden: failed: raw/mic2.mrc: {NOT_REACHED}",
     ]
     assert images_in(Path("out")) == ["log.jsonl", "mic0.mrc", "micrographs.star"]

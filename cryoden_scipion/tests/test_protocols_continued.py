@@ -1,0 +1,170 @@
+"""Runs that are continued: with other options or input, after a full disk, after one of several processes died."""
+
+import os
+import subprocess
+
+import mrcfile
+import numpy as np
+import scipy.ndimage
+from pwem.protocols import ProtImportMovies
+from pyworkflow.protocol import MODE_RESTART, MODE_RESUME
+
+from cryoden_scipion.convert import filesById
+from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
+from cryoden_scipion.protocols.protocol_train import NETWORKS
+from cryoden_scipion.protocols.wording import inFormWords
+from cryoden_scipion.tests.denoising import CryodenDenoiseTest, noise, writeImage
+
+
+class TestCryodenContinued(CryodenDenoiseTest):
+    """What may be changed before Continue, and what a finished run does then."""
+
+    def continued(self, protocol, **changes):
+        """Return a run as its form would launch it with Continue after some fields were changed."""
+        protocol = self.stored(protocol)
+        protocol.runMode.set(MODE_RESUME)
+        for name, value in changes.items():
+            protocol.setAttributeValue(name, value)
+        return protocol
+
+    def assertRefused(self, protocol, words):
+        """Validation says one thing, in the window's words."""
+        problems = protocol.validate()
+        self.assertEqual(len(problems), 1, (words, problems))
+        self.assertIn(words, problems[0])
+        self.assertIn("Restart", problems[0])
+        self.assertNotIn("--", problems[0])
+
+    @staticmethod
+    def fileOf(micrographs, objId):
+        """Return the real path of one file of a set."""
+        return os.path.realpath(filesById(micrographs)[objId])
+
+    def importMovies(self, name, n):
+        """Write and import movies NAME_1, NAME_2..."""
+        folder = os.path.abspath(self.proj.getTmpPath(name))
+        os.makedirs(folder)
+        for number in range(1, n + 1):
+            rng = np.random.default_rng(number)
+            clean = 8 + 20 * scipy.ndimage.gaussian_filter(rng.standard_normal((64, 96)), 2.0)
+            frames = rng.poisson(np.maximum(clean, 0), (5, 64, 96)).astype(np.uint16)
+            with mrcfile.new(os.path.join(folder, f"{name}_{number}.mrcs")) as mrc:
+                mrc.set_data(frames)
+                mrc.set_image_stack()
+        protocol = self.newProtocol(ProtImportMovies, filesPath=folder, filesPattern="*.mrcs", samplingRate=2.0)
+        self.launchProtocol(protocol)
+        return protocol.outputMovies
+
+    def testDenoiseRefusesToMix(self):
+        """Other options and other micrographs are refused in the form's words; Restart takes them; nothing is lost."""
+        micrographs, others = self.importMicrographs("mic", 2), self.importMicrographs("other", 2)
+        protocol = self.launchDenoise(micrographs)
+        self.assertEqual(self.continued(protocol).validate(), [])
+        other = self.importModel("other.safetensors", epoch=9)
+        for changes, words in (
+            ({"quality": 1, "scale": 1}, "*Quality* (was fast, is now best) and *Grey scale* (was input, is now"),
+            ({"full_size": True}, "*Back to the input's pixel size* (was No, is now Yes)."),
+            ({"inputModel": other}, "another value of *Denoiser*."),
+            ({"inputMicrographs": others}, "*Micrographs* is another set: mic_1.mrc, already made, comes from none"),
+        ):
+            changed = self.continued(protocol, **changes)
+            self.assertRefused(changed, words)
+            changed.runMode.set(MODE_RESTART)
+            self.assertEqual(changed.validate(), [])
+        files = self.outputOf(protocol)
+        changed = self.continued(protocol, quality=1)
+        with self.assertRaises(Exception):  # as a scheduled run, whose form nobody sees
+            self.launchProtocol(changed)
+        self.assertIn("*Quality* (was fast, is now best)", changed.getErrorMessage())
+        self.assertEqual(self.outputOf(protocol), files)
+        changed.runMode.set(MODE_RESTART)
+        self.launchProtocol(changed)
+        self.checkOutput(changed, 2)
+
+    def testFinishedRunTakesWhatCameSince(self):
+        """Continue of a finished run: a repaired micrograph is denoised, thumbnails are made, the rest is kept."""
+        micrographs = self.importMicrographs("late", 2)
+        path = self.fileOf(micrographs, 2)
+        with open(path, "r+b") as file:
+            file.truncate(2000)
+        protocol = self.launchDenoise(micrographs)
+        self.assertIn("*1* of 2", protocol.summary()[0])
+        writeImage(path, noise(2))
+        protocol = self.continued(protocol, thumbnails=1)
+        self.launchProtocol(protocol)
+        self.checkOutput(protocol, 2)
+        self.assertNotIn("Left out", "".join(protocol.summary()))
+        pictures = [name for _, _, names in os.walk(protocol._getExtraPath()) for name in names if ".png" in name]
+        self.assertEqual(sorted(pictures), ["late_1.png", "late_2.png"])
+
+    def testSplitAndTrainRefuseToMix(self):
+        """The split's and the training's fields are named; other movies and halves too."""
+        movies = self.importMovies("movie", 2)
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
+        self.launchProtocol(split)
+        for changes, words in (
+            ({"lastFrame": 4}, "*Frames to use* (was empty, is now 1-4)."),
+            ({"hot_pixels": 8.0}, "*Replace hot pixels above (deviations)* (was empty, is now 8.0)."),
+            ({"inputMovies": self.importMovies("foreign", 2)}, "*Movies* is another set: movie_1.mrc"),
+        ):
+            self.assertRefused(self.continued(split, **changes), words)
+        odd, even = split.outputMicrographsOdd, split.outputMicrographsEven
+        training = self.newProtocol(
+            CryodenProtTrain, network=NETWORKS.index("cnn3"), epochs=1, crop=32, batch_size=2, min_batches=1,
+            useGpu=False, inputMicrographsOdd=odd, inputMicrographsEven=even,
+        )  # fmt: skip
+        self.launchProtocol(training)
+        other = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
+        self.launchProtocol(other)
+        for changes, words in (
+            ({"epochs": 3}, "*Epochs* (was 1, is now 3)."),
+            ({"inputMicrographsEven": other.outputMicrographsEven}, "*Even micrographs* is another set"),
+        ):
+            self.assertRefused(self.continued(training, **changes), words)
+        self.assertIn("as *Start from model*", self.continued(training, epochs=3).validate()[0])
+        self.assertEqual(self.continued(training, keep=1, memory=2.0).validate(), [])
+
+    def testWordsOfTheFormInsteadOfOptions(self):
+        """A broken rule names the field; what the command line says of its options is said of fields and buttons."""
+        protocol = self.denoise(self.importMicrographs("words", 1), tile=3)
+        self.assertEqual(protocol.validate(), ["*Tile size (px)* is 3; it must be at least 64."])
+        training = self.newProtocol(CryodenProtTrain)
+        said = "cannot be written; the one before is kept. Free the disk and go on with --resume, or a lower --lr than"
+        self.assertEqual(
+            inFormWords(said, training._labelOf),
+            "cannot be written; the one before is kept. Free the disk and press Continue, or a lower *Learning rate* "
+            "than",
+        )
+        self.assertEqual(inFormWords("give --no-such-option 3", training._labelOf), "give no such option 3")
+
+
+class TestCryodenInterrupted(CryodenDenoiseTest):
+    """Runs that a full disk, or the death of one of several processes, ended."""
+
+    def testFullDisk(self):
+        """On a real small disk: what is finished is registered, the run fails with one line, Continue finishes."""
+        micrographs = self.importMicrographs("disk", 4)
+        protocol = self.denoise(micrographs)
+        self.proj.saveProtocol(protocol)
+        extra = os.path.abspath(protocol._getExtraPath())
+        os.makedirs(extra)
+        room = 3 * noise(1).nbytes
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", extra], capture_output=True, text=True
+        )
+        if mounted.returncode:
+            self.skipTest(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", extra], check=True)
+        with self.assertRaises(Exception):
+            self.launchProtocol(protocol)
+        message = "disk is full: 2 of 4 are still to be done, what is finished is kept. Free some space and Continue."
+        self.assertIn(message, protocol.getErrorMessage())
+        files, isOpen = self.outputOf(protocol)
+        self.assertEqual(([objId for objId, _ in files], isOpen), ([1, 2], False))
+        summary = protocol.summary()
+        self.assertIn("*2* of 4 micrographs are denoised", summary[0])
+        self.assertIn("*The disk was full*: 2 are still to be done. Free some space and Continue.", summary)
+        subprocess.run(["mount", "-o", f"remount,size={10 * room}", extra], check=True)
+        protocol = self.continueRun(protocol)
+        self.checkOutput(protocol, 4)
+        self.assertNotIn("full", "".join(protocol.summary()))
