@@ -189,6 +189,12 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
         wrong = self._validateHalves()
         if wrong:
             return problems + wrong
+        nGpus = len(self.getGpuList()) if self.usesGpu() else 1
+        if nGpus > 1 and self.batch_size.get() % nGpus:
+            problems.append(
+                f"*Crops per step* is {self.batch_size.get()}, which {nGpus} GPUs cannot share evenly; choose a "
+                f"multiple of {nGpus}."
+            )
         if self.waitForPairs.get() < 0:
             problems.append("Wait for micrographs is negative; it must be 0 or more.")
         if self.startModel.get() is not None:

@@ -31,7 +31,8 @@ def writeMeanModel(path, samplingRate=SAMPLING_RATE, **training):
 def noise(number, half=None, shape=SHAPE):
     """Return a micrograph of the tests, or one of its halves."""
     rng = np.random.default_rng(number)
-    halves = [rng.poisson(30, shape).astype(np.float32) for _ in range(2)]
+    clean = np.maximum(30 + 40 * scipy.ndimage.gaussian_filter(rng.standard_normal(shape), 2.0), 1)
+    halves = [rng.poisson(clean).astype(np.float32) for _ in range(2)]
     return sum(halves) if half is None else halves[half]
 
 

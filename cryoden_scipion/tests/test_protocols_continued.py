@@ -1,7 +1,10 @@
 """Runs that are continued: with other options or input, after a full disk, after one of several processes died."""
 
+import json
 import os
+import signal
 import subprocess
+from unittest import mock
 
 import mrcfile
 import numpy as np
@@ -9,6 +12,7 @@ import scipy.ndimage
 from pwem.protocols import ProtImportMovies
 from pyworkflow.protocol import MODE_RESTART, MODE_RESUME
 
+from cryoden_scipion.constants import CRYODEN_ENV_ACTIVATION
 from cryoden_scipion.convert import filesById
 from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.protocol_train import NETWORKS
@@ -168,3 +172,88 @@ class TestCryodenInterrupted(CryodenDenoiseTest):
         protocol = self.continueRun(protocol)
         self.checkOutput(protocol, 4)
         self.assertNotIn("full", "".join(protocol.summary()))
+
+
+class TestCryodenOnSeveralGpus(CryodenDenoiseTest):
+    """A GPU list of two, served by two processes on the CPU: they are shown no GPU."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        hidden = mock.patch.dict(os.environ, {CRYODEN_ENV_ACTIVATION: "export CUDA_VISIBLE_DEVICES="})
+        hidden.start()
+        cls.addClassCleanup(hidden.stop)
+
+    def denoise(self, micrographs, **options):
+        """Return a protocol that is not launched."""
+        return super().denoise(micrographs, useGpu=True, gpuList="0,1", **options)
+
+    def killSecond(self, protocol):
+        """Kill -9 the second of a run's two processes, and see the run fail."""
+        second = [p for p in self.processesOf(protocol) if p.environ().get("LOCAL_RANK") == "1"]
+        self.assertEqual(len(second), 1)
+        second[0].send_signal(signal.SIGKILL)
+        self.waitUntil(lambda: not self.stored(protocol).isActive())
+        protocol = self.stored(protocol)
+        self.assertTrue(protocol.isFailed())
+        self.assertIn("One of the 2 processes of cryoden", protocol.getErrorMessage())
+        self.assertIn("Continue goes on from there.", protocol.getErrorMessage())
+        return protocol
+
+    def testFailuresOfBothAreTold(self):
+        """What each of the two left out stands in the summary, with counts of both; the run is finished."""
+        micrographs = self.importMicrographs("shared", 6)
+        for number in (2, 3):
+            with open(os.path.realpath(filesById(micrographs)[number]), "r+b") as file:
+                file.truncate(2000)
+        protocol = self.launchDenoise(micrographs)
+        self.assertTrue(protocol.isFinished())
+        files, isOpen = self.outputOf(protocol)
+        self.assertEqual(([objId for objId, _ in files], isOpen), ([1, 4, 5, 6], False))
+        summary = "\n".join(protocol.summary())
+        self.assertIn("*4* of 6 micrographs are denoised", summary)
+        self.assertIn("*Left out: 2*", summary)
+        for number in (2, 3):
+            self.assertIn(f"shared_{number}.mrc is truncated", summary)
+        with open(protocol._getExtraPath("progress.json")) as file:
+            self.assertEqual(json.load(file)["micrographs"], 4)
+        self.assertTrue(os.path.exists(protocol._getExtraPath("log_1.jsonl")))
+
+    def testDeathOfOneEndsDenoising(self):
+        """One of two killed -9: the run fails and says so, what is finished is registered, Continue finishes."""
+        n = 8
+        protocol = self.denoise(self.importMicrographs("dead", n, shape=(512, 768)), quality=1, tile=512)
+        self.proj.launchProtocol(protocol, wait=False)
+        extra = protocol._getExtraPath()
+        self.waitUntil(lambda: sum(name.endswith(".mrc") for name in os.listdir(extra)) >= 2)
+        protocol = self.killSecond(protocol)
+        done = [name for name in os.listdir(extra) if name.endswith(".mrc") and not name.startswith(".")]
+        self.assertLess(len(done), n)
+        self.assertEqual(len(self.outputOf(protocol)[0]), len(done))
+        protocol = self.continueRun(protocol)
+        self.checkOutput(protocol, n)
+
+    def testDeathOfOneEndsTraining(self):
+        """One of two killed -9: no model is registered, though there is one of the first epochs; Continue finishes."""
+        odd, even = (self.importMicrographs("half", 3, half) for half in (0, 1))
+        options = {"epochs": 12, "crop": 32, "batch_size": 2, "min_batches": 20, "gpuList": "0,1"}
+        training = self.newProtocol(
+            CryodenProtTrain,
+            network=NETWORKS.index("cnn3"),
+            inputMicrographsOdd=odd,
+            inputMicrographsEven=even,
+            **options,
+        )
+        training.batch_size.set(3)
+        self.assertEqual(
+            training.validate(), ["*Crops per step* is 3, which 2 GPUs cannot share evenly; choose a multiple of 2."]
+        )
+        training.batch_size.set(2)
+        self.proj.launchProtocol(training, wait=False)
+        self.waitUntil(lambda: os.path.exists(training._getExtraPath("model.safetensors")))
+        training = self.killSecond(training)
+        self.assertFalse(training.hasAttribute("outputModel"))
+        training = self.continueRun(training)
+        with open(training.getLogFile()) as log:
+            self.assertEqual([json.loads(line)["epoch"] for line in log][-1], 12)
+        self.assertTrue(os.path.exists(training.outputModel.getFileName()))
