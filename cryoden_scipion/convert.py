@@ -1,6 +1,8 @@
 """Between Scipion's sets and the STAR files that the denoiser reads."""
 
 import os
+import sqlite3
+from contextlib import contextmanager
 
 import pandas as pd
 from pwem.objects import Micrograph, SetOfMicrographs
@@ -61,49 +63,53 @@ def clonedItems(imageSet):
     return [item.clone() for item in imageSet if item.isEnabled()]
 
 
-def loadItems(path, setClass=SetOfMicrographs):
-    """Return the enabled items that a set's file holds now, and whether no more will come.
+@contextmanager
+def openedAnew(path, setClass):
+    """Give a set as its file is now, None where a protocol has made the file but not its tables yet.
 
-    The set is opened anew: one that was loaded before does not grow.
+    One that was loaded before does not grow. It is closed afterwards: an unfinished reading of the file would keep a
+    protocol that still fills it from writing.
     """
     current = setClass(filename=path)
-    current.loadAllProperties()
-    isComplete = current.isStreamClosed()  # asked first: what comes afterwards is not missed
-    items = clonedItems(current)
-    current.close()
-    return items, isComplete
+    try:
+        try:
+            current.loadAllProperties()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            yield None
+        else:
+            yield current
+    finally:
+        current.close()
+
+
+def loadItems(path, setClass=SetOfMicrographs):
+    """Return the enabled items that a set's file holds now, and whether no more will come."""
+    with openedAnew(path, setClass) as current:
+        if current is None:
+            return [], False
+        isComplete = current.isStreamClosed()  # asked first: what comes afterwards is not missed
+        return clonedItems(current), isComplete
 
 
 def firstItem(imageSet):
-    """Return the first item of a set, None of an empty one.
-
-    The set is opened anew and closed: an unfinished reading of its file would keep a protocol that still fills it from
-    writing.
-    """
-    current = type(imageSet)(filename=imageSet.getFileName())
-    current.loadAllProperties()
-    first = current.getFirstItem()
-    item = first.clone() if first is not None else None
-    current.close()
-    return item
+    """Return the first item of a set, None of an empty one."""
+    with openedAnew(imageSet.getFileName(), type(imageSet)) as current:
+        first = current.getFirstItem() if current is not None else None
+        return first.clone() if first is not None else None
 
 
 def currentSize(imageSet):
     """Return how many items a set's file holds now."""
-    current = type(imageSet)(filename=imageSet.getFileName())
-    current.loadAllProperties()
-    size = current.getSize()
-    current.close()
-    return size
+    with openedAnew(imageSet.getFileName(), type(imageSet)) as current:
+        return current.getSize() if current is not None else 0
 
 
 def filesById(imageSet):
     """Return id -> file of every item that a set's file holds now."""
-    current = type(imageSet)(filename=imageSet.getFileName())
-    current.loadAllProperties()
-    files = {image.getObjId(): image.getFileName() for image in current}
-    current.close()
-    return files
+    with openedAnew(imageSet.getFileName(), type(imageSet)) as current:
+        return {image.getObjId(): image.getFileName() for image in current or ()}
 
 
 def itemsOfFile(path):

@@ -11,6 +11,7 @@ from pyworkflow.protocol import params
 from cryoden.config import NETWORKS, TrainConfig
 from cryoden.errors import FileError
 from cryoden.formats.model_file import read_card
+from cryoden_scipion import convert
 from cryoden_scipion.constants import MODEL_NAME
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
@@ -265,10 +266,9 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
     def _waitFor(self, path):
         """Return when the set in a file has enough micrographs, or has all that it will ever have."""
         while True:
-            micrographs = SetOfMicrographs(filename=path)
-            micrographs.loadAllProperties()
-            size, isComplete = micrographs.getSize(), micrographs.isStreamClosed()
-            micrographs.close()
+            with convert.openedAnew(path, SetOfMicrographs) as micrographs:
+                size = micrographs.getSize() if micrographs is not None else 0
+                isComplete = micrographs is not None and micrographs.isStreamClosed()
             if isComplete or size >= self.waitForPairs.get():
                 return
             self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} are there.")
