@@ -55,7 +55,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     table, jobs, failures = _list_jobs(config)
     output = make_folder(config.output)
     record = _record(config, card)
-    is_continued = _guard_options(output, config, record)
+    is_continued = _guard_options(output, config, record, jobs)
     finished = [job for job in jobs if is_continued and _is_finished(job, config)]
     rates = {job.row: open_stack(job.output).sampling_rate or card.sampling_rate for job in finished}
     todo = [job for job in jobs if job.row not in rates]
@@ -64,14 +64,14 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     result = Result(config.dtype, config.scale == "standard", config.full_size, config.thumbnails)
     with ExitStack() as stack:
         share = stack.enter_context(joined(torch.device("cpu"), LONGEST_WAIT))
+        if todo:  # before the first result: a kill must not leave one of which nobody knows how it was made
+            write_json(output / RECORD_NAME, record)
         mine = todo[share.rank :: share.n_ranks]
         try_kernels(len(mine) * predictor.views * (2 if config.odd else 1))
         log_path = output / (LOG_NAME if share.rank == 0 else f"log_{share.rank}.jsonl")
         progress = stack.enter_context(Progress(log_path, len(mine), "micrograph", "Denoising"))
         results = denoised(mine, predictor, card.sampling_rate, card_normalization(card), result)
         for job, rate in _successes(mine, results, progress, failures):
-            if not rates:
-                write_json(output / RECORD_NAME, record)
             rates[job.row] = rate
         for other_rates, other_failures in gathered([(rates, failures)], share):
             rates.update(other_rates)
@@ -192,10 +192,10 @@ def _record(config: DenoiseConfig, card: ModelCard) -> Dict[str, object]:
     return record
 
 
-def _guard_options(output: Path, config: DenoiseConfig, record: Dict[str, object]) -> bool:
+def _guard_options(output: Path, config: DenoiseConfig, record: Dict[str, object], jobs: Sequence[Job]) -> bool:
     """Refuse to mix micrographs denoised in different ways in one folder; return whether a run is continued."""
     path = output / RECORD_NAME
-    if config.overwrite or not path.is_file():
+    if config.overwrite or not path.is_file() or not any(job.output.is_file() for job in jobs):
         return False
     if read_json(path) != json.loads(json.dumps(record)):
         raise FileError(

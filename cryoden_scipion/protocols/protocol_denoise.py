@@ -176,7 +176,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         return micrographs, isComplete
 
     def _writeInput(self, items):
-        self._counted = time.monotonic()
+        self._counted, self._nFinished = time.monotonic(), len(self._finishedOf(items))
         convert.writeImagesStar(self._getExtraPath(INPUT_STAR), items)
         if self.predictFrom.get() == FULL:
             return
@@ -196,14 +196,18 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
     def _register(self, items):
         """Append every micrograph that was denoised."""
         name = DenoiseOutputs.outputMicrographs.name
-        files = set(os.listdir(self._getExtraPath()))
-        finished = [item for item in items if mrc_name(item.getFileName()) in files]
+        finished = self._finishedOf(items)
         isFirst = not self.hasAttribute(name)
         n = self._appendToOutput(name, "", finished, self._newMicrograph, self._prepareOutput)
         if isFirst and n:
             self._defineTransformRelation(self.inputMicrographs, self.outputMicrographs)
             self._defineSourceRelation(self.inputModel, self.outputMicrographs)
-        self._countProgress(n)
+        self._countProgress(len(finished))
+
+    def _finishedOf(self, items):
+        """Return the items whose results are there."""
+        files = set(os.listdir(self._getExtraPath()))
+        return [item for item in items if mrc_name(item.getFileName()) in files]
 
     def _prepareOutput(self, micrographs, first):
         micrographs.copyInfo(self.inputMicrographs.get())
@@ -213,13 +217,13 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         denoised = self._getExtraPath(mrc_name(micrograph.getFileName()))
         return convert.newMicrograph(micrograph, denoised, open_stack(denoised).sampling_rate)
 
-    def _countProgress(self, n):
-        """Add the seconds since the last call, and the micrographs that were denoised in them."""
+    def _countProgress(self, nFinished):
+        """Add the seconds since the last call, and the micrographs that were finished in them."""
         path, now = self._getExtraPath(PROGRESS_NAME), time.monotonic()
         progress = self._progress()
         progress["seconds"] += now - self._counted
-        progress["micrographs"] += n
-        self._counted = now
+        progress["micrographs"] += nFinished - self._nFinished
+        self._counted, self._nFinished = now, nFinished
         write_json(path, progress)
 
     def _addCtfs(self, micrographs):

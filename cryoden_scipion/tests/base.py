@@ -91,7 +91,8 @@ class StreamingTest(BaseTest):
 
     def continueRun(self, protocol):
         """Continue a run to its end and return it."""
-        protocol = self.stored(protocol)
+        protocol = self.proj.getProtocol(protocol.getObjId())
+        self.proj._updateProtocol(protocol)  # as the window does all the time
         protocol.runMode.set(MODE_RESUME)
         self.launchProtocol(protocol)
         return protocol

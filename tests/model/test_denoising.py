@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from cryoden.data.normalize import measure_scale
+from cryoden.data.progress import Progress
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import read_table
 from cryoden.model.denoising import NOT_REACHED
@@ -455,6 +456,36 @@ def test_full_disk_ends_the_run_keeps_what_is_finished_and_can_be_continued(
     monkeypatch.chdir(micrographs.parent)
     assert cryoden(*words).status == 0
     assert len(read_table("out/micrographs.star").paths) == 3
+
+
+def test_killed_at_its_first_result_a_run_does_not_repeat_it(
+    micrographs: Path, cryoden: Run, make_model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies under its final name is known to be this run's, even if nothing was reported of it yet."""
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "report", die)
+    words = ("denoise", "raw", "--model", make_model(), "--output", "out")
+    with pytest.raises(KeyboardInterrupt):
+        cryoden(*words)
+    first = Path("out/mic0.mrc").stat().st_mtime_ns
+    monkeypatch.undo()
+    monkeypatch.chdir(micrographs.parent)
+    assert cryoden(*words).status == 0
+    assert Path("out/mic0.mrc").stat().st_mtime_ns == first
+
+
+def test_run_that_made_nothing_binds_to_no_options(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+    whole = {path: path.read_bytes() for path in micrographs.iterdir()}
+    for path in whole:
+        path.write_bytes(b"damaged")
+    words = ("denoise", "raw", "--model", make_model(), "--output", "out")
+    assert cryoden(*words).status == 2
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert cryoden(*words, "--quality", "best").status == 0
 
 
 def test_two_micrographs_of_one_name(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
