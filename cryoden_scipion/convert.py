@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-from contextlib import contextmanager
 
 import pandas as pd
 from pwem.objects import Micrograph, SetOfMicrographs
@@ -63,53 +62,56 @@ def clonedItems(imageSet):
     return [item.clone() for item in imageSet if item.isEnabled()]
 
 
-@contextmanager
-def openedAnew(path, setClass):
-    """Give a set as its file is now, None where a protocol has made the file but not its tables yet.
+def readAnew(path, setClass, read, nothing):
+    """Return what `read` makes of a set as its file is now; `nothing` where a protocol makes the file at this moment.
 
     One that was loaded before does not grow. It is closed afterwards: an unfinished reading of the file would keep a
     protocol that still fills it from writing.
     """
     current = setClass(filename=path)
     try:
-        try:
-            current.loadAllProperties()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            yield None
-        else:
-            yield current
+        current.loadAllProperties()
+        return read(current)
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        return nothing
     finally:
         current.close()
 
 
 def loadItems(path, setClass=SetOfMicrographs):
     """Return the enabled items that a set's file holds now, and whether no more will come."""
-    with openedAnew(path, setClass) as current:
-        if current is None:
-            return [], False
+
+    def read(current):
         isComplete = current.isStreamClosed()  # asked first: what comes afterwards is not missed
         return clonedItems(current), isComplete
+
+    return readAnew(path, setClass, read, ([], False))
 
 
 def firstItem(imageSet):
     """Return the first item of a set, None of an empty one."""
-    with openedAnew(imageSet.getFileName(), type(imageSet)) as current:
-        first = current.getFirstItem() if current is not None else None
+
+    def read(current):
+        first = current.getFirstItem()
         return first.clone() if first is not None else None
+
+    return readAnew(imageSet.getFileName(), type(imageSet), read, None)
 
 
 def currentSize(imageSet):
     """Return how many items a set's file holds now."""
-    with openedAnew(imageSet.getFileName(), type(imageSet)) as current:
-        return current.getSize() if current is not None else 0
+    return readAnew(imageSet.getFileName(), type(imageSet), lambda current: current.getSize(), 0)
 
 
 def filesById(imageSet):
     """Return id -> file of every item that a set's file holds now."""
-    with openedAnew(imageSet.getFileName(), type(imageSet)) as current:
-        return {image.getObjId(): image.getFileName() for image in current or ()}
+
+    def read(current):
+        return {image.getObjId(): image.getFileName() for image in current}
+
+    return readAnew(imageSet.getFileName(), type(imageSet), read, {})
 
 
 def itemsOfFile(path):

@@ -9,6 +9,16 @@ FAR_RATIO = 1.25
 """How much finer the pixels may be than those of a model that was trained at its micrographs' own, without a word."""
 
 
+def emptyProblems(micrographs, ctfs):
+    """Return which of the sets is empty, and will stay so."""
+    problems = []
+    if not micrographs.getSize() and not micrographs.isStreamOpen():
+        problems.append("The set of micrographs is empty; run what makes it again, or give another.")
+    if ctfs is not None and not ctfs.getSize() and not ctfs.isStreamOpen():
+        problems.append("The set of CTFs is empty; leave the field empty to denoise without CTFs.")
+    return problems
+
+
 def rateProblems(micrographs, card):
     """Return what forbids to bring micrographs to the pixel size of a model."""
     rate = micrographs.getSamplingRate()

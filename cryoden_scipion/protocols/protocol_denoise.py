@@ -248,10 +248,13 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
         if micrographs is None or model is None:
             return problems  # Scipion says that they are missing; a scheduled run waits for them
+        problems += denoise_rules.emptyProblems(micrographs, self.inputCTF.get())
         try:
             card = read_card(model.getFileName())
         except CryodenError as error:
             return [*problems, str(error)]
+        if problems:
+            return problems
         problems += denoise_rules.rateProblems(micrographs, card)
         problems += denoise_rules.nameProblems(micrographs) + self._validateHalves(micrographs)
         problems += denoise_rules.ctfProblems(micrographs, self.inputCTF.get())

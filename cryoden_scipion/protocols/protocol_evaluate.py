@@ -37,6 +37,7 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
     _label = "evaluate denoiser"
     _devStatus = BETA
     _possibleOutputs = EvaluateOutputs
+    _fields = {"band": "Score band (A)", "model": "inputModels", "truth": "inputTruth"}
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form):

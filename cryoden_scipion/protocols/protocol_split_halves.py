@@ -17,6 +17,7 @@ from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import StreamingRun
+from cryoden_scipion.protocols.wording import inFormWords
 
 MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
 RECORD_NAME = "halves.json"
@@ -164,6 +165,9 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             problems.append(
                 "The movies say no dose per frame, which the weights need; import them with it, or do not weight."
             )
+        movies = self.inputMovies.get()
+        if movies is not None and not movies.getSize() and not movies.isStreamOpen():
+            problems.append("The set of movies is empty; run what makes it again, or give another.")
         return problems or self._validateContinued()
 
     def _continueProblems(self):
@@ -203,7 +207,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         path = self._getExtraPath(SANITY_NAME)
         if not os.path.exists(path):
             return []
-        lines = [f"*Warning:* {line}" for line in read_json(path)["warnings"]]
+        lines = [f"*Warning:* {inFormWords(line, self._labelOf)}" for line in read_json(path)["warnings"]]
         picture = self._getExtraPath(PATTERN_PICTURE_NAME)
         return lines + ([f"Picture of the pattern: {picture}"] if lines and os.path.exists(picture) else [])
 

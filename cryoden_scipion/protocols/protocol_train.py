@@ -266,9 +266,9 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
     def _waitFor(self, path):
         """Return when the set in a file has enough micrographs, or has all that it will ever have."""
         while True:
-            with convert.openedAnew(path, SetOfMicrographs) as micrographs:
-                size = micrographs.getSize() if micrographs is not None else 0
-                isComplete = micrographs is not None and micrographs.isStreamClosed()
+            size, isComplete = convert.readAnew(
+                path, SetOfMicrographs, lambda current: (current.getSize(), current.isStreamClosed()), (0, False)
+            )
             if isComplete or size >= self.waitForPairs.get():
                 return
             self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} are there.")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import time
 
 import psutil
@@ -10,6 +9,8 @@ from pwem.objects import SetOfMicrographs
 from pyworkflow.object import Set
 from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
+
+from cryoden_scipion.convert import readAnew
 
 
 class StreamingTest(BaseTest):
@@ -51,15 +52,11 @@ class StreamingTest(BaseTest):
         """Return the micrographs (id, file) of a set's file and whether it is open; nothing where there is no file."""
         if not os.path.exists(path):
             return [], True
-        micrographs = SetOfMicrographs(filename=path)
-        try:
-            micrographs.loadAllProperties()
-        except sqlite3.OperationalError:  # the run has made the file, but not its tables yet
-            return [], True
-        files = [(mic.getObjId(), mic.getFileName()) for mic in micrographs]
-        isOpen = micrographs.isStreamOpen()
-        micrographs.close()
-        return files, isOpen
+
+        def read(micrographs):
+            return [(mic.getObjId(), mic.getFileName()) for mic in micrographs], micrographs.isStreamOpen()
+
+        return readAnew(path, SetOfMicrographs, read, ([], True))
 
     def stored(self, protocol):
         """Return a protocol as its run's own database has it."""

@@ -213,7 +213,7 @@ class TestCryodenOnSeveralGpus(CryodenDenoiseTest):
     def testDeathOfOneEndsTraining(self):
         """One of two killed -9: no model is registered, though there is one of the first epochs; Continue finishes."""
         odd, even = (self.importMicrographs("half", 3, half) for half in (0, 1))
-        options = {"epochs": 12, "crop": 32, "batch_size": 2, "min_batches": 20, "gpuList": "0,1"}
+        options = {"epochs": 6, "crop": 32, "batch_size": 2, "min_batches": 20, "gpuList": "0,1"}
         training = self.newProtocol(
             CryodenProtTrain,
             network=NETWORKS.index("cnn3"),
@@ -232,5 +232,5 @@ class TestCryodenOnSeveralGpus(CryodenDenoiseTest):
         self.assertFalse(training.hasAttribute("outputModel"))
         training = self.continueRun(training)
         with open(training.getLogFile()) as log:
-            self.assertEqual([json.loads(line)["epoch"] for line in log][-1], 12)
+            self.assertEqual([json.loads(line)["epoch"] for line in log][-1], 6)
         self.assertTrue(os.path.exists(training.outputModel.getFileName()))

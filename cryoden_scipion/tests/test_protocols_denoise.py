@@ -11,7 +11,7 @@ from pwem.objects import CTFModel, Micrograph, SetOfCTF, SetOfMicrographs
 from pyworkflow.object import CsvList, Set
 
 from cryoden.formats.star import read_table
-from cryoden_scipion.convert import firstItem
+from cryoden_scipion.convert import currentSize, filesById, firstItem, loadItems
 from cryoden_scipion.protocols import CryodenProtImportModel
 from cryoden_scipion.protocols.protocol_denoise import LINKED_HALVES, TWO_SETS
 from cryoden_scipion.tests.denoising import SAMPLING_RATE, SHAPE, CryodenDenoiseTest, noise, writeImage
@@ -148,6 +148,14 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
             np.testing.assert_allclose(mrcfile.read(path)[1:-1, 1:-1], np.mean(halves, axis=0)[1:-1, 1:-1], rtol=1e-4)
         self.assertIn("'mic_3' has no half in", "\n".join(protocol.summary()))
 
+    def testFileOfASetInTheMakingIsAnOpenSet(self):
+        """A protocol makes the file, then its tables: who looks in between sees nothing yet, and that more comes."""
+        path = self.proj.getTmpPath("making.sqlite")
+        open(path, "w").close()
+        made = SetOfMicrographs(filename=path)
+        self.assertEqual(loadItems(path), ([], False))
+        self.assertEqual((firstItem(made), currentSize(made), filesById(made)), (None, 0, {}))
+
     def testMicrographsWaitForTheirHalves(self):
         """While a set of halves is open, only micrographs with both halves are taken, and more may come."""
         odd = self.odd.create(self.proj.getTmpPath(), prefix="growing")
@@ -224,6 +232,8 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
             both.append(mic)
         self.keep("both", both)
         fine = self.importModel("fine.safetensors", samplingRate=1.5)
+        empty = SetOfMicrographs(filename=self.proj.getTmpPath("empty.sqlite"))
+        empty.copyInfo(self.micrographs)
         strangers = self.makeCtfs("strangers", {"foreign.mrc": 1e4})
         twoSets = {"predictFrom": TWO_SETS, "inputMicrographsOdd": self.odd, "inputMicrographsEven": self.even}
         cases = [
@@ -234,6 +244,8 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
             ({**twoSets, "inputMicrographsEven": small}, "Even micrographs are 64 x 64 px"),
             ({"predictFrom": TWO_SETS}, "Odd or even micrographs are missing"),
             ({"inputCTF": strangers}, "None of the CTFs belongs"),
+            ({"inputCTF": self.makeCtfs("none", {})}, "The set of CTFs is empty"),
+            ({"inputMicrographs": self.keep("empty", empty)}, "The set of micrographs is empty"),
             ({"streamingBatchSize": 0}, "it must be 1 or more"),
             ({"tile": 3}, "it must be at least 64"),
         ]

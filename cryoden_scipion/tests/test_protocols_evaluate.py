@@ -123,7 +123,7 @@ class TestCryodenEvaluate(CryodenTest):
         )
         self.assertIn("Odd and even are the same set", "".join(twice.validate()))
         wrong = self.newProtocol(CryodenProtEvaluate, **self.options(), **self.twoSets(), bandLow=5.0, bandHigh=8.0)
-        self.assertIn("Option --band is 5 8; it must be two periods", "".join(wrong.validate()))
+        self.assertIn("*Score band (A)* is 5 8; it must be two periods", "".join(wrong.validate()))
 
     def testSummaryHasTheTable(self):
         """A newcomer reads the numbers without opening anything."""
