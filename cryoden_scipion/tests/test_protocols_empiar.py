@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import threading
+from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -63,9 +64,9 @@ class TestCryodenImportEmpiar(BaseTest):
     @classmethod
     def setUpClass(cls):
         setupTestProject(cls)
-        folder = os.path.abspath(cls.proj.getTmpPath("archive"))
-        writeArchive(folder)
-        handler = functools.partial(QuietHandler, directory=folder)
+        cls.archive = os.path.abspath(cls.proj.getTmpPath("archive"))
+        writeArchive(cls.archive)
+        handler = functools.partial(QuietHandler, directory=cls.archive)
         cls.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=cls.server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{cls.server.server_port}"
@@ -109,6 +110,19 @@ class TestCryodenImportEmpiar(BaseTest):
         self.assertAlmostEqual(acquisition.getAmplitudeContrast(), 0.07)
         self.assertAlmostEqual(movies.getSamplingRate(), 2.0)
         self.assertFalse(movies.getGain())
+
+    def testDamagedMovieIsNamed(self):
+        """A movie that the archive sends without a header is left out, and the summary says so."""
+        path = next(Path(self.archive).rglob("movie1.mrcs"))
+        content = path.read_bytes()
+        path.write_bytes(bytes(len(content)))
+        try:
+            protocol = self.importEntry()
+        finally:
+            path.write_bytes(content)
+        self.assertSetSize(protocol.outputMovies, N_MOVIES - 1)
+        self.assertIn("*Left out: 1*", protocol.summary())
+        self.assertIn("movie1.mrcs", protocol.summary()[-1])
 
     def testPatternAndWrongEntries(self):
         """A name pattern chooses movies; a wrong number is refused by the form, an unknown one by the archive."""
