@@ -105,12 +105,14 @@ def _successes(
                 results.close()
                 return
             continue
+        facts = {"micrograph": job.path, "status": "denoised", "seconds": seconds}
         if outcome.input_shape not in shapes:
             shapes.append(outcome.input_shape)
             if len(shapes) > 1:
-                sizes = [f"{columns} x {rows} px" for rows, columns in (shapes[-1], shapes[0])]
-                log.warning("%s is %s, the first one %s: do they belong together?", job.path, *sizes)
-        progress.report(micrograph=job.path, status="denoised", seconds=seconds, sampling_rate=outcome.sampling_rate)
+                size, first = (f"{columns} x {rows} px" for rows, columns in (shapes[-1], shapes[0]))
+                facts["warning"] = f"{job.path} is {size}, the first one {first}: do they belong together?"
+                log.warning("%s", facts["warning"])
+        progress.report(sampling_rate=outcome.sampling_rate, **facts)
         yield job, outcome.sampling_rate
 
 

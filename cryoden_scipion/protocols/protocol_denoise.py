@@ -1,5 +1,7 @@
 """Denoise micrographs while they come: SetOfMicrographs + CryodenModel -> SetOfMicrographs and micrographs.star."""
 
+import glob
+import json
 import os
 import time
 from enum import Enum
@@ -24,6 +26,9 @@ INPUT_STAR = "input.star"
 OUTPUT_STAR = "micrographs.star"
 RECORD_NAME = "denoise.json"
 """What `cryoden denoise` leaves beside its results; marks a set as denoised."""
+
+LOG_FILES = "log*.jsonl"
+"""The command's log, one for each process."""
 
 PROGRESS_NAME = "progress.json"
 """Seconds of all rounds and micrographs denoised in them, and how many got no CTF; for the summary."""
@@ -307,7 +312,15 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             lines.insert(1, f"Speed: *{speed:.1f}* micrographs per minute, from disk to disk, program start included.")
         if progress["without_ctf"]:
             lines.append(f"{progress['without_ctf']} micrographs have no CTF and are not in {OUTPUT_STAR}.")
-        return lines + self._failureLines()
+        return lines + self._warningLines() + self._failureLines()
+
+    def _warningLines(self):
+        """Return what the command found suspicious in what it denoised, each thing once."""
+        found = {}
+        for path in sorted(glob.glob(glob.escape(self._getExtraPath()) + f"/{LOG_FILES}")):
+            with open(path) as log:
+                found.update(dict.fromkeys(json.loads(line)["warning"] for line in log if '"warning": ' in line))
+        return [f"*Warning:* {warning}" for warning in found]
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self):

@@ -95,7 +95,7 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         self.checkOutput(protocol, 3)
 
     def testDamagedMicrographsDoNotEndAnOpenRun(self):
-        """While more may come, a set of which nothing can be denoised yet is waited for; the damaged one is named."""
+        """While more may come, a set of which nothing can be denoised yet is waited for; what is wrong is named."""
         micrographs = self.openAgain(self.importMicrographs("bad", 1))
         path = os.path.realpath(firstItem(micrographs).getFileName())
         with open(path, "r+b") as file:
@@ -103,13 +103,16 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         protocol = self.denoise(micrographs)
         self.proj.launchProtocol(protocol, wait=False)
         self.waitUntil(lambda: "None of 1 micrographs" in self.logOf(protocol))
-        item = self.more(micrographs, [2])
-        self.append(micrographs, item, Set.STREAM_CLOSED)
+        items = self.more(micrographs, [2, 3])
+        writeImage(items[1].getFileName(), noise(3, shape=(80, 90)))
+        self.append(micrographs, items, Set.STREAM_CLOSED)
         self.waitUntil(lambda: self.stored(protocol).isFinished())
-        self.assertEqual([objId for objId, _ in self.outputOf(protocol)[0]], [2])
+        self.assertEqual([objId for objId, _ in self.outputOf(protocol)[0]], [2, 3])
         summary = "\n".join(self.stored(protocol).summary())
-        self.assertIn("*1* of 2 micrographs are denoised", summary)
+        self.assertIn("*2* of 3 micrographs are denoised", summary)
         self.assertIn("bad_1.mrc is truncated", summary)
+        self.assertIn("*Warning:*", summary)
+        self.assertIn("bad_3.mrc is 90 x 80 px, the first one 128 x 96 px: do they belong together?", summary)
 
 
 class TestCryodenDenoiseInput(CryodenDenoiseTest):

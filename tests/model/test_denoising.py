@@ -427,6 +427,8 @@ def test_micrograph_of_another_size_is_denoised_and_named(
     assert cryoden("denoise", "raw", "--model", make_model(), "--output", "out").status == 0
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["raw/mic1.mrc is 50 x 80 px, the first one 70 x 60 px: do they belong together?"]
+    lines = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
+    assert [line["warning"] for line in lines if "warning" in line] == warnings
     assert read_mrc(Path("out/mic1.mrc")).shape == (80, 50)
 
 
