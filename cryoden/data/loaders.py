@@ -17,6 +17,7 @@ from cryoden.data.loading import N_READERS, LoadedPair, PairReader
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pairs import HalfPair
 from cryoden.data.progress import tell_at_once
+from cryoden.data.transfer import Lane
 from cryoden.errors import CryodenError
 
 log = logging.getLogger(__name__)
@@ -249,16 +250,14 @@ class StreamingLoader(Loader):
 
 def _copied(cuts: Iterator[Optional[Cut]], device: torch.device) -> Iterator[Optional[Cut]]:
     """Yield cuts with their pixels on the GPU; they are copied beside its work, and have arrived."""
-    stream = torch.cuda.Stream(device)
+    lane = Lane(device)
     for cut in cuts:
         if cut is None:
             yield None
             continue
-        with torch.cuda.stream(stream):
+        with lane.beside():
             pixels = cut.pixels.to(device, non_blocking=True)
-        stream.synchronize()
-        pixels.record_stream(torch.cuda.current_stream(device))  # or its memory could be given away too early
-        yield Cut(cut.crops, pixels)
+        yield Cut(cut.crops, lane.hand_over(pixels))
 
 
 def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:

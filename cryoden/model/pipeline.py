@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
+from cryoden.data.transfer import Lane, ready
 from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph
@@ -21,7 +22,6 @@ from cryoden.formats.mrc import MrcWriter, PixelStatistics
 from cryoden.formats.pixels import naming, require_image
 from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
 from cryoden.model.predictor import Predictor
-from cryoden.model.transfer import Lane, ready
 
 N_THREADS = 3
 """Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
