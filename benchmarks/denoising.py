@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=40, help="micrographs for memory and for two GPUs (hard links)")
     parser.add_argument("--shape", type=int, nargs=2, default=(7420, 7676))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=DenoiseConfig.choices_of("precision"))
     parser.add_argument("--folder", help="on the disk to measure (default: a temporary folder)")
     parser.add_argument("--topaz", help="command of Topaz-Denoise; the files and `-o FOLDER` are appended")
     parser.add_argument("--rounds", type=int, default=3)
@@ -102,7 +103,7 @@ def run_step(step: str, options: argparse.Namespace) -> Dict[str, float]:
     drop_cache(Path(options.folder))
     command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
     command += ["--many", str(options.many), "--micrographs", str(options.micrographs)]
-    command += ["--shape", *map(str, options.shape)]
+    command += ["--shape", *map(str, options.shape), "--precision", options.precision]
     command += ["--topaz", options.topaz] if options.topaz else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -153,7 +154,8 @@ def command(
     """Run the whole command; `denoising_seconds` leaves out what passes until all programs and GPUs have started."""
     config = config_of(options, which)
     words = ["denoise", str(Path(options.folder) / which), "--model", config.model, "--output", config.output]
-    words += ["--device", options.device, "--quality", quality]
+    words += ["--device", options.device, "--precision", options.precision]
+    words += ["--quality", quality]
     begun = time.monotonic()
     subprocess.run([sys.executable, *launcher.split(), *words], stdout=subprocess.DEVNULL, check=True)
     seconds = time.monotonic() - begun
@@ -241,7 +243,7 @@ def config_of(options: argparse.Namespace, which: str) -> DenoiseConfig:
     folder = Path(options.folder)
     return DenoiseConfig(
         micrographs=(str(folder / which),), model=str(folder / "model.safetensors"), device=options.device,
-        output=str(fresh_folder(options, f"denoised_{which}")),
+        output=str(fresh_folder(options, f"denoised_{which}")), precision=options.precision,
     )  # fmt: skip
 
 

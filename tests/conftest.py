@@ -12,6 +12,7 @@ import torch
 from cryoden.__main__ import main
 from cryoden.data.normalize import STANDARD
 from cryoden.formats.model_file import ModelCard, write_model
+from cryoden.model import predictor
 from cryoden.model.networks import build_network
 from tests.helpers import RATE, Result, blurring_cnn3
 
@@ -31,6 +32,12 @@ def _two_threads() -> None:
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test works in its own folder, so that relative paths in STAR files end there."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every processor compute alike: as one without bfloat16."""
+    monkeypatch.setattr(predictor, "has_bfloat16", lambda device: False)
 
 
 @pytest.fixture

@@ -28,10 +28,9 @@ def device() -> Any:
     return option("auto", form=(r"auto|cpu|cuda(:\d+)?", kinds), help=f"{kinds}.")
 
 
-def precision() -> Any:
-    """Declare the arithmetic of the network."""
-    help = "Arithmetic; auto is bfloat16 on GPUs, float32 on CPUs."
-    return option("auto", choices=("auto", "bfloat16", "float32"), help=help)
+def precision(auto: str = "bfloat16 where the processor has it, else float32") -> Any:
+    """Declare the arithmetic of the network, and what `auto` is."""
+    return option("auto", choices=("auto", "bfloat16", "float32"), help=f"Arithmetic; auto is {auto}.")
 
 
 def quality() -> Any:

@@ -68,7 +68,7 @@ class TrainConfig(Config):
         help="standard: by each micrograph's mean and deviation. p95: by the 95th percentile of its positive values, "
         "clipped to [0, 1], as in the specification; only for counts.",
     )
-    precision: str = shared.precision()
+    precision: str = shared.precision("bfloat16 on GPUs that have it, float32 on CPUs")
     compile: str = option(
         "auto",
         choices=("auto", "yes", "no"),

@@ -105,8 +105,10 @@ class PairReader:
 
     def _rescale(self, path: str, pair: HalfPair, half: torch.Tensor) -> GreyScale:
         first, last = pair.rows or (0, pair.shape[0])
-        image = fourier_crop(read_micrograph(path)[0], pair.shape)
+        image = read_micrograph(path)[0]
         with naming(path):
+            measure_scale(image, self._normalization)  # refuses saturation, which cannot be seen at another pixel size
+            image = fourier_crop(image, pair.shape)
             scale = measure_scale(image, self._normalization)
         half.numpy()[:] = scale.standardize(image[first:last])
         return scale

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Optional
 
 import torch
@@ -18,6 +20,13 @@ COMPILE_MINUTES, COMPILE_PIXELS = 1.0, 11e9
 """From this training time, or number of pixels to learn from, on compiling pays: on one NVIDIA H200 the default U-Net
 compiles in 24 s and is then 1.6 times faster than its 152 million pixels a second (benchmarks/README.md)."""
 
+
+CPU_INFO = Path("/proc/cpuinfo")
+CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""What Linux calls the instructions of x86 processors that multiply bfloat16, and where."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Of glibc's malloc.h."""
 
 KERNELS_TRIED = 4
 """Of cuDNN's kernels for each convolution; to try more takes another second and finds no faster ones (benchmarks)."""
@@ -57,10 +66,29 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def keep_freed_memory() -> None:
+    """Keep memory that is freed for what comes next, instead of giving it back to the system each time.
+
+    On a CPU every layer of every image asks for its memory anew, and clearing new pages takes a third of the time
+    (benchmarks/README.md). Does nothing where the C library is not glibc, whose `mallopt` this is.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a processor multiplies bfloat16 by itself, not by way of float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # torch says yes to older ones, and emulates it
+    return CPU_INFO.is_file() and not CPU_BFLOAT16_FLAGS.isdisjoint(CPU_INFO.read_text().split())
+
+
 def is_16_bit(device: torch.device, precision: str) -> bool:
     """Return whether a precision (`auto`, `bfloat16`, `float32`) means 16 bits: `auto` does on GPUs that have them."""
     if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and has_bfloat16(device)
     return precision == "bfloat16"
 
 

@@ -219,12 +219,18 @@ def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane)
         with lane.beside(), naming(path):
             pixels = lane.upload(stack)
             require_image(*(float(extreme) for extreme in pixels.aminmax()))
-            pixels = fourier_resized(pixels, shape)
-            scale = measure_scale(pixels[:: sample_rows(shape).step].cpu().numpy(), normalization)
+            scale = _measured(pixels, normalization)  # saturated pixels are no longer equal at another pixel size
+            if shape != stack.shape:
+                pixels = fourier_resized(pixels, shape)
+                scale = _measured(pixels, normalization)
         images.append(_Image(lane.hand_over(pixels), scale))
     if len(set(shapes)) > 1:
         raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
     return _Work(tuple(images), rate, shapes[0], from_rate)
+
+
+def _measured(pixels: torch.Tensor, normalization: Normalization) -> GreyScale:
+    return measure_scale(pixels[:: sample_rows(_shape(pixels)).step].cpu().numpy(), normalization)
 
 
 # ---------------------------------------------------------------------- between them

@@ -97,6 +97,15 @@ def test_one_pixel_that_is_no_number_is_found_wherever_it_is(tmp_path: Path, val
         load_pair(find_pairs("odd", "even")[0][0])
 
 
+def test_saturated_halves_are_refused_at_another_pixel_size_too(tmp_path: Path) -> None:
+    write_halves(tmp_path, 1, (60, 90), rate=2.0)
+    image = read_mrc(tmp_path / "even" / "mic0.mrc")
+    write_mrc(tmp_path / "even" / "mic0.mrc", np.minimum(image, np.percentile(image, 60)), 2.0)
+    for rate in (2.0, 4.0):
+        with pytest.raises(PixelError, match=r"even/mic0.mrc cannot be used: 40 % of its pixels have the largest"):
+            load_pair(find_pairs("odd", "even", rate)[0][0])
+
+
 def test_loading_refuses_halves_that_do_not_correlate(tmp_path: Path) -> None:
     for seed, half in enumerate(("odd", "even")):
         write_mrc(tmp_path / half / "mic0.mrc", np.random.default_rng(seed).normal(size=(60, 60)))

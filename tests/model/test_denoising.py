@@ -408,10 +408,11 @@ def test_one_bad_micrograph_is_named_and_the_others_are_written(
     assert leftovers(Path("out")) == []
 
 
-def test_saturated_micrograph_is_refused(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
+@pytest.mark.parametrize("rate", [RATE, 2 * RATE])
+def test_saturated_micrograph_is_refused(micrographs: Path, cryoden: Run, make_model: Callable, rate: float) -> None:
     image = np.minimum(np.random.default_rng(1).normal(250, 20, (60, 70)), 255).round()
     write_mrc(micrographs / "mic1.mrc", image)
-    result = cryoden("denoise", "raw", "--model", make_model(), "--output", "out")
+    result = cryoden("denoise", "raw", "--model", make_model(rate=rate), "--output", "out")
     assert result.status == 1
     share = round(100 * float((image == 255).mean()))
     assert result.last_error == (
