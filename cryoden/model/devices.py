@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,9 +23,6 @@ compiles in 24 s and is then 1.6 times faster than its 152 million pixels a seco
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """What Linux calls the instructions of x86 processors that multiply bfloat16, and where."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Of glibc's malloc.h."""
 
 KERNELS_TRIED = 4
 """Of cuDNN's kernels for each convolution; to try more takes another second and finds no faster ones (benchmarks)."""
@@ -64,18 +60,6 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         torch.backends.cudnn.benchmark = True
     log.info("Computing on %s.", torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU")
     return device
-
-
-def keep_freed_memory() -> None:
-    """Keep memory that is freed for what comes next, instead of giving it back to the system each time.
-
-    On a CPU every layer of every image asks for its memory anew, and clearing new pages takes a third of the time
-    (benchmarks/README.md). Does nothing where the C library is not glibc, whose `mallopt` this is.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def has_bfloat16(device: torch.device) -> bool:

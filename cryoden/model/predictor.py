@@ -15,7 +15,7 @@ from cryoden.data.memory import free_bytes
 from cryoden.data.normalize import Normalization
 from cryoden.errors import ModelError
 from cryoden.formats.model_file import ModelCard, read_model
-from cryoden.model.devices import fast_arithmetic, has_bfloat16, is_16_bit, keep_freed_memory, pick_device
+from cryoden.model.devices import fast_arithmetic, has_bfloat16, is_16_bit, pick_device
 from cryoden.model.networks import Network, build_network
 from cryoden.model.processes import local_rank
 
@@ -153,8 +153,6 @@ def load_predictor(
     load_weights(network, weights, path)
     views = 8 if config.quality == "best" else 1
     device = device or pick_device(config.device, local_rank())
-    if device.type == "cpu":
-        keep_freed_memory()
     precision = "bfloat16" if config.precision == "auto" and has_bfloat16(device) else config.precision
     return card, Predictor(network, device, config.tile, views, precision)
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Callable
 
@@ -13,31 +11,6 @@ from cryoden.model import devices, predictor
 from tests.helpers import Result, read_mrc, write_mrc
 
 CPU = torch.device("cpu")
-
-COUNT_NEW_PAGES = """
-import resource, torch
-from cryoden.model.devices import keep_freed_memory
-{}
-faults = []
-for _ in range(6):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(1 << 24)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[-1])
-"""
-
-
-def new_pages(before: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_NEW_PAGES.format(before)], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(done.stdout)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is Linux's")
-def test_freed_memory_is_used_again() -> None:
-    assert new_pages("") > 10000  # 64 MiB in pages of 4 KiB
-    assert new_pages("keep_freed_memory()") < 100
 
 
 @pytest.mark.parametrize(
