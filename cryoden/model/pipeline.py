@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Deque, Generator, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Deque, Generator, Iterator, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from cryoden.data.memory import free_bytes
 from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
 from cryoden.data.transfer import Lane, ready
-from cryoden.errors import CryodenError, FileError, ModelError, PairError, PixelError
+from cryoden.errors import CryodenError, DeviceError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter, PixelStatistics
@@ -26,6 +28,8 @@ from cryoden.model.predictor import Predictor
 N_THREADS = 3
 """Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
 
+IN_HAND_SHARE = 0.25
+"""Share of the GPU's free memory for images that wait for the network or to be written."""
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -126,7 +130,8 @@ def denoised(
     lane = Lane(predictor.device)
 
     def compute(job: Job, work: _Work) -> Tuple[Any, ...]:
-        prediction = _predict(work, predictor, result)
+        with _enough_memory(job):
+            prediction = _predict(work, predictor, result)
         return job, work, prediction, ready(prediction), result, lane
 
     yield from overlapped(
@@ -134,8 +139,23 @@ def denoised(
         lambda job: _read(job, model_rate, normalization, lane),
         compute,
         _write,
-        N_THREADS if predictor.device.type == "cuda" else 1,
+        threads_for(jobs, predictor.device),
     )
+
+
+def threads_for(jobs: Sequence[Job], device: torch.device) -> int:
+    """Return how many threads read, and how many write: fewer where the GPU cannot hold what they have in hand."""
+    if device.type != "cuda":
+        return 1
+    for job in jobs:
+        try:
+            n_rows, n_columns = open_micrograph(job.path).shape
+        except CryodenError:
+            continue  # it will be named when its turn comes
+        n_images = len(job.halves or (job.path,)) + 1  # read, and predicted
+        n_bytes = free_bytes(device) * IN_HAND_SHARE
+        return int(min(max(n_bytes // (4 * n_rows * n_columns * n_images) - 1, 1), N_THREADS))
+    return 1
 
 
 def overlapped(
@@ -193,6 +213,18 @@ def overlapped(
                 future.cancel()
 
 
+@contextmanager
+def _enough_memory(job: Job) -> Iterator[None]:
+    """Let a micrograph fail, not the whole list, if it is too large for the GPU."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(
+            f"The memory of the GPU does not suffice for {job.path}; free it and start again (finished micrographs are "
+            "kept), or compute with --device cpu."
+        ) from error
+
+
 def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, CryodenError]]:
     try:
         return item, written.result()
@@ -216,7 +248,7 @@ def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane)
         shapes.append(stack.shape)
         shape = rescaled_shape(stack.shape, from_rate, model_rate)
         rate = rescaled_rate(stack.shape, from_rate, shape)
-        with lane.beside(), naming(path):
+        with _enough_memory(job), lane.beside(), naming(path):
             pixels = lane.upload(stack)
             require_image(*(float(extreme) for extreme in pixels.aminmax()))
             scale = _measured(pixels, normalization)  # saturated pixels are no longer equal at another pixel size
@@ -256,7 +288,7 @@ def _write(
 ) -> Written:
     make_folder(job.output.parent)
     shape, rate = (work.shape, work.file_rate) if result.is_full_size else (_shape(prediction), work.rate)
-    with lane.beside(is_ready):
+    with _enough_memory(job), lane.beside(is_ready):
         if result.thumbnails != "none":
             small = functional.avg_pool2d(prediction[None], thumbnail_factor(_shape(prediction)))[0]
             write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())

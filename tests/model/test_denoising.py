@@ -305,6 +305,26 @@ def test_small_tiles_give_the_same_micrograph(micrographs: Path, cryoden: Run, m
     np.testing.assert_allclose(many, one, atol=1e-5 * one.std())
 
 
+def test_tiles_are_halved_until_the_memory_suffices(caplog: pytest.LogCaptureFixture) -> None:
+    image = torch.from_numpy(np.random.default_rng(1).normal(size=(300, 260)).astype(np.float32))
+    network = build_network("unet", (4, 8))
+    whole = Predictor(network, torch.device("cpu"))(image)
+    predictor = Predictor(network, torch.device("cpu"), 400)
+    forward = network.forward
+
+    def small_only(images: torch.Tensor) -> torch.Tensor:
+        if images.numel() > 150**2:
+            raise torch.cuda.OutOfMemoryError
+        return forward(images)
+
+    network.forward = small_only  # type: ignore[method-assign]
+    assert float((predictor(image) - whole).abs().max()) < 1e-5 * float(whole.std())
+    assert predictor.tile == 100
+    assert [record.getMessage() for record in caplog.records] == [
+        "GPU memory is short: going on with tiles of 200 px.", "GPU memory is short: going on with tiles of 100 px.",
+    ]  # fmt: skip
+
+
 def test_halves_give_the_mean_of_both_predictions(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
     rng, model = np.random.default_rng(1), make_model()
     for half in ("odd", "even"):

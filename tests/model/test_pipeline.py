@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import time
-from typing import List, Tuple
+from pathlib import Path
+from typing import Callable, List, Tuple
 
+import numpy as np
 import pytest
+import torch
 
 from cryoden.errors import CryodenError
-from cryoden.model.pipeline import overlapped
+from cryoden.model import pipeline
+from cryoden.model.pipeline import Job, overlapped, threads_for
+from cryoden.model.predictor import Predictor
+from tests.helpers import Result, images_in, write_mrc
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
@@ -46,3 +52,39 @@ def test_failed_items_keep_their_place_and_no_more_is_read_ahead_for_them(where:
 def test_other_errors_end_it_and_its_threads() -> None:
     with pytest.raises(ZeroDivisionError):
         list(overlapped([1, 0, 2], lambda item: 1 // item, lambda item, loaded: (loaded,), lambda loaded: loaded))
+
+
+@pytest.mark.parametrize(
+    ("free_images", "is_from_halves", "n_threads"),
+    [(1000, False, 3), (32, False, 3), (31, False, 2), (16, False, 1), (0, False, 1), (48, True, 3), (47, True, 2)],
+)
+def test_no_more_images_are_held_than_a_quarter_of_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_images: int, is_from_halves: bool, n_threads: int
+) -> None:
+    paths = [str(write_mrc(tmp_path / name, np.ones((50, 40)))) for name in ("a.mrc", "b.mrc")]
+    monkeypatch.setattr(pipeline, "free_bytes", lambda device: free_images * 4 * 50 * 40)
+    halves = (paths[1], paths[1]) if is_from_halves else None
+    jobs = [Job(0, "missing.mrc", None, tmp_path, None), Job(1, paths[0], halves, tmp_path, None)]
+    assert threads_for(jobs, torch.device("cuda")) == n_threads
+    assert threads_for(jobs, torch.device("cpu")) == threads_for([], torch.device("cuda")) == 1
+
+
+def test_micrograph_too_large_for_the_gpu_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cryoden: Callable[..., Result], make_model: Callable
+) -> None:
+    for name, shape in (("a", (60, 60)), ("b", (90, 90)), ("c", (60, 60))):
+        write_mrc(tmp_path / "raw" / f"{name}.mrc", np.random.default_rng(1).normal(20, 3, shape))
+    predict = Predictor.__call__
+
+    def small_only(self: Predictor, image: torch.Tensor) -> torch.Tensor:
+        if image.numel() > 5000:
+            raise torch.cuda.OutOfMemoryError
+        return predict(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", small_only)
+    result = cryoden("denoise", "raw", "--model", make_model(), "--output", "out")
+    assert result.status == 1
+    assert result.last_error.startswith(
+        "cryoden: failed: raw/b.mrc: The memory of the GPU does not suffice for raw/b.mrc"
+    )
+    assert images_in(Path("out")) == ["a.mrc", "c.mrc", "log.jsonl", "micrographs.star"]
