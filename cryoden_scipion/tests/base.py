@@ -20,7 +20,7 @@ class StreamingTest(BaseTest):
     def setUpClass(cls):
         setupTestProject(cls)
 
-    def waitUntil(self, condition, seconds=60):
+    def waitUntil(self, condition, seconds=180):
         """Wait until a condition holds; fail after so many seconds."""
         for _ in range(int(seconds / 0.2)):
             if condition():
