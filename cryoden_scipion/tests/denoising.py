@@ -7,6 +7,7 @@ import numpy as np
 import scipy.ndimage
 from pwem.protocols import ProtImportMicrographs
 
+from cryoden.config import DenoiseConfig
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.star import read_table
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportModel
@@ -14,6 +15,7 @@ from cryoden_scipion.tests.base import StreamingTest
 
 SHAPE, SAMPLING_RATE = (96, 128), 3.0
 OUTPUT = "micrographs.sqlite"
+FLOAT32 = DenoiseConfig.choices_of("precision").index("float32")
 
 
 def writeMeanModel(path, samplingRate=SAMPLING_RATE, **training):
@@ -73,8 +75,8 @@ class CryodenDenoiseTest(StreamingTest):
         return protocol.outputMicrographs
 
     def denoise(self, micrographs, **options):
-        """Return a protocol that is not launched."""
-        given = {"inputMicrographs": micrographs, "inputModel": self.model, "useGpu": False}
+        """Return a protocol that is not launched; in float32 on the CPU, as every machine computes it."""
+        given = {"inputMicrographs": micrographs, "inputModel": self.model, "useGpu": False, "precision": FLOAT32}
         return self.newProtocol(CryodenProtDenoise, **{**given, **options})
 
     def launchDenoise(self, micrographs, **options):
