@@ -215,7 +215,7 @@ def time_network(predict: Callable, options: argparse.Namespace, device: torch.d
         begun = time.monotonic()
         float(predict(image)[..., 0, 0].sum())
         seconds.append(time.monotonic() - begun)
-    row = {"seconds": min(seconds[1:]), "first_seconds": seconds[0]}
+    row = {"seconds": min(seconds[1:]), "first_seconds": seconds[0], "peak_gib": peak_gib()}
     if device.type == "cuda":
         row["gpu_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     if isinstance(predict, Predictor):

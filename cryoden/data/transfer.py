@@ -87,16 +87,14 @@ class _Berth:
 
     def send(self, source: np.ndarray, rows: torch.Tensor) -> None:
         """Begin to copy rows to the GPU, in the kind of pixels that they have there."""
-        self._has_arrived.synchronize()
-        self._make_room(rows)
+        self._claim(rows)
         self._band.numpy()[:] = source
         rows.copy_(self._band, non_blocking=True)
         self._has_arrived.record()
 
     def fetch(self, rows: torch.Tensor) -> None:
         """Begin to copy rows from the GPU."""
-        self._has_arrived.synchronize()
-        self._make_room(rows)
+        self._claim(rows)
         self._band.copy_(rows, non_blocking=True)
         self._has_arrived.record()
 
@@ -105,7 +103,9 @@ class _Berth:
         self._has_arrived.synchronize()
         return self._band.numpy()
 
-    def _make_room(self, rows: torch.Tensor) -> None:
+    def _claim(self, rows: torch.Tensor) -> None:
+        """Wait until the last copy is done, and make room for rows."""
+        self._has_arrived.synchronize()
         n_bytes = rows.numel() * rows.element_size()
         if len(self._memory) < n_bytes:
             self._memory = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)

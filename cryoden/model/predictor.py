@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple, Union
 
 import numpy as np
 import torch
 from torch import nn
 
-from cryoden.config import DenoiseConfig
+from cryoden.config import DenoiseConfig, EvaluateConfig
 from cryoden.data.crops import TilePlan, reflected_indices
 from cryoden.data.memory import free_bytes
 from cryoden.data.normalize import Normalization
@@ -128,7 +128,7 @@ class Predictor:
 
 
 def load_predictor(
-    path: str, config: DenoiseConfig, device: Optional[torch.device] = None
+    path: str, config: Union[DenoiseConfig, EvaluateConfig], device: Optional[torch.device] = None
 ) -> Tuple[ModelCard, Predictor]:
     """Read a model file and put its network on a device.
 
@@ -137,7 +137,7 @@ def load_predictor(
     path
         Model file.
     config
-        The options.
+        The options: quality, arithmetic, tiles, device.
     device
         Where the network computes; None: on the device that the options name.
 

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from cryoden.config import DenoiseConfig, EvaluateConfig
+from cryoden.config import EvaluateConfig
 from cryoden.data.normalize import GreyScale, measure_scale
 from cryoden.data.pairs import HalfPair
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
@@ -38,12 +38,8 @@ class NetworkDenoiser:
     """
 
     def __init__(self, path: str, config: EvaluateConfig, device: torch.device) -> None:
-        options = DenoiseConfig(
-            micrographs=("-",), model=path, output="-", quality=config.quality, precision=config.precision,
-            tile=config.tile,
-        )  # fmt: skip
         self.path = path
-        self.card, self.predictor = load_predictor(path, options, device)
+        self.card, self.predictor = load_predictor(path, config, device)
         self.normalization = card_normalization(self.card)
 
     def predict(self, image: np.ndarray, scale: GreyScale) -> np.ndarray:

@@ -90,14 +90,12 @@ def truth_scale(name: str, in_band: np.ndarray) -> float:
     if abs(correlation) < MIN_CORRELATION:
         raise PairError(
             f"The truth of '{name}' does not correlate with its halves ({correlation:.4f} in the score band); it must "
-            "be the "
-            "clean image of the same micrograph. Check the names of the truths."
+            "be the clean image of the same micrograph. Check the names of the truths."
         )
     if correlation < 0:
         raise PairError(
             f"The truth of '{name}' has inverted contrast (correlation {correlation:.3f} with its halves); particles "
-            "must "
-            "be dark or bright in both. Multiply the truth by -1."
+            "must be dark or bright in both. Multiply the truth by -1."
         )
     return float(covariance / c[TRUE, TRUE])
 

@@ -60,8 +60,7 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
             allowsNull=True,
             label="Write R2 on",
             help="Micrographs that come out with their R2, matched by name: the full or the denoised set. Empty: the "
-            "set "
-            "with halves, or the odd micrographs.",
+            "set with halves, or the odd micrographs.",
         )
         form.addParam(
             "inputTruth",

@@ -9,8 +9,7 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.errors import CryodenError
-from cryoden.formats.model_file import read_card
-from cryoden_scipion.constants import MODEL_NAME
+from cryoden.formats.model_file import MODEL_NAME, read_card
 from cryoden_scipion.objects import CryodenModel
 
 

@@ -10,9 +10,9 @@ from pyworkflow.protocol import params
 
 from cryoden.config import NETWORKS, TrainConfig
 from cryoden.errors import FileError
-from cryoden.formats.model_file import read_card
+from cryoden.formats.files import LOG_NAME
+from cryoden.formats.model_file import MODEL_NAME, read_card
 from cryoden_scipion import convert
-from cryoden_scipion.constants import MODEL_NAME
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesInput
@@ -24,7 +24,6 @@ NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
 
 HOW_TO_TRAIN_ON = "To train on from this model, give it to a copy as *Start from model*."
 
-LOG_NAME = "log.jsonl"
 WAIT_SECONDS = 10
 """Between two looks at a set that still grows."""
 

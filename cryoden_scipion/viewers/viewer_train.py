@@ -6,9 +6,9 @@ from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden.errors import CryodenError
+from cryoden.formats.files import LOG_NAME
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols import CryodenProtTrain
-from cryoden_scipion.protocols.protocol_train import LOG_NAME
 
 REFRESH_MILLISECONDS = 3000
 
