@@ -44,8 +44,8 @@ def test_a_shifted_image_comes_back(x: float, y: float) -> None:
         movie, image = drifting(Path(folder) / "m.mrc", drift)
         back = Shifts("s.star", {frame: (-dx, -dy) for frame, (dx, dy) in drift.items()})
         odd, even = joined(aligned_half_bands(movie, back))
-    # of a deviation of 2: from the edge, where the mirrored image has a kink, half a pixel of shift rings inwards (0.089
-    # for 2.5, -2.5 with random examples; with an exact shift in place of the spline as well)
+    # of a deviation of 2: from the edge, where the mirrored image has a kink, a shift by half a pixel rings inwards
+    # (0.089 for 2.5, -2.5, which random examples found; with an exact shift in place of the spline as well)
     assert np.abs(odd - 2 * image)[INNER].max() < 0.08
     assert np.abs(even - 2 * image)[INNER].max() < 0.08
 
