@@ -42,7 +42,7 @@ setup(
     python_requires=">=3.8",
     packages=find_packages(include=["cryoden", "cryoden.*", "cryoden_scipion", "cryoden_scipion.*"]),
     package_data={
-        "cryoden.quality": ["report.html.jinja"],
+        "cryoden.report": ["report.html.jinja"],
         "cryoden_scipion": ["protocols.conf", "cryoden_logo.png", "templates/*.json.template"],
     },
     install_requires=REQUIREMENTS,

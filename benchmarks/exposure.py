@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
 from thinned_frames import SAMPLING_RATE, electron_counts, thin
 
 from cryoden.config import DenoiseConfig, TrainConfig
-from cryoden.data.loading import load_pair
+from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import HalfPair
 from cryoden.formats.mrc import write_image
+from cryoden.metrics.linear_filters import best_gaussian_width, gaussian_transfer
+from cryoden.metrics.ring_covariance import RingCovariance, score
 from cryoden.model.devices import fast_arithmetic, pick_device
 from cryoden.model.predictor import load_predictor
 from cryoden.model.training import Trainer
 from cryoden.model.training_data import TrainingData
 from cryoden.model.validation import measure_covariance
-from cryoden.quality.baselines import best_gaussian_width, gaussian_transfer
-from cryoden.quality.metrics import RingCovariance, score
 
 FIRST_HELD_OUT_ROW = 2816
 BANDS_A = ((300.0, 8.0), (300.0, 20.0), (20.0, 8.0))

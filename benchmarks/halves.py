@@ -32,10 +32,10 @@ import numpy as np
 import tifffile
 
 from cryoden.config import HalvesConfig
-from cryoden.data.halves import split_movies
-from cryoden.data.recipe import bytes_needed, open_calibration, open_movie
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import write_global_shifts
+from cryoden.movies.preprocessing import bytes_needed, open_calibration, open_movie
+from cryoden.movies.split import split_movies
 
 BLOCK_BYTES = 4 << 20
 N_JOB_MOVIES, JOB_SHARE = 4, 4

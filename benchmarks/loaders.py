@@ -33,7 +33,7 @@ import torch
 from cryoden.config import TrainConfig
 from cryoden.data.crops import Crop, EpochPlan
 from cryoden.data.loaders import ManagedLoader, StreamingLoader, orient
-from cryoden.data.loading import N_READERS, load_pair
+from cryoden.data.pair_reader import N_READERS, load_pair
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter

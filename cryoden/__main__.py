@@ -30,8 +30,7 @@ from typing_extensions import Annotated
 from cryoden import __doc__ as about
 from cryoden import __version__
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, ShowConfig, TrainConfig
-from cryoden.errors import CryodenError, OptionError
-from cryoden.exchange.config import (
+from cryoden.config.exchange import (
     ImportWeightsConfig,
     PatchesExportConfig,
     PatchesVerifyConfig,
@@ -39,9 +38,10 @@ from cryoden.exchange.config import (
     VerifyCompareConfig,
     VerifyExportConfig,
 )
-from cryoden.fetch.config import FetchConfig
+from cryoden.config.fetch import FetchConfig
+from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
+from cryoden.errors import CryodenError, OptionError
 from cryoden.formats.files import read_json, write_json
-from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
@@ -60,8 +60,8 @@ FOOTER = (
 
 def run_halves(config: HalvesConfig) -> Dict[str, str]:
     """Split movies and say what came out; returns the failures."""
-    from cryoden.data.fixed_pattern import FixedPattern
-    from cryoden.data.halves import PATTERN_NAME, PATTERN_PICTURE_NAME, split_movies
+    from cryoden.movies.fixed_pattern import FixedPattern
+    from cryoden.movies.split import PATTERN_NAME, PATTERN_PICTURE_NAME, split_movies
 
     outcome = split_movies(config)
     output = Path(config.output)
@@ -72,7 +72,7 @@ def run_halves(config: HalvesConfig) -> Dict[str, str]:
     if picture.exists():
         picture.unlink()  # of an earlier command, with fewer movies
     if FixedPattern.load(output / PATTERN_NAME).found().is_fixed_pattern:
-        from cryoden.quality.figures import draw_fixed_pattern
+        from cryoden.report.figures import draw_fixed_pattern
 
         draw_fixed_pattern(output / PATTERN_NAME, picture)
         print(f"The pattern: {picture}")
@@ -83,7 +83,7 @@ def run_train(config: TrainConfig) -> Dict[str, str]:
     """Train, draw the curves and say how good the model is; returns the failures."""
     from cryoden.formats.training_folder import CURVES_NAME
     from cryoden.model.training import train
-    from cryoden.quality.training_figures import draw_training
+    from cryoden.report.training_figures import draw_training
 
     training = train(config)
     if not IS_FIRST:
@@ -108,9 +108,9 @@ def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
 
 def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
     """Evaluate, write the report and say the headline; returns the failures."""
-    from cryoden.quality.evaluation import evaluate
-    from cryoden.quality.report import write_report
-    from cryoden.quality.tables import summary_lines
+    from cryoden.evaluation.evaluate import evaluate
+    from cryoden.report.html_report import write_report
+    from cryoden.report.tables import summary_lines
 
     table, outcome = evaluate(config)
     report = write_report(config.output)
@@ -123,7 +123,7 @@ def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
 
 def run_show(config: ShowConfig) -> Dict[str, str]:
     """Draw contact sheets and say where they are; returns the failures."""
-    from cryoden.quality.contact_sheet import write_contact_sheets
+    from cryoden.report.contact_sheet import write_contact_sheets
 
     sheets, outcome = write_contact_sheets(config)
     print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are shown: {', '.join(map(str, sheets))}")

@@ -16,8 +16,8 @@ from pwem.protocols import ProtImportMovies
 from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
-from cryoden.quality.figures import draw_files
-from cryoden.quality.tables import summary_lines
+from cryoden.report.figures import draw_files
+from cryoden.report.tables import summary_lines
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_evaluate import REPORT_NAME

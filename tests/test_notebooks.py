@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from cryoden.config import EvaluateConfig
-from cryoden.quality.evaluation import evaluate
+from cryoden.evaluation.evaluate import evaluate
 from tests.helpers import ROOT, write_halves, write_mrc
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -25,7 +25,7 @@ import cryoden_scipion
 names = [m.name for m in pkgutil.walk_packages(cryoden_scipion.__path__, "cryoden_scipion.")]
 for name in names:
     importlib.import_module(name)
-from cryoden.quality import figures, training_figures
+from cryoden.report import figures, training_figures
 plugin = pyworkflow.Config.getDomain().getPlugins()["cryoden_scipion"]
 protocols = pyworkflow.Config.getDomain().getProtocols()
 print(len(names), sorted(n for n in protocols if n.startswith("Cryoden")))

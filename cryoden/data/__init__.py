@@ -1,1 +1,1 @@
-"""From movies to batches."""
+"""From halves to batches."""

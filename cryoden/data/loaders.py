@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from cryoden.data.crops import Crop, EpochPlan
-from cryoden.data.loading import N_READERS, LoadedPair, PairReader
+from cryoden.data.gpu_transfer import Lane
 from cryoden.data.normalize import STANDARD, Normalization
+from cryoden.data.pair_reader import N_READERS, LoadedPair, PairReader
 from cryoden.data.pairs import HalfPair
-from cryoden.data.progress import tell_at_once
-from cryoden.data.transfer import Lane
 from cryoden.errors import CryodenError
+from cryoden.formats.progress_log import tell_at_once
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Dict
 
-from cryoden.exchange.config import (
+from cryoden.config.exchange import (
     ImportWeightsConfig,
     PatchesExportConfig,
     PatchesVerifyConfig,

@@ -10,16 +10,16 @@ from typing import Any, BinaryIO, Dict, Iterator, List
 import numpy as np
 from tqdm import tqdm
 
+from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.data.progress import Outcome
 from cryoden.errors import CryodenError, FileError
-from cryoden.exchange.config import PatchesExportConfig
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, MANIFEST_NAME, PARTS, ROLES, patch_file_name
 from cryoden.formats.pixels import naming, require_finite
+from cryoden.formats.progress_log import Outcome
 
 log = logging.getLogger(__name__)
 

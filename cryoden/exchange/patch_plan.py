@@ -7,9 +7,9 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
+from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.pairs import HalfPair, hold_out
 from cryoden.errors import FileError
-from cryoden.exchange.config import PatchesExportConfig
 from cryoden.formats.patch_file import DTYPE, PARTS
 
 

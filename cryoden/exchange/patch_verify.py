@@ -7,7 +7,7 @@ from typing import Dict
 import numpy as np
 from tqdm import tqdm
 
-from cryoden.exchange.config import PatchesVerifyConfig
+from cryoden.config.exchange import PatchesVerifyConfig
 from cryoden.formats.files import digest
 from cryoden.formats.patch_file import MANIFEST_NAME, open_patches, value_range
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cryoden.exchange.config import StepBenchmarkConfig
+from cryoden.config.exchange import StepBenchmarkConfig
 from cryoden.model.devices import fast_arithmetic, pick_device
 from cryoden.model.networks import build_network
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from cryoden.config.exchange import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.data.normalize import Normalization
 from cryoden.errors import FileError, ModelError
-from cryoden.exchange.config import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.formats.bundle import INDEX_NAME, Bundle, Item, read_array, read_bundle, read_index, write_bundle
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME, ModelCard, read_model, write_model

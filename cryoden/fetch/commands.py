@@ -12,8 +12,8 @@ from requests import Session
 from tqdm import tqdm
 
 from cryoden.config import GIB
+from cryoden.config.fetch import FetchConfig
 from cryoden.errors import CryodenError, FileError, NetworkError
-from cryoden.fetch.config import FetchConfig
 from cryoden.fetch.download import RemoteFile, download, open_session
 from cryoden.fetch.empiar import (
     Entry,

@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote
 
 import requests
 
+from cryoden.config.fetch import FetchConfig
 from cryoden.errors import NetworkError
-from cryoden.fetch.config import FetchConfig
 from cryoden.fetch.download import RemoteFile, get, remote_size
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ import torch
 
 from cryoden.config import DenoiseConfig
 from cryoden.data.pairs import list_halves
-from cryoden.data.progress import Outcome, Progress, tell_at_once
 from cryoden.errors import CryodenError, FileError, FullDiskError
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
+from cryoden.formats.progress_log import Outcome, Progress, tell_at_once
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.devices import try_kernels

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cryoden.data.memory import free_bytes
+from cryoden.data.gpu_transfer import Lane, ready
+from cryoden.data.loader_choice import free_bytes
 from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
-from cryoden.data.transfer import Lane, ready
 from cryoden.errors import CryodenError, DeviceError, FileError, ModelError, PairError, PixelError
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph

@@ -11,7 +11,7 @@ from torch import nn
 
 from cryoden.config import DenoiseConfig, EvaluateConfig
 from cryoden.data.crops import TilePlan, reflected_indices
-from cryoden.data.memory import free_bytes
+from cryoden.data.loader_choice import free_bytes
 from cryoden.data.normalize import Normalization
 from cryoden.errors import ModelError
 from cryoden.formats.model_file import ModelCard, read_model

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan
+from cryoden.data.loader_choice import make_loader
 from cryoden.data.loaders import Share
-from cryoden.data.memory import make_loader
-from cryoden.data.progress import tell_at_once
 from cryoden.errors import TrainingError
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME
+from cryoden.formats.progress_log import tell_at_once
 from cryoden.formats.training_folder import CHECKPOINT_NAME, EPOCH_FOLDER, write_log, write_samples
 from cryoden.model import checkpoints
 from cryoden.model.devices import compile_network, compiling_pays, fast_arithmetic, pick_device

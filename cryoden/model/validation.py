@@ -8,10 +8,10 @@ from typing import Any, Dict, Iterable, List
 import numpy as np
 import torch
 
-from cryoden.data.loading import LoadedPair
+from cryoden.data.pair_reader import LoadedPair
+from cryoden.metrics.psnr_ssim import psnr_rows, ssim_rows
+from cryoden.metrics.ring_covariance import RingCovariance, pool, ring_covariance, score
 from cryoden.model.predictor import Predictor
-from cryoden.quality.metrics import RingCovariance, pool, ring_covariance, score
-from cryoden.quality.noisy_reference import psnr_rows, ssim_rows
 
 SAMPLE_SIDE, MAX_SAMPLES = 384, 4
 """Side in pixels of the central cut-outs that are kept to look at, and of how many micrographs."""
@@ -32,7 +32,7 @@ class Comparison:
     loss
         Mean squared error of both directions.
     ssim
-        Rows of `cryoden.quality.noisy_reference.ssim_rows`.
+        Rows of `cryoden.metrics.psnr_ssim.ssim_rows`.
     sample
         Central cut-outs (input, output, target), float16 `(3, y, x)`.
     """

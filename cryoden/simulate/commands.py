@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Dict
 
-from cryoden.simulate.config import SimulateMoviesConfig, SimulatePairsConfig
+from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
 from cryoden.simulate.movies import MOVIES_STAR, simulate_movies
 from cryoden.simulate.pairs import simulate_pairs
 

@@ -8,8 +8,8 @@ from typing import Tuple
 import numpy as np
 import scipy.fft
 
-from cryoden.data.exposure import critical_exposure
-from cryoden.simulate.config import SimulateMoviesConfig
+from cryoden.config.simulate import SimulateMoviesConfig
+from cryoden.movies.dose_weighting import critical_exposure
 from cryoden.simulate.optics import Optics, detection_blur, fading, wavelength
 from cryoden.simulate.specimen import Grid, Specimen
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.errors import FileError
 from cryoden.formats import star
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcWriter, write_image
-from cryoden.simulate.config import SimulateMoviesConfig
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
 from cryoden.simulate.imaging import drift, expose, margin, true_image
 from cryoden.simulate.optics import Optics

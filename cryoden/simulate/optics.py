@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.constants as nature
 
-from cryoden.data.exposure import critical_exposure
+from cryoden.movies.dose_weighting import critical_exposure
 
 
 def wavelength(voltage: float) -> float:

@@ -11,12 +11,12 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from cryoden.data.progress import Outcome, tell_at_once
+from cryoden.config.simulate import SHAPES, SimulatePairsConfig
 from cryoden.errors import CryodenError, FileError, PixelError
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
-from cryoden.simulate.config import SHAPES, SimulatePairsConfig
+from cryoden.formats.progress_log import Outcome, tell_at_once
 from cryoden.simulate.shapes import Particle, build_shape
 
 KINDS = ("clean", "odd", "even")

@@ -8,7 +8,7 @@ from pwem.objects import Acquisition, Movie, SetOfMovies
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
-from cryoden.fetch.config import FetchConfig
+from cryoden.config.fetch import FetchConfig
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 RECORD_NAME = "entry.json"

@@ -8,7 +8,7 @@ from pwem.objects import Acquisition, Coordinate, Movie, SetOfCoordinates, SetOf
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
-from cryoden.simulate.config import SimulateMoviesConfig
+from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 

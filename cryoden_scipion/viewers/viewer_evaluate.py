@@ -22,7 +22,7 @@ EXAMPLES = {
     "difference": ("Difference, residual, whiteness", "plot_micrograph", (16, 8)),
     "truth": ("What was invented and deleted", "plot_truth", (16, 4.6)),
 }
-"""Field of the form: label, function of `cryoden.quality.evaluation_figures`, inches."""
+"""Field of the form: label, function of `cryoden.report.evaluation_figures`, inches."""
 
 
 class CryodenEvaluateViewer(ProtocolViewer):
@@ -85,7 +85,7 @@ class CryodenEvaluateViewer(ProtocolViewer):
         return self._draw(f"{label}: {words[0]}", function, size, *words)
 
     def _plotInside(self, name):
-        from cryoden.quality.inside_figures import plot_inside, read_inside
+        from cryoden.report.inspection_figures import plot_inside, read_inside
 
         row = [row for row in self._rows() if self._insideOf(row)][self.network.get()]
         plotter = newPlotter(row["label"], (15, 8.5))
@@ -93,8 +93,8 @@ class CryodenEvaluateViewer(ProtocolViewer):
         return [plotter]
 
     def _draw(self, title, function, size, *words):
-        from cryoden.quality import evaluation_figures
-        from cryoden.quality.evaluated import read_evaluation
+        from cryoden.report import evaluation_figures
+        from cryoden.report.evaluation_result import read_evaluation
 
         plotter = newPlotter(title, size)
         evaluated = read_evaluation(self.protocol._getExtraPath())

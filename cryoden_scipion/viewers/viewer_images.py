@@ -48,7 +48,7 @@ class CryodenHalvesViewer(_PairViewer):
         """Show the halves, and, where one was found, the fixed pattern of all micrographs."""
         plots = super()._visualize(obj, **kwargs)
         if os.path.exists(obj._getExtraPath(PATTERN_PICTURE_NAME)):
-            from cryoden.quality.figures import plot_fixed_pattern
+            from cryoden.report.figures import plot_fixed_pattern
 
             plotter = newPlotter("fixed pattern", (12, 5.6))
             plot_fixed_pattern(plotter.getFigure(), obj._getExtraPath(PATTERN_NAME))
@@ -96,7 +96,7 @@ class _Browser:
 
     def _draw(self):
         from cryoden.errors import CryodenError
-        from cryoden.quality.figures import plot_files
+        from cryoden.report.figures import plot_files
 
         pairs = self._listPairs()
         self._current %= len(pairs)

@@ -22,7 +22,7 @@ class CryodenTrainViewer(Viewer):
 
     def _visualize(self, obj, **kwargs):
         from cryoden.formats.training_folder import read_log
-        from cryoden.quality.training_figures import plot_training
+        from cryoden.report.training_figures import plot_training
 
         folder = os.path.dirname(obj.getFileName()) if isinstance(obj, CryodenModel) else obj._getExtraPath()
         log = os.path.join(folder, LOG_NAME)

@@ -42,7 +42,7 @@ class CryodenLookAtDataWizard(Wizard):
             If no micrograph can be shown.
         """
         from cryoden.config import ShowConfig
-        from cryoden.quality.contact_sheet import pick_crops, plot_crops
+        from cryoden.report.contact_sheet import pick_crops, plot_crops
 
         with tempfile.TemporaryDirectory() as folder:
             protocol._writeHalvesStars(folder)

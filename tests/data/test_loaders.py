@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cryoden.data.crops import Crop, EpochPlan
 from cryoden.data.loaders import Batch, ManagedLoader, Share, StreamingLoader, _ahead, orient
-from cryoden.data.loading import PairReader, load_pair
+from cryoden.data.pair_reader import PairReader, load_pair
 from cryoden.data.pairs import HalfPair, find_pairs
 from tests.helpers import write_halves
 

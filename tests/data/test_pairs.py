@@ -6,7 +6,7 @@ from typing import Callable
 import numpy as np
 import pytest
 
-from cryoden.data.loading import load_pair
+from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, hold_out, list_halves
 from cryoden.errors import FileError, PairError
 from tests.helpers import RATE, Result, leftovers, two_halves, write_halves, write_mrc

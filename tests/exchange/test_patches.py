@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.pairs import HalfPair
 from cryoden.exchange import patch_export
-from cryoden.exchange.config import PatchesExportConfig
 from cryoden.exchange.patch_plan import needed_bytes, patch_places, plan_sources
 from tests.helpers import Result, python, read_mrc, write_halves, write_raw_mrc
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from cryoden.data.normalize import measure_scale
-from cryoden.data.progress import Progress
 from cryoden.formats.mrc import MrcWriter
+from cryoden.formats.progress_log import Progress
 from cryoden.formats.star import read_table
 from cryoden.model.denoising import NOT_REACHED
 from cryoden.model.networks import build_network

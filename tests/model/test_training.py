@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from cryoden.config import TrainConfig
-from cryoden.data import memory
+from cryoden.data import loader_choice as memory
 from cryoden.data.crops import EpochPlan
-from cryoden.data.loading import load_pair
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
+from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, FileError, ModelError, TrainingError
 from cryoden.formats.model_file import read_card, read_model

@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 import starfile
 
-from cryoden.data.movies import Movie
-from cryoden.simulate.config import SimulateMoviesConfig
+from cryoden.config.simulate import SimulateMoviesConfig
+from cryoden.movies.movie import Movie
 from cryoden.simulate.detector import HOT, Detector, count_type
 from cryoden.simulate.imaging import drift
 from cryoden.simulate.movies import Facts, simulate_movies

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from cryoden.data.exposure import critical_exposure
+from cryoden.movies.dose_weighting import critical_exposure
 from cryoden.simulate.optics import Optics, fading, interaction_parameter, wavelength
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cryoden.simulate.config import PHANTOMS
+from cryoden.config.simulate import PHANTOMS
 from tests.helpers import read_mrc, write_mrc
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import starfile
 
-from cryoden.simulate.config import SimulateMoviesConfig
+from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.simulate.movies import simulate_movies
 
 PROGRAM = shutil.which("relion_run_motioncorr")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from cryoden.config.simulate import SHAPES
 from cryoden.errors import CryodenError
-from cryoden.simulate.config import SHAPES
 from cryoden.simulate.shapes import Particle, build_shape, read_map
 from tests.helpers import write_mrc
 

@@ -1,0 +1,1 @@
+"""Halves and denoisers in, numbers out."""

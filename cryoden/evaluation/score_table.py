@@ -1,0 +1,157 @@
+"""From measured micrographs to the table: every denoiser and every baseline, overall and for each micrograph."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from cryoden.config import EvaluateConfig
+from cryoden.evaluation.candidates import Candidate, linear_baselines, measured
+from cryoden.evaluation.score_row import N_CURVE_RINGS, Scoring, absent_row, band_name, score_bands, table_row
+from cryoden.metrics import sanity_checks as checks
+from cryoden.metrics.bootstrap import resamplings
+from cryoden.metrics.measurement import Measurement
+from cryoden.metrics.psnr_ssim import psnr_rows, verdicts
+from cryoden.metrics.ring_covariance import A, B, RingCovariance, frc, pool, score
+
+
+def scored_micrographs(measurements: Sequence[Measurement], config: EvaluateConfig) -> List[int]:
+    """Return the places of those that count: not trained on, unless all were or the options say so."""
+    unseen = [i for i, measurement in enumerate(measurements) if not measurement.is_seen]
+    return unseen if unseen and config.scored == "held-out" else list(range(len(measurements)))
+
+
+def tabulate(
+    measurements: Sequence[Measurement],
+    networks: Sequence[Candidate],
+    absent: Sequence[Candidate],
+    config: EvaluateConfig,
+) -> Dict[str, Any]:
+    """Return everything that the report says, as JSON types.
+
+    Parameters
+    ----------
+    measurements
+        One for each micrograph.
+    networks
+        Candidates in the order in which the measurements hold them, without their numbers.
+    absent
+        Candidates that are not there; their note says why.
+    config
+        The options.
+
+    Raises
+    ------
+    PairError
+        If a truth does not belong to its micrograph.
+    """
+    scored = scored_micrographs(measurements, config)
+    chosen = [measurements[i] for i in scored]
+    has_range = all(measurement.has_range for measurement in chosen)
+    data_range = float(np.mean([measurement.data_range for measurement in chosen])) if has_range else None
+    draws = resamplings(len(scored), config.bootstrap, config.seed)
+    scoring = Scoring(measurements, scored, draws, config.band, data_range)
+    present = [*linear_baselines(measurements, config), *measured(measurements, networks)]
+    rows = [*(table_row(candidate, scoring) for candidate in present), *map(absent_row, absent)]
+    leader = next((row for row in rows if row["kind"] == "network" and row["bands"]), rows[2])
+    halves = pool([measurement.rings.of(A, B, A, B) for measurement in chosen])
+    curves, in_band = halves.of(A, B).coarser(N_CURVE_RINGS), score(halves.in_band(config.band))
+    reference = _reference(chosen, halves, data_range)
+    correlation = _half_correlations(measurements)
+    return _jsonable(
+        {
+            "band_A": list(config.band),
+            "bands": [band_name(band) for band in score_bands(config.band)],
+            "sampling_rate": chosen[0].sampling_rate,
+            "n_micrographs": len(measurements),
+            "scored": [measurement.name for measurement in chosen],
+            "seen": [measurement.name for measurement in measurements if measurement.is_seen],
+            "signal_to_noise": in_band.signal_variance / in_band.noise_variance,
+            "data_range": data_range,
+            "rows": rows,
+            "leader": leader["key"],
+            "reference": reference,
+            "verdicts": verdicts(
+                _verdict_rows(reference["psnr"], leader.get("psnr"), None),
+                _verdict_rows(reference["ssim"], leader.get("ssim"), leader.get("ssim_ceiling")),
+            ),
+            "curves": {
+                "frequency": curves.frequency,
+                "frc_halves": frc(curves),
+                "half_power": (curves.matrices[:, A, A] + curves.matrices[:, B, B]) / 2,
+                "signal_power": curves.matrices[:, A, B],
+            },
+            "pattern": dict(zip(("share", "error"), checks.common_pattern(correlation))),
+            "warnings": _warnings(measurements, chosen, config, correlation),
+            "order": _by_quality(leader, chosen),
+        }
+    )
+
+
+def _reference(chosen: Sequence[Measurement], halves: RingCovariance, data_range: Optional[float]) -> Dict[str, Any]:
+    """Return the rows that stand beside PSNR and SSIM: ceiling, constant image, unprocessed half."""
+    if data_range is None:
+        return {"psnr": None, "ssim": None}
+    rows = psnr_rows(halves.total(), data_range)
+    constant, identity = np.mean([m.ssim_reference for m in chosen], axis=0)
+    return {
+        "psnr": {name: rows[name] for name in ("ceiling", "constant", "identity")},
+        "ssim": {"constant": constant, "identity": identity},
+    }
+
+
+def _verdict_rows(
+    reference: Optional[Dict[str, float]], value: Optional[Dict[str, float]], ceiling: Optional[Dict[str, float]]
+) -> Optional[Dict[str, float]]:
+    if reference is None or value is None:
+        return None
+    rows = {**reference, "denoised": value["value"]}
+    return {**rows, "ceiling": ceiling["value"]} if ceiling else rows
+
+
+def _half_correlations(measurements: Sequence[Measurement]) -> np.ndarray:
+    alike = [m.thumbnails for m in measurements if m.thumbnails.shape == measurements[0].thumbnails.shape]
+    return checks.correlations([images.astype(np.float32) for images in alike[: checks.MAX_COMPARED]])
+
+
+def _warnings(
+    measurements: Sequence[Measurement], chosen: Sequence[Measurement], config: EvaluateConfig, correlation: np.ndarray
+) -> List[str]:
+    """Return sentences about everything that limits what the numbers mean."""
+    warnings = checks.zero_mean_warnings({m.name: m.positive_share for m in measurements})
+    warnings += checks.pattern_warnings(correlation)
+    seen = [m.name for m in chosen if m.is_seen]
+    if seen:
+        warnings.append(
+            f"{len(seen)} of the {len(chosen)} scored micrographs were trained on: the numbers flatter the networks. "
+            "Evaluate on micrographs that were held out."
+        )
+    if len(chosen) == 1:
+        warnings.append(
+            "One micrograph is scored: the error of R2 comes from its noise alone, and says nothing of other "
+            "micrographs."
+        )
+    nyquist = 2 * chosen[0].sampling_rate
+    if nyquist > config.band[1] * 1.01:
+        warnings.append(
+            f"At {chosen[0].sampling_rate:.3g} A/px the images end at {nyquist:.3g} A, before the band's "
+            f"{config.band[1]:g} A: numbers are over what there is."
+        )
+    return warnings
+
+
+def _by_quality(leader: Dict[str, Any], chosen: Sequence[Measurement]) -> List[str]:
+    quality = leader["micrographs"]
+    return sorted((m.name for m in chosen), key=lambda name: -np.nan_to_num(quality[name]["r2"], nan=-np.inf))
+
+
+def _jsonable(value: Any) -> Any:
+    """Return JSON types; what is not a number becomes null."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""Frames in, odd, even and full sums out."""

@@ -1,0 +1,1 @@
+"""How the specimen moved, and frames brought back to their places."""

@@ -1,0 +1,138 @@
+"""Look at the data before training: crops of both halves, their sum, their difference, and histograms."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from cryoden.config import ShowConfig
+from cryoden.data.normalize import measure_scale
+from cryoden.data.pairs import HalfPair, find_pairs
+from cryoden.data.rescale import fourier_crop
+from cryoden.errors import CryodenError, PairError
+from cryoden.formats.files import make_folder
+from cryoden.formats.images import read_micrograph
+from cryoden.formats.progress_log import Outcome
+from cryoden.report.figures import save_figure, show_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHEET_NAME = "contact_sheet_{number}.png"
+CROPS_PER_SHEET = 4
+
+
+@dataclass(frozen=True)
+class HalfCrop:
+    """One place of a micrograph in both halves.
+
+    Attributes
+    ----------
+    name
+        Of the micrograph.
+    place
+        First row and column, pixels at the working sampling rate.
+    odd, even
+        As in the files, at the working sampling rate, `(y, x)`.
+    sampling_rate
+        A/px.
+    correlation
+        Of the two halves over the whole micrograph.
+    """
+
+    name: str
+    place: Tuple[int, int]
+    odd: np.ndarray
+    even: np.ndarray
+    sampling_rate: float
+    correlation: float
+
+
+def write_contact_sheets(config: ShowConfig) -> Tuple[List[Path], Outcome]:
+    """Write contact sheets of crops, four to a sheet.
+
+    Returns
+    -------
+    sheets
+        PNG files.
+    outcome
+        How many micrographs were to be shown, and why some were left out.
+
+    Raises
+    ------
+    CryodenError
+        If there is nothing to show.
+    """
+    crops, outcome = pick_crops(config)
+    output = make_folder(config.output)
+    sheets: List[Path] = []
+    for first in range(0, len(crops), CROPS_PER_SHEET):
+        shown = crops[first : first + CROPS_PER_SHEET]
+        sheets.append(output / SHEET_NAME.format(number=len(sheets) + 1))
+        save_figure(functools.partial(plot_crops, crops=shown), (15, 3.1 * len(shown)), sheets[-1])
+    return sheets, outcome
+
+
+def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
+    """Return crops at random places of micrographs that are evenly spread over the set.
+
+    Raises
+    ------
+    CryodenError
+        If no micrograph can be read.
+    """
+    pairs, failures = find_pairs(config.odd, config.even, config.sampling_rate)
+    chosen = [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, config.micrographs).round())]
+    crops: List[HalfCrop] = []
+    for number, pair in enumerate(chosen):
+        try:
+            crops += _crops_of(pair, config, np.random.default_rng([config.seed, number]))
+        except CryodenError as error:
+            failures[pair.name] = str(error)
+    if not crops:
+        raise PairError(
+            f"None of {len(chosen)} micrographs can be shown; the first reason: {next(iter(failures.values()))}"
+        )
+    return crops, Outcome(len(chosen) + len(set(failures) - {pair.name for pair in chosen}), failures)
+
+
+def _crops_of(pair: HalfPair, config: ShowConfig, rng: np.random.Generator) -> List[HalfCrop]:
+    odd, even = (fourier_crop(read_micrograph(path)[0], pair.shape) for path in (pair.odd, pair.even))
+    for half in (odd, even):
+        measure_scale(half)  # refuses what training would refuse
+    correlation = float(np.corrcoef(odd[::2].ravel(), even[::2].ravel())[0, 1])
+    side = min(config.crop, *pair.shape)
+    crops = []
+    for _ in range(config.crops):
+        y, x = (int(rng.integers(0, n - side + 1)) for n in pair.shape)
+        cut = (slice(y, y + side), slice(x, x + side))
+        crops.append(HalfCrop(pair.name, (y, x), odd[cut], even[cut], pair.sampling_rate, correlation))
+    return crops
+
+
+def plot_crops(figure: Figure, crops: Sequence[HalfCrop]) -> None:
+    """Draw a row for each crop: odd, even, sum, difference, histograms of the halves and of their difference.
+
+    What to look for: the halves show the same specimen; the difference shows none of it; both histograms coincide.
+    """
+    axes: Any = figure.subplots(len(crops), 5, squeeze=False)
+    for row, crop in zip(axes, crops):
+        side = crop.odd.shape[0] * crop.sampling_rate / 10
+        images: Dict[str, np.ndarray] = {
+            f"{crop.name}: odd": crop.odd, "even": crop.even, "sum": crop.odd + crop.even,
+            "difference: no specimen": crop.odd - crop.even,
+        }  # fmt: skip
+        for place, (title, image) in zip(row, images.items()):
+            show_image(place, image, title, (0.0, side, 0.0, side))
+        centred = [image - image.mean() for image in (crop.odd, crop.even, crop.odd - crop.even)]
+        low, high = np.percentile(centred[2], (0.1, 99.9))
+        edges = np.linspace(low, high, 60)
+        for values, label, style in zip(centred, ("odd", "even", "difference"), ("-", "--", ":")):
+            counts, _ = np.histogram(values, edges)
+            row[4].plot((edges[1:] + edges[:-1]) / 2, counts, style, label=label)
+        row[4].set(title=f"halves correlate {crop.correlation:.3f}", xlabel="grey value - mean", yticks=[])
+        row[4].legend(fontsize=7)
