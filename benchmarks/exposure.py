@@ -116,7 +116,7 @@ class Trial(Trainer):
             inputs, targets = torch.where(is_swapped, targets, inputs), torch.where(is_swapped, inputs, targets)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
-        with fast_arithmetic(self.device, self.config.precision):
+        with fast_arithmetic(self.device, self.precision):
             predictions = self.forward(inputs.contiguous(memory_format=torch.channels_last))
         loss = self._loss(predictions.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ import torch
 from cryoden.__main__ import main
 from cryoden.data.normalize import STANDARD
 from cryoden.formats.model_file import ModelCard, write_model
-from cryoden.model import predictor
+from cryoden.model import devices
 from cryoden.model.networks import build_network
 from tests.helpers import RATE, Result, blurring_cnn3
 
@@ -36,8 +36,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every processor compute alike: as one without bfloat16."""
-    monkeypatch.setattr(predictor, "has_bfloat16", lambda device: False)
+    """Let every CPU compute alike: as one without bfloat16."""
+    monkeypatch.setattr(devices, "CPU_INFO", Path("no-such-file"))
 
 
 @pytest.fixture

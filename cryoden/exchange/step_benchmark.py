@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cryoden.config.exchange import StepBenchmarkConfig
-from cryoden.model.devices import fast_arithmetic, pick_device
+from cryoden.model.devices import fast_arithmetic, pick_device, resolve_precision
 from cryoden.model.networks import build_network
 
 PARTS = ("forward", "backward", "adam")
@@ -26,6 +26,7 @@ def time_steps(config: StepBenchmarkConfig) -> Dict[str, float]:
         If the device is not there.
     """
     device = pick_device(config.device)
+    dtype = resolve_precision(device, config.precision, is_training=True)
     network = build_network(config.network, config.channels).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=device.type == "cuda")
@@ -35,7 +36,7 @@ def time_steps(config: StepBenchmarkConfig) -> Dict[str, float]:
     for step in range(WARM_UP_STEPS + config.steps):
         optimizer.zero_grad(set_to_none=True)
         clock = [_now(device)]
-        with fast_arithmetic(device, config.precision):
+        with fast_arithmetic(device, dtype):
             predictions = network(inputs)
         loss = nn.functional.mse_loss(predictions.float(), targets)
         clock.append(_now(device))

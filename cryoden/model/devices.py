@@ -69,16 +69,28 @@ def has_bfloat16(device: torch.device) -> bool:
     return CPU_INFO.is_file() and not CPU_BFLOAT16_FLAGS.isdisjoint(CPU_INFO.read_text().split())
 
 
-def is_16_bit(device: torch.device, precision: str) -> bool:
-    """Return whether a precision (`auto`, `bfloat16`, `float32`) means 16 bits: `auto` does on GPUs that have them."""
+def resolve_precision(device: torch.device, precision: str, is_training: bool = False) -> torch.dtype:
+    """Return the arithmetic that the option `precision` means on a processor: the only place that decides `auto`.
+
+    Parameters
+    ----------
+    device
+        Where the network computes.
+    precision
+        `auto`: bfloat16 where the processor multiplies it by itself, else float32; but training on a CPU stays in
+        float32. `bfloat16` and `float32` are what they say.
+    is_training
+        Whether weights are learned. Validation is not training: it computes as denoising with the model will.
+    """
     if precision == "auto":
-        return device.type == "cuda" and has_bfloat16(device)
-    return precision == "bfloat16"
+        is_trained_on_cpu = is_training and device.type == "cpu"
+        return torch.bfloat16 if has_bfloat16(device) and not is_trained_on_cpu else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
-def fast_arithmetic(device: torch.device, precision: str = "auto") -> AbstractContextManager:
-    """Return a context that computes in `bfloat16` or `float32`, see `is_16_bit`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if is_16_bit(device, precision) else nullcontext()
+def fast_arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Return a context in which networks compute in what `resolve_precision` returned."""
+    return torch.autocast(device.type, dtype=dtype) if dtype != torch.float32 else nullcontext()
 
 
 def try_kernels(n_images: int) -> None:

@@ -15,7 +15,7 @@ from cryoden.data.loader_choice import free_bytes
 from cryoden.data.normalize import Normalization
 from cryoden.errors import ModelError
 from cryoden.formats.model_file import ModelCard, read_model
-from cryoden.model.devices import fast_arithmetic, has_bfloat16, is_16_bit, pick_device
+from cryoden.model.devices import fast_arithmetic, pick_device, resolve_precision
 from cryoden.model.networks import Network, build_network
 from cryoden.model.processes import local_rank
 
@@ -46,7 +46,7 @@ class Predictor:
     views
         1, or 8 to average over the rotated and mirrored views.
     precision
-        `auto`, `bfloat16` or `float32`.
+        `auto`, `bfloat16` or `float32`, see `resolve_precision`.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class Predictor:
         self.network = network.to(device)
         self.network.eval()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.device, self.precision, self.views = device, precision, views
+        self.device, self.views = device, views
+        self.precision = resolve_precision(device, precision)
         self.halo = -(-network.receptive_radius // network.step) * network.step
         self.margin = min(self.halo, -(-MARGIN // network.step) * network.step)
         self._tile = tile
@@ -69,8 +70,7 @@ class Predictor:
     def tile(self) -> int:
         """Side of the tiles in pixels, at most: as asked for, or what the free memory allows when it is first used."""
         if self._tile is None:
-            n_bytes = 2 if is_16_bit(self.device, self.precision) else 4
-            n_pixels = MEMORY_SHARE * free_bytes(self.device) / (n_bytes * self.network.n_features)
+            n_pixels = MEMORY_SHARE * free_bytes(self.device) / (self.precision.itemsize * self.network.n_features)
             self._tile = int(min(n_pixels, MOST_ELEMENTS / self.network.n_channels) ** 0.5)
         return self._tile
 
@@ -153,8 +153,7 @@ def load_predictor(
     load_weights(network, weights, path)
     views = 8 if config.quality == "best" else 1
     device = device or pick_device(config.device, local_rank())
-    precision = "bfloat16" if config.precision == "auto" and has_bfloat16(device) else config.precision
-    return card, Predictor(network, device, config.tile, views, precision)
+    return card, Predictor(network, device, config.tile, views, config.precision)
 
 
 def card_normalization(card: ModelCard) -> Normalization:

@@ -26,7 +26,7 @@ from cryoden.formats.model_file import MODEL_NAME
 from cryoden.formats.progress_log import tell_at_once
 from cryoden.formats.training_folder import CHECKPOINT_NAME, EPOCH_FOLDER, write_log, write_samples
 from cryoden.model import checkpoints
-from cryoden.model.devices import compile_network, compiling_pays, fast_arithmetic, pick_device
+from cryoden.model.devices import compile_network, compiling_pays, fast_arithmetic, pick_device, resolve_precision
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import Predictor
 from cryoden.model.processes import from_first, gathered, joined, local_rank
@@ -100,6 +100,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: TrainingData, device: torch.device, share: Share = Share()) -> None:
         self.config, self.data, self.device, self.share = config, data, device, share
         self.output = Path(config.output)
+        self.precision = resolve_precision(device, config.precision, is_training=True)
         self.normalization = data.normalization(config)
         self.network = build_network(config.network, config.channels, config.seed).to(device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -202,7 +203,7 @@ class Trainer:
     def _step(self, inputs: torch.Tensor, targets: torch.Tensor, factor: float) -> torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
-        with fast_arithmetic(self.device, self.config.precision):
+        with fast_arithmetic(self.device, self.precision):
             predictions = self.forward(inputs.contiguous(memory_format=torch.channels_last))
         loss = nn.functional.mse_loss(predictions.float(), targets)
         self.optimizer.zero_grad(set_to_none=True)

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden.model import devices, predictor
-from tests.helpers import Result, read_mrc, write_mrc
+from cryoden.config import TrainConfig
+from cryoden.model import devices
+from cryoden.model.training import Trainer
+from cryoden.model.training_data import TrainingData
+from tests.helpers import Result, read_mrc, write_halves, write_mrc
 
 CPU = torch.device("cpu")
 
@@ -22,7 +25,32 @@ def test_bfloat16_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag
     if flags is not None:
         devices.CPU_INFO.write_text(f"model name : x\nflags : {flags}")
     assert devices.has_bfloat16(CPU) is has_it
-    assert not devices.is_16_bit(CPU, "auto")  # training on CPUs stays in float32
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+@pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
+def test_auto_is_bfloat16_where_the_processor_has_it_but_never_in_training_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, has_it: bool
+) -> None:
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: has_it)
+    narrow = {True: torch.bfloat16, False: torch.float32}
+    assert devices.resolve_precision(device, "auto") == narrow[has_it]
+    assert devices.resolve_precision(device, "auto", is_training=True) == narrow[has_it and device.type == "cuda"]
+    for is_training in (True, False):
+        assert devices.resolve_precision(device, "bfloat16", is_training) == torch.bfloat16
+        assert devices.resolve_precision(device, "float32", is_training) == torch.float32
+
+
+def test_a_training_validates_in_the_arithmetic_of_denoising(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_model: Callable
+) -> None:
+    """On a CPU with bfloat16 the weights are learned in float32, and the best is chosen by what denoising will make."""
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: True)
+    write_halves(tmp_path, 2, (64, 64))
+    config = TrainConfig(odd="odd", even="even", output="out", network="cnn3", crop=32, device="cpu")
+    trainer = Trainer(config, TrainingData.find(config), CPU)
+    assert trainer.precision == torch.float32
+    assert trainer._predictor().precision == torch.bfloat16
 
 
 def test_denoising_takes_bfloat16_where_the_cpu_has_it(
@@ -30,7 +58,7 @@ def test_denoising_takes_bfloat16_where_the_cpu_has_it(
 ) -> None:
     write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(20, 3, (90, 70)))
     words = ["denoise", "a.mrc", "--model", make_model(network="unet", channels=(8, 16))]
-    monkeypatch.setattr(predictor, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: True)
     for precision in ("auto", "bfloat16", "float32"):
         assert cryoden(*words, "--output", precision, "--precision", precision).status == 0
     auto, narrow, wide = (read_mrc(Path(name) / "a.mrc") for name in ("auto", "bfloat16", "float32"))
