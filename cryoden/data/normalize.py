@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, Tuple, TypeVar
 import numpy as np
 
 from cryoden.errors import PixelError
-from cryoden.formats.pixels import naming, require_finite
+from cryoden.formats.pixels import file_context, require_finite
 from cryoden.formats.stack import Stack
 
 SAMPLE_PIXELS = 1 << 19
@@ -154,7 +154,7 @@ def measure_file(
         How the rows are read: `map`, or that of a pool of threads.
     """
     rows = run(lambda row: stack.read_rows(0, row, row + 1), sample_rows(stack.shape))
-    with naming(stack.path):
+    with file_context(stack.path):
         return measure_scale(np.concatenate(list(rows)), normalization)
 
 

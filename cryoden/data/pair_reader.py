@@ -20,7 +20,7 @@ from cryoden.data.normalize import (
 from cryoden.data.pairs import HalfPair, check_correlation
 from cryoden.data.rescale import fourier_crop
 from cryoden.formats.images import Stack, read_micrograph
-from cryoden.formats.pixels import naming, require_finite
+from cryoden.formats.pixels import file_context, require_finite
 
 N_READERS = min(8, max(2, os.cpu_count() or 2))
 """Threads that read and standardise stripes: enough to keep a fast disk busy."""
@@ -106,7 +106,7 @@ class PairReader:
     def _rescale(self, path: str, pair: HalfPair, half: torch.Tensor) -> GreyScale:
         first, last = pair.rows or (0, pair.shape[0])
         image = read_micrograph(path)[0]
-        with naming(path):
+        with file_context(path):
             measure_scale(image, self._normalization)  # refuses saturation, which cannot be seen at another pixel size
             image = fourier_crop(image, pair.shape)
             scale = measure_scale(image, self._normalization)
@@ -131,7 +131,7 @@ class _Stripe:
         for first in range(self.start, self.stop, step):
             last = min(first + step, self.stop)
             band = self.stack.read_rows(0, first, last)
-            with naming(self.stack.path):
+            with file_context(self.stack.path):
                 require_finite(band)
             memory[first - self.start : last - self.start] = self.scale.standardize(band)
 

@@ -19,7 +19,7 @@ from cryoden.evaluation.score_table import tabulate
 from cryoden.evaluation.topaz_row import TopazRow
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
-from cryoden.formats.pixels import naming
+from cryoden.formats.pixels import file_context
 from cryoden.formats.progress_log import Outcome, tell_at_once
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.ground_truth import read_truth
@@ -43,7 +43,7 @@ from cryoden.model.denoiser import (
     working_rate,
 )  # fmt: skip
 from cryoden.model.devices import pick_device
-from cryoden.model.inspection import look_inside, save_inside
+from cryoden.model.inspection import inspect_network, save_inside
 from cryoden.model.pipeline import overlapped
 from cryoden.report.html_report import INSIDE_NAME
 from cryoden.report.tables import METRICS_NAME, write_tables
@@ -157,7 +157,7 @@ class Evaluation:
         images = halves.at(pair.shape)
         scales = []
         for path, image in zip((pair.odd, pair.even), images):
-            with naming(path):
+            with file_context(path):
                 scales.append(measure_scale(image, STANDARD))
         standard = [scale.standardize(image) for scale, image in zip(scales, images)]
         try:
@@ -285,5 +285,7 @@ def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
     for row, network in zip(
         [row for row in table["rows"] if row["kind"] == "network" and row["bands"]], evaluation.networks
     ):
-        save_inside(evaluation.output / INSIDE_NAME.format(key=row["key"]), look_inside(network.predictor.network, cut))
+        save_inside(
+            evaluation.output / INSIDE_NAME.format(key=row["key"]), inspect_network(network.predictor.network, cut)
+        )
     return table, Outcome(evaluation.n_inputs, evaluation.failures)

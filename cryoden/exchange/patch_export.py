@@ -18,7 +18,7 @@ from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, MANIFEST_NAME, PARTS, ROLES, patch_file_name
-from cryoden.formats.pixels import naming, require_finite
+from cryoden.formats.pixels import file_context, require_finite
 from cryoden.formats.progress_log import Outcome
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class _Export:
         normalization = Normalization(self.config.normalization)
         stack = open_micrograph(path)
         scale = measure_file(stack, normalization)
-        with naming(path):
+        with file_context(path):
             for patch in _cut(stack, scale, source, self.config):
                 self.digests[name].update(patch.data)
                 self.files[name].write(patch.data)

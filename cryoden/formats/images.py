@@ -11,7 +11,7 @@ from cryoden.errors import FileError
 from cryoden.formats.eer import EerRendering, EerStack
 from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
 from cryoden.formats.mrc import CompressedMrcStack, MrcStack
-from cryoden.formats.pixels import naming, require_image
+from cryoden.formats.pixels import file_context, require_image
 from cryoden.formats.stack import Stack
 from cryoden.formats.tiff import TiffStack
 
@@ -107,6 +107,6 @@ def read_micrograph(path: PathLike) -> Tuple[np.ndarray, Optional[float]]:
     """
     stack = open_micrograph(path)
     image = stack.read_rows(0, 0, stack.shape[0]).astype(np.float32, copy=False)
-    with naming(path):
+    with file_context(path):
         require_image(float(image.min()), float(image.max()))
     return image, stack.sampling_rate

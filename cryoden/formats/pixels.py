@@ -27,7 +27,7 @@ def require_image(low: float, high: float) -> None:
 
 
 @contextmanager
-def naming(path: PathLike) -> Iterator[None]:
+def file_context(path: PathLike) -> Iterator[None]:
     """Say of which file the pixels are that cannot be used."""
     try:
         yield

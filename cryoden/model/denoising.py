@@ -23,7 +23,7 @@ from cryoden.formats.progress_log import Outcome, Progress, tell_at_once
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.devices import try_kernels
-from cryoden.model.pipeline import Job, Result, Written, denoised
+from cryoden.model.pipeline import Job, Result, WrittenImage, denoised
 from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.model.processes import gathered, joined
 
@@ -88,7 +88,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
 
 def _successes(
     jobs: Sequence[Job],
-    results: Generator[Tuple[Job, Union[Written, CryodenError]], None, None],
+    results: Generator[Tuple[Job, Union[WrittenImage, CryodenError]], None, None],
     progress: Progress,
     failures: Dict[str, str],
 ) -> Iterator[Tuple[Job, float]]:

@@ -20,7 +20,7 @@ N_GRADIENTS = 4
 """Places at which the gradient is taken: a ReLU network's differs from place to place."""
 
 
-def look_inside(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
+def inspect_network(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
     """Return what there is to see inside a network.
 
     Parameters
@@ -51,7 +51,7 @@ def look_inside(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
 
 
 def save_inside(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
-    """Write what `look_inside` returned as an npz file, whole or not at all."""
+    """Write what `inspect_network` returned as an npz file, whole or not at all."""
     write_arrays(path, arrays, compress=True)
 
 

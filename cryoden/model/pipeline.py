@@ -21,7 +21,7 @@ from cryoden.errors import CryodenError, DeviceError, FileError, ModelError, Pai
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter, PixelStatistics
-from cryoden.formats.pixels import naming, require_image
+from cryoden.formats.pixels import file_context, require_image
 from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
 from cryoden.model.predictor import Predictor
 
@@ -84,7 +84,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenImage:
     """A result on disk: its pixel size in A/px, and the rows and columns of the micrograph that it was made from."""
 
     sampling_rate: float
@@ -100,7 +100,7 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _LoadedMicrograph:
     """A micrograph on its way: its full image, or both halves; `shape` and `file_rate` are those of its file."""
 
     images: Tuple[_Image, ...]
@@ -111,7 +111,7 @@ class _Work:
 
 def denoised(
     jobs: Sequence[Job], predictor: Predictor, model_rate: float, normalization: Normalization, result: Result
-) -> Generator[Tuple[Job, Union[Written, CryodenError]], None, None]:
+) -> Generator[Tuple[Job, Union[WrittenImage, CryodenError]], None, None]:
     """Denoise and write every micrograph; yield (job, what was written or why not) in input order.
 
     Parameters
@@ -129,10 +129,10 @@ def denoised(
     """
     lane = Lane(predictor.device)
 
-    def compute(job: Job, work: _Work) -> Tuple[Any, ...]:
+    def compute(job: Job, micrograph: _LoadedMicrograph) -> Tuple[Any, ...]:
         with _enough_memory(job):
-            prediction = _predict(work, predictor, result)
-        return job, work, prediction, ready(prediction), result, lane
+            prediction = _predict(micrograph, predictor, result)
+        return job, micrograph, prediction, ready(prediction), result, lane
 
     yield from overlapped(
         jobs,
@@ -233,7 +233,7 @@ def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, CryodenError
 
 
 # ---------------------------------------------------------------------- in the readers' threads
-def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane) -> _Work:
+def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane) -> _LoadedMicrograph:
     images, shapes, rate, from_rate = [], [], 0.0, 0.0
     for path in job.halves or (job.path,):
         stack = open_micrograph(path)
@@ -248,7 +248,7 @@ def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane)
         shapes.append(stack.shape)
         shape = rescaled_shape(stack.shape, from_rate, model_rate)
         rate = rescaled_rate(stack.shape, from_rate, shape)
-        with _enough_memory(job), lane.beside(), naming(path):
+        with _enough_memory(job), lane.beside(), file_context(path):
             pixels = lane.upload(stack)
             require_image(*(float(extreme) for extreme in pixels.aminmax()))
             scale = _measured(pixels, normalization)  # saturated pixels are no longer equal at another pixel size
@@ -258,7 +258,7 @@ def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane)
         images.append(_Image(lane.hand_over(pixels), scale))
     if len(set(shapes)) > 1:
         raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
-    return _Work(tuple(images), rate, shapes[0], from_rate)
+    return _LoadedMicrograph(tuple(images), rate, shapes[0], from_rate)
 
 
 def _measured(pixels: torch.Tensor, normalization: Normalization) -> GreyScale:
@@ -266,28 +266,30 @@ def _measured(pixels: torch.Tensor, normalization: Normalization) -> GreyScale:
 
 
 # ---------------------------------------------------------------------- between them
-def _predict(work: _Work, predictor: Predictor, result: Result) -> torch.Tensor:
+def _predict(micrograph: _LoadedMicrograph, predictor: Predictor, result: Result) -> torch.Tensor:
     total: Optional[torch.Tensor] = None
-    for image in work.images:
+    for image in micrograph.images:
         prediction = predictor(image.scale.standardize(image.pixels))
         if not result.is_standardised:
             prediction = image.scale.restore(prediction)
         total = prediction if total is None else total + prediction
     assert total is not None
-    return total / len(work.images)
+    return total / len(micrograph.images)
 
 
 # ---------------------------------------------------------------------- in the writers' threads
 def _write(
     job: Job,
-    work: _Work,
+    micrograph: _LoadedMicrograph,
     prediction: torch.Tensor,
     is_ready: Optional[torch.cuda.Event],
     result: Result,
     lane: Lane,
-) -> Written:
+) -> WrittenImage:
     make_folder(job.output.parent)
-    shape, rate = (work.shape, work.file_rate) if result.is_full_size else (_shape(prediction), work.rate)
+    shape, rate = _shape(prediction), micrograph.rate
+    if result.is_full_size:
+        shape, rate = micrograph.shape, micrograph.file_rate
     with _enough_memory(job), lane.beside(is_ready):
         if result.thumbnails != "none":
             small = functional.avg_pool2d(prediction[None], thumbnail_factor(_shape(prediction)))[0]
@@ -301,7 +303,7 @@ def _write(
         with whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype, 1, statistics) as writer:
             for band in lane.download(image):
                 writer.write_rows(band)
-    return Written(rate, work.shape)
+    return WrittenImage(rate, micrograph.shape)
 
 
 def _statistics(image: torch.Tensor) -> PixelStatistics:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plot_inside(figure: Figure, arrays: Dict[str, np.ndarray], title: str = "") -> None:
-    """Draw what `cryoden.model.inspection.look_inside` returned: first weights, activation maps, receptive field."""
+    """Draw what `cryoden.model.inspection` found in a network: first weights, activation maps, receptive field."""
     levels = sorted(name for name in arrays if name.startswith("level "))
     parts = figure.subfigures(1, 2, width_ratios=(1, 1.5))
     upper, lower = parts[0].subfigures(2, 1)

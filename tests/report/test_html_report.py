@@ -19,7 +19,7 @@ from cryoden.errors import FileError
 from cryoden.evaluation.evaluate import evaluate
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.metrics.ground_truth import truth_maps
-from cryoden.model.inspection import look_inside
+from cryoden.model.inspection import inspect_network
 from cryoden.model.networks import CNN3, build_network
 from cryoden.report import evaluation_figures as figures
 from cryoden.report.contact_sheet import pick_crops, plot_crops
@@ -177,7 +177,7 @@ def test_maps_show_where_structure_was_invented_and_deleted() -> None:
 def test_receptive_field_of_three_convolutions_is_seven_pixels() -> None:
     network = CNN3()
     network.load_state_dict({name: torch.from_numpy(array) for name, array in blurring_cnn3().items()})
-    inside = look_inside(network, np.random.default_rng(1).normal(size=(32, 32)))
+    inside = inspect_network(network, np.random.default_rng(1).normal(size=(32, 32)))
     assert inside["gradient"].shape == (7, 7)
     kernel = np.array([1, 6, 15, 20, 15, 6, 1]) / 64  # three binomial blurs
     np.testing.assert_allclose(inside["gradient"], np.outer(kernel, kernel), atol=1e-6)
@@ -187,7 +187,7 @@ def test_receptive_field_of_three_convolutions_is_seven_pixels() -> None:
 
 def test_inside_of_a_unet_has_every_level() -> None:
     network = build_network("unet", (4, 6, 8))
-    inside = look_inside(network, np.random.default_rng(1).normal(size=(70, 66)))
+    inside = inspect_network(network, np.random.default_rng(1).normal(size=(70, 66)))
     levels = {name.split(" ", 2)[2]: maps.shape for name, maps in inside.items() if name.startswith("level")}
     assert levels == {
         "down 1": (4, 68, 64), "down 2": (6, 34, 32), "down 3": (6, 17, 16), "up 2": (6, 34, 32), "up 1": (4, 68, 64),
