@@ -34,7 +34,7 @@ import tifffile
 from cryoden.config import HalvesConfig
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import write_global_shifts
-from cryoden.movies.preprocessing import bytes_needed, open_calibration, open_movie
+from cryoden.movies.preprocessing import bytes_needed, open_calibration, prepare_movie
 from cryoden.movies.split import split_movies
 
 BLOCK_BYTES = 4 << 20
@@ -150,7 +150,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 def measure(step: str, words: str) -> Dict[str, float]:
     config = HalvesConfig.from_dict(json.loads(words))
-    movie = open_movie(config.movies[0], config, open_calibration(config), 1.0)
+    movie = prepare_movie(config.movies[0], config, open_calibration(config), 1.0)
     reckoned = bytes_needed(movie, config)
     begun = time.perf_counter()
     if step == "floor":

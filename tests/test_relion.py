@@ -12,7 +12,7 @@ import pytest
 import starfile
 
 from cryoden.__main__ import main
-from cryoden.formats.images import EerRendering, open_movie
+from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.mrc import write_image
 from cryoden.formats.star import ImageTable, new_table, write_table
@@ -85,8 +85,8 @@ def test_eer_is_rendered_as_relion_renders_it(tmp_path: Path, monkeypatch: pytes
     command += ["--eer_upsampling", str(upsampling), "--compression", "lzw"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    theirs = open_movie(next(tmp_path.glob("tif/**/*.tif")), is_tiff_flipped=True)
-    ours = open_movie(tmp_path / "m.eer", EerRendering(2, is_super_resolution=upsampling == 2))
+    theirs = open_movie_stack(next(tmp_path.glob("tif/**/*.tif")), is_tiff_flipped=True)
+    ours = open_movie_stack(tmp_path / "m.eer", EerRendering(2, is_super_resolution=upsampling == 2))
     assert (ours.n_frames, ours.shape) == (theirs.n_frames, theirs.shape)
     for frame in range(2):
         counts = ours.read_rows(frame, 0, ours.shape[0])

@@ -59,7 +59,7 @@ def open_stack(path: PathLike) -> Stack:
     return _READERS[ending](path)
 
 
-def open_movie(path: PathLike, rendering: EerRendering = EerRendering(), is_tiff_flipped: bool = False) -> Stack:
+def open_movie_stack(path: PathLike, rendering: EerRendering = EerRendering(), is_tiff_flipped: bool = False) -> Stack:
     """Open a movie, or a reference that belongs to movies; raises as `open_stack`.
 
     Parameters

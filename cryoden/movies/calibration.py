@@ -10,7 +10,7 @@ import numpy as np
 
 from cryoden.errors import FileError, PixelError
 from cryoden.formats.files import PathLike
-from cryoden.formats.images import open_movie
+from cryoden.formats.images import open_movie_stack
 
 
 class Reference:
@@ -46,7 +46,7 @@ class Reference:
         self, kind: str, path: PathLike, quarter_turns: int = 0, flip: str = "none", is_tiff_flipped: bool = False
     ) -> None:
         self.kind, self.path = kind, Path(path)
-        self._stack = open_movie(path, is_tiff_flipped=is_tiff_flipped)
+        self._stack = open_movie_stack(path, is_tiff_flipped=is_tiff_flipped)
         if self._stack.n_frames != 1:
             raise FileError(
                 f"{kind} reference {path} has {self._stack.n_frames} images; it must be one. Average them first."

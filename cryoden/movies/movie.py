@@ -11,7 +11,7 @@ import numpy as np
 from cryoden.config import parse_frame_range
 from cryoden.errors import FileError, PixelError
 from cryoden.formats.files import PathLike
-from cryoden.formats.images import EerRendering, open_movie
+from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.stack import rows_of_band
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.frame_sums import FrameSum
@@ -64,7 +64,7 @@ class Movie:
         is_tiff_flipped: bool = False,
     ) -> None:
         self.path, self.calibration = Path(path), calibration
-        self.stack = open_movie(path, rendering, is_tiff_flipped)
+        self.stack = open_movie_stack(path, rendering, is_tiff_flipped)
         self.shape = self.stack.shape
         self.sampling_rate = self.stack.sampling_rate
         first, last = parse_frame_range(frames)

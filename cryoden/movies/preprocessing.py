@@ -16,6 +16,7 @@ from cryoden.formats.stack import BAND_BYTES
 from cryoden.formats.star import read_global_shifts
 from cryoden.movies.calibration import Calibration, Reference
 from cryoden.movies.dose_weighting import Exposure
+from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.movie import Bands, Movie
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def open_calibration(config: HalvesConfig) -> Calibration:
     return Calibration(reference("Gain", config.gain), reference("Dark", config.dark), config.hot_pixels)
 
 
-def open_movie(path: str, config: HalvesConfig, calibration: Calibration, sampling_rate: Optional[float]) -> Movie:
+def prepare_movie(path: str, config: HalvesConfig, calibration: Calibration, sampling_rate: Optional[float]) -> Movie:
     """Open a movie as the options say; raises CryodenError."""
     is_8k, electrons = config.eer_sampling == "8K", None
     if config.eer_dose is not None and path.lower().endswith(".eer"):
@@ -42,13 +43,15 @@ def open_movie(path: str, config: HalvesConfig, calibration: Calibration, sampli
     return Movie(path, calibration, config.frames, config.expect_frames, rendering, config.flip_tiff)
 
 
-def half_bands(movie: Movie, config: HalvesConfig, rate: float, voltage: float, n_threads: int) -> Iterator[Bands]:
+def preprocessed_halves(
+    movie: Movie, config: HalvesConfig, rate: float, voltage: float, n_threads: int
+) -> Iterator[Bands]:
     """Yield odd and even sums, shifted and weighted where the options say so; see `Movie.half_bands`.
 
     Parameters
     ----------
     movie
-        Opened by `open_movie`.
+        Opened by `prepare_movie`.
     config
         Shifts and dose.
     rate
@@ -60,10 +63,7 @@ def half_bands(movie: Movie, config: HalvesConfig, rate: float, voltage: float, 
     """
     if config.shifts is None and config.dose_per_frame is None:
         return movie.half_bands()
-    from cryoden.movies.motion.aligned_sums import (  # its Fourier transforms take time to load
-        Shifts,
-        aligned_half_bands,
-    )
+    from cryoden.movies.motion.aligned_sums import aligned_half_bands  # its Fourier transforms take time to load
 
     shifts = None
     if config.shifts is not None:
@@ -105,7 +105,7 @@ def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibr
 def _first_readable(movies: List[str], config: HalvesConfig, calibration: Calibration) -> Optional[Movie]:
     for path in movies:
         try:
-            return open_movie(path, config, calibration, config.sampling_rate)
+            return prepare_movie(path, config, calibration, config.sampling_rate)
         except CryodenError:  # said when its turn comes
             continue
     return None

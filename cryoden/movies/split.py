@@ -21,9 +21,9 @@ from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
 from cryoden.movies.preprocessing import (
     affordable_jobs,
-    half_bands,
     open_calibration,
-    open_movie,
+    prepare_movie,
+    preprocessed_halves,
     require_gain_orientation,
 )
 
@@ -161,7 +161,7 @@ def write_halves(
     CryodenError
         If the movie is unusable or nothing says its pixel size; then no file is written.
     """
-    movie = open_movie(path, config, calibration, sampling_rate)
+    movie = prepare_movie(path, config, calibration, sampling_rate)
     rate = sampling_rate or movie.sampling_rate
     if not rate:
         raise FileError(f"Movie {path} does not say its pixel size; give it with --sampling-rate (A/px).")
@@ -171,7 +171,7 @@ def write_halves(
         temporaries = [stack.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
             full, odd, even = (writers.enter_context(MrcWriter(t, movie.shape, rate)) for t in temporaries)
-            for odd_rows, even_rows in half_bands(movie, config, rate, voltage, n_threads):
+            for odd_rows, even_rows in preprocessed_halves(movie, config, rate, voltage, n_threads):
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)

@@ -9,7 +9,7 @@ import tifffile
 
 from cryoden.errors import FileError, OptionError
 from cryoden.formats.eer import EerRendering, EerStack
-from cryoden.formats.images import open_movie
+from cryoden.formats.images import open_movie_stack
 from tests.eer import random_events, rendered, write_eer
 
 SHAPE = (64, 96)
@@ -30,7 +30,7 @@ def test_events_become_frames(tmp_path: Path, kind: int, is_8k: bool) -> None:
     frames = events(11)
     path = write_eer(tmp_path / "m.eer", SHAPE, frames, kind)
     scale = 2 if is_8k else 1
-    stack = open_movie(path, EerRendering(3, is_super_resolution=is_8k))
+    stack = open_movie_stack(path, EerRendering(3, is_super_resolution=is_8k))
     assert (stack.n_frames, stack.shape) == (3, (scale * 64, scale * 96))
     parts = [frames[0:3], frames[3:7], frames[7:11]]
     for number in (0, 2, 1):

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 
 from cryoden.errors import FileError
-from cryoden.formats.images import open_movie, open_stack
+from cryoden.formats.images import open_movie_stack, open_stack
 from cryoden.formats.mrc import CompressedMrcStack
 from cryoden.formats.stack import Stack
 
@@ -121,7 +121,7 @@ def test_tiff_whose_rows_count_from_the_bottom(tmp_path: Path, rows_per_strip: i
     with tifffile.TiffWriter(str(tmp_path / "m.tif")) as tiff:
         for frame in frames:
             tiff.write(frame, compression="lzw", contiguous=False, metadata=None, rowsperstrip=rows_per_strip)
-    check(open_movie(tmp_path / "m.tif", is_tiff_flipped=True), frames[:, ::-1])
+    check(open_movie_stack(tmp_path / "m.tif", is_tiff_flipped=True), frames[:, ::-1])
 
 
 def test_only_the_strips_of_the_wanted_rows_are_decoded(tmp_path: Path) -> None:

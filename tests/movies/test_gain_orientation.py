@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryoden.errors import FileError
-from cryoden.formats.images import open_movie
+from cryoden.formats.images import open_movie_stack
 from cryoden.movies.gain_orientation import require_orientation
 from tests.helpers import Result, write_mrc, write_raw_mrc
 
@@ -49,7 +49,7 @@ def test_swapped_sides_name_both_sizes_and_the_rotation(tmp_path: Path) -> None:
     gain = detector(tmp_path / "m.mrc", (96, 160))
     write_mrc(tmp_path / "gain.mrc", np.rot90(gain, 3))
     with pytest.raises(FileError) as caught:
-        require_orientation(open_movie(tmp_path / "m.mrc"), "gain.mrc", (0, "none"))
+        require_orientation(open_movie_stack(tmp_path / "m.mrc"), "gain.mrc", (0, "none"))
     assert str(caught.value) == (
         "Gain reference gain.mrc is 96 x 160 px but the frames are 160 x 96 px (m.mrc). It fits with --gain-rotation "
         "90 --gain-flip none; give these options."
@@ -61,10 +61,10 @@ def test_frames_that_say_nothing_are_let_pass(tmp_path: Path, spread: float) -> 
     """Corrected before, or a reference that is even: no orientation fits better."""
     detector(tmp_path / "m.mrc", spread=0.0)
     write_mrc(tmp_path / "gain.mrc", np.random.default_rng(5).normal(1, spread, (128, 128)))
-    require_orientation(open_movie(tmp_path / "m.mrc"), "gain.mrc", (1, "none"))
+    require_orientation(open_movie_stack(tmp_path / "m.mrc"), "gain.mrc", (1, "none"))
 
 
 def test_reference_of_another_size_is_left_to_the_movies(tmp_path: Path) -> None:
     detector(tmp_path / "m.mrc")
     write_mrc(tmp_path / "gain.mrc", np.ones((64, 65)))
-    require_orientation(open_movie(tmp_path / "m.mrc"), "gain.mrc", (0, "none"))
+    require_orientation(open_movie_stack(tmp_path / "m.mrc"), "gain.mrc", (0, "none"))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from cryoden.errors import FileError
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.dose_weighting import Exposure, critical_exposure, exposure_weight
-from cryoden.movies.motion.aligned_sums import Shifts, aligned_half_bands, continue_mirrored, padded_shape
+from cryoden.movies.motion.aligned_sums import aligned_half_bands, continue_mirrored, padded_shape
+from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.movie import Movie
 from tests.helpers import clean_signal, write_raw_mrc
 
