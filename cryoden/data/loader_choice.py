@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Optional, Sequence, Tuple
 
-import psutil
 import torch
 
 from cryoden.config import GIB, TrainConfig
 from cryoden.data.loaders import Loader, ManagedLoader, Share, StreamingLoader
 from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair
+from cryoden.system.memory import free_host_bytes
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def make_loader(
 def free_bytes(device: torch.device) -> int:
     """Return how much memory of the GPU, or of the host, is free."""
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return free_host_bytes()
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0] + kept)
 

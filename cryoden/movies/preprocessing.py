@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import Iterator, List, Optional
 
-import psutil
-
 from cryoden.config import GIB, HalvesConfig
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import mrc_name
@@ -18,6 +16,7 @@ from cryoden.movies.calibration import Calibration, Reference
 from cryoden.movies.dose_weighting import Exposure
 from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.movie import Bands, Movie
+from cryoden.system.memory import free_host_bytes
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibr
         return 1
     movie = _first_readable(movies, config, calibration)
     needed = 0 if movie is None else bytes_needed(movie, config)
-    budget = config.memory * GIB if config.memory else psutil.virtual_memory().available / 2
+    budget = config.memory * GIB if config.memory else free_host_bytes() / 2
     n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
     if n_affordable < n_jobs:
         log.info(
