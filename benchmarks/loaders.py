@@ -32,7 +32,7 @@ import torch
 
 from cryoden.config import TrainConfig
 from cryoden.data.crops import Crop, EpochPlan
-from cryoden.data.loaders import ManagedLoader, StreamingLoader, orient
+from cryoden.data.loaders import ManagedLoader, StreamingLoader, augment
 from cryoden.data.pair_reader import N_READERS, load_pair
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.images import open_micrograph
@@ -220,7 +220,7 @@ def make_trainer(options: argparse.Namespace, which: str, flags: List[str], max_
 def warm_up(trainer: Trainer, options: argparse.Namespace) -> None:
     """Take three steps on noise, so that compiling and the choice of kernels are over."""
     crops = [Crop(0, 0, 0, view % 8, view % 3 == 0) for view in range(options.batch)]
-    inputs, targets = orient(torch.randn((options.batch, 2, trainer.crop, trainer.crop), device=trainer.device), crops)
+    inputs, targets = augment(torch.randn((options.batch, 2, trainer.crop, trainer.crop), device=trainer.device), crops)
     for _ in range(3):
         trainer._step(inputs, targets, 1e-3).item()
 

@@ -13,8 +13,8 @@ import torch
 from cryoden.formats.stack import Stack, rows_of_band
 
 
-class Lane(threading.local):
-    """Moves images to and from a device beside the work that is under way there; every thread has a lane of its own.
+class GpuTransfer(threading.local):
+    """Moves images to and from a device while it computes; every thread has a stream and pinned buffers of its own.
 
     In one piece and in ordinary memory that would cost several times what the network takes: new pages for every
     image, and copies that the driver makes through small pinned buffers of its own. What can be computed of whole
@@ -30,56 +30,56 @@ class Lane(threading.local):
         self.device = device
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
-            self._berths = (_Berth(), _Berth())
+            self._buffers = (_PinnedBuffer(), _PinnedBuffer())
 
-    def beside(self, after: Optional[torch.cuda.Event] = None) -> AbstractContextManager:
-        """Return a context whose GPU work runs beside that of other threads, once `after` has happened."""
+    def stream(self, after: Optional[torch.cuda.Event] = None) -> AbstractContextManager:
+        """Return a context whose GPU work runs concurrently with that of other streams, once `after` has happened."""
         if self.device.type != "cuda":
             return nullcontext()
         if after is not None:
             self._stream.wait_event(after)
         return torch.cuda.stream(self._stream)
 
-    def hand_over(self, image: torch.Tensor) -> torch.Tensor:
-        """Return an image, made beside, when it is ready for the default stream."""
+    def synchronize(self, image: torch.Tensor) -> torch.Tensor:
+        """Wait for an image made in this stream; return it, ready for the default stream."""
         if image.is_cuda:
             self._stream.synchronize()
             image.record_stream(torch.cuda.default_stream(self.device))  # or its memory could be given away too early
         return image
 
     def upload(self, stack: Stack) -> torch.Tensor:
-        """Return the first image of a file on the device, float32 `(y, x)`; call it `beside`."""
+        """Return the first image of a file on the device, float32 `(y, x)`; call it in the `stream`."""
         if self.device.type != "cuda":
             return torch.from_numpy(stack.read_rows(0, 0, stack.shape[0]).astype(np.float32, copy=False))
         image = torch.empty(stack.shape, device=self.device)
         for first in range(0, stack.shape[0], stack.band_rows):
             read = stack.read_rows(0, first, min(first + stack.band_rows, stack.shape[0]))
             for rows, source in zip(_bands(image[first : first + len(read)]), _bands(read)):
-                self._next_berth().send(source, rows)
+                self._next_buffer().send(source, rows)
         return image
 
     def download(self, image: torch.Tensor) -> Iterator[np.ndarray]:
-        """Yield an image of the device by bands of rows, each valid until the next is asked for; call it `beside`."""
+        """Yield bands of rows of an image, each valid until the next is asked for; call it in the `stream`."""
         if not image.is_cuda:
             yield image.numpy()
             return
-        coming: Deque[_Berth] = deque()
+        coming: Deque[_PinnedBuffer] = deque()
         for rows in _bands(image):
-            coming.append(self._next_berth())
+            coming.append(self._next_buffer())
             coming[-1].fetch(rows)
-            if len(coming) == len(self._berths):
+            if len(coming) == len(self._buffers):
                 yield coming.popleft().fetched()
         while coming:
             yield coming.popleft().fetched()
 
-    def _next_berth(self) -> _Berth:
-        """Return the place in pinned memory that was used longest ago."""
-        self._berths = self._berths[::-1]
-        return self._berths[0]
+    def _next_buffer(self) -> _PinnedBuffer:
+        """Return the pinned buffer that was used longest ago."""
+        self._buffers = self._buffers[::-1]
+        return self._buffers[0]
 
 
-class _Berth:
-    """A place in pinned memory for a band of rows on its way, and what tells that it has arrived."""
+class _PinnedBuffer:
+    """Pinned memory for a band of rows on its way, and the event that tells when the copy is done."""
 
     def __init__(self) -> None:
         self._has_arrived = torch.cuda.Event()

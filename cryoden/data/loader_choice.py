@@ -8,7 +8,7 @@ from typing import Optional, Sequence, Tuple
 import torch
 
 from cryoden.config import GIB, TrainConfig
-from cryoden.data.loaders import Loader, ManagedLoader, Share, StreamingLoader
+from cryoden.data.loaders import Loader, ManagedLoader, Shard, StreamingLoader
 from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair
 from cryoden.system.memory import free_host_bytes
@@ -25,7 +25,7 @@ def make_loader(
     held_out: Sequence[HalfPair],
     crop: int,
     device: torch.device,
-    share: Share,
+    shard: Shard,
     normalization: Normalization,
 ) -> Tuple[Loader, int]:
     """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
@@ -42,7 +42,7 @@ def make_loader(
     # The batch that is being cut, and what readers need for themselves, come out of the window's memory too.
     budget = int(config.window * GIB) - config.batch_size * 2 * 2 * crop**2 - READING_BYTES
     window = max(1, min(16, budget // largest - 2))
-    arguments = (training, held_out, crop, device, share, normalization)
+    arguments = (training, held_out, crop, device, shard, normalization)
     streaming = config.stream and (config.force or needed > budget)
     keep: Optional[torch.device] = None
     if config.stream and not streaming:

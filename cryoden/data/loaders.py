@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from cryoden.data.crops import Crop, EpochPlan
-from cryoden.data.gpu_transfer import Lane
+from cryoden.data.gpu_transfer import GpuTransfer
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pair_reader import N_READERS, LoadedPair, PairReader
 from cryoden.data.pairs import HalfPair
 from cryoden.errors import CryodenError
-from cryoden.formats.progress_log import tell_at_once
+from cryoden.formats.progress_log import write_above_bar
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +30,19 @@ _END = object()
 
 Item = TypeVar("Item")
 Batch = Tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets, each float32 `(crops, 1, side, side)`."""
+"""Inputs and targets, each float32 `(batch, 1, y, x)`."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The crops of one batch and their pixels, both halves of each, float16 `(crops, 2, side, side)`."""
+class CropBatch:
+    """The crops of one batch and their pixels, both halves of each, float16 `(batch, 2, y, x)`."""
 
     crops: List[Crop]
     pixels: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which part of every batch and of the held-out pairs one of several processes takes."""
 
     rank: int = 0
@@ -60,7 +60,7 @@ class Loader:
         Side of the crops in pixels.
     device
         Where batches are wanted.
-    share
+    shard
         Part of each batch that is cut here.
     normalization
         How micrographs are standardised.
@@ -79,11 +79,11 @@ class Loader:
         held_out: Sequence[HalfPair],
         crop: int,
         device: torch.device,
-        share: Share = Share(),
+        shard: Shard = Shard(),
         normalization: Normalization = STANDARD,
     ) -> None:
-        self._pairs, self._held_out_pairs = list(training), list(held_out)[share.rank :: share.n_ranks]
-        self.crop, self.device, self.share = crop, device, share
+        self._pairs, self._held_out_pairs = list(training), list(held_out)[shard.rank :: shard.n_ranks]
+        self.crop, self.device, self.shard = crop, device, shard
         self.keep = torch.device("cpu")
         self.failures: Dict[str, str] = {}
         self._reader = PairReader(normalization)
@@ -95,26 +95,26 @@ class Loader:
         A batch none of whose micrographs can be used is None.
         """
         with ExitStack() as stack:
-            cuts = stack.enter_context(closing(self._cuts(plan)))
+            batches = stack.enter_context(closing(self._crop_batches(plan)))
             if self.device.type != self.keep.type:
-                cuts = stack.enter_context(closing(_ahead(_copied(cuts, self.device))))
-            for cut in cuts:
-                yield None if cut is None else orient(cut.pixels, cut.crops)
+                batches = stack.enter_context(closing(prefetch(_on_gpu(batches, self.device))))
+            for batch in batches:
+                yield None if batch is None else augment(batch.pixels, batch.crops)
 
     def held_out(self) -> Iterator[LoadedPair]:
         """Yield this process's share of the held-out pairs."""
         raise NotImplementedError
 
-    def _cuts(self, plan: EpochPlan) -> Generator[Optional[Cut], None, None]:
-        """Yield this process's cut of every batch, each valid until the next is asked for."""
+    def _crop_batches(self, plan: EpochPlan) -> Generator[Optional[CropBatch], None, None]:
+        """Yield this process's crops of every batch, each valid until the next is asked for."""
         raise NotImplementedError
 
-    def _cut_batch(self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]) -> Optional[Cut]:
+    def _crop_batch(self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]) -> Optional[CropBatch]:
         usable = [crop for crop in batch if crop.pair in loaded]
         if not usable:
             return None
         crops = [crop if crop.pair in loaded else usable[i % len(usable)] for i, crop in enumerate(batch)]
-        crops = crops[self.share.rank :: self.share.n_ranks]
+        crops = crops[self.shard.rank :: self.shard.n_ranks]
         side = self.crop
         cuts = [loaded[crop.pair][:, crop.y : crop.y + side, crop.x : crop.x + side] for crop in crops]
         if self._buffer is None or len(self._buffer) != len(cuts):
@@ -125,7 +125,7 @@ class Loader:
             torch.stack(cuts, out=self._buffer)
         else:  # by NumPy: PyTorch's threads would fight with those that read
             np.stack([cut.numpy() for cut in cuts], out=self._buffer.numpy())
-        return Cut(crops, self._buffer)
+        return CropBatch(crops, self._buffer)
 
     def _read(self, pair: HalfPair, readers: Executor, memory: Optional[torch.Tensor] = None) -> Optional[LoadedPair]:
         """Return a pair's halves in host memory, or None after noting why it cannot be used."""
@@ -135,12 +135,12 @@ class Loader:
             return self._reader.read(pair, readers, memory)
         except CryodenError as error:
             self.failures[pair.name] = str(error)
-            tell_at_once(f"Left out: {error}")
+            write_above_bar(f"Left out: {error}")
             return None
 
 
-def orient(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
-    """Turn, mirror and swap the halves `(crops, 2, side, side)` as the plan says; return inputs and targets."""
+def augment(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
+    """Turn, mirror and swap the halves `(batch, 2, y, x)` as the plan says; return inputs and targets."""
     turned = []
     for halves, crop in zip(pixels, crops):
         halves = torch.rot90(halves.transpose(-2, -1) if crop.view >= 4 else halves, crop.view % 4, (-2, -1))
@@ -158,11 +158,11 @@ class ManagedLoader(Loader):
         held_out: Sequence[HalfPair],
         crop: int,
         device: torch.device,
-        share: Share = Share(),
+        shard: Shard = Shard(),
         normalization: Normalization = STANDARD,
         keep: torch.device = torch.device("cpu"),
     ) -> None:
-        super().__init__(training, held_out, crop, device, share, normalization)
+        super().__init__(training, held_out, crop, device, shard, normalization)
         self.keep = keep
         with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
             loaded = list(pool.map(lambda pair: self._keep(pair, readers), [*self._pairs, *self._held_out_pairs]))
@@ -173,9 +173,9 @@ class ManagedLoader(Loader):
         item = self._read(pair, readers)
         return item and replace(item, halves=item.halves.to(self.keep))
 
-    def _cuts(self, plan: EpochPlan) -> Generator[Optional[Cut], None, None]:
+    def _crop_batches(self, plan: EpochPlan) -> Generator[Optional[CropBatch], None, None]:
         for batch in plan.batches:
-            yield self._cut_batch(self._loaded, batch)
+            yield self._crop_batch(self._loaded, batch)
 
     def held_out(self) -> Iterator[LoadedPair]:
         """Yield this process's share of the held-out pairs."""
@@ -197,11 +197,11 @@ class StreamingLoader(Loader):
         held_out: Sequence[HalfPair],
         crop: int,
         device: torch.device,
-        share: Share = Share(),
+        shard: Shard = Shard(),
         normalization: Normalization = STANDARD,
         budget_bytes: int = 1 << 30,
     ) -> None:
-        super().__init__(training, held_out, crop, device, share, normalization)
+        super().__init__(training, held_out, crop, device, shard, normalization)
         pairs = [*self._pairs, *self._held_out_pairs]
         self._most_pixels = max(pair.n_bytes for pair in pairs) // 2
         self.n_slots = max(1, min(budget_bytes // (2 * self._most_pixels), len(pairs)))
@@ -213,10 +213,10 @@ class StreamingLoader(Loader):
         for ready in self._ready(pairs, [[index] for index in range(len(pairs))]):
             yield from ready.values()
 
-    def _cuts(self, plan: EpochPlan) -> Generator[Optional[Cut], None, None]:
+    def _crop_batches(self, plan: EpochPlan) -> Generator[Optional[CropBatch], None, None]:
         with closing(self._ready(self._pairs, plan.needs())) as steps:
             for ready, batch in zip(steps, plan.batches):
-                yield self._cut_batch({index: item.halves for index, item in ready.items()}, batch)
+                yield self._crop_batch({index: item.halves for index, item in ready.items()}, batch)
 
     def _ready(
         self, pairs: Sequence[HalfPair], needs: Sequence[Sequence[int]]
@@ -248,19 +248,19 @@ class StreamingLoader(Loader):
         return torch.empty(self._most_pixels, dtype=torch.float16)
 
 
-def _copied(cuts: Iterator[Optional[Cut]], device: torch.device) -> Iterator[Optional[Cut]]:
-    """Yield cuts with their pixels on the GPU; they are copied beside its work, and have arrived."""
-    lane = Lane(device)
-    for cut in cuts:
-        if cut is None:
+def _on_gpu(batches: Iterator[Optional[CropBatch]], device: torch.device) -> Iterator[Optional[CropBatch]]:
+    """Yield batches with their pixels on the GPU, copied in a stream of their own while it computes."""
+    transfer = GpuTransfer(device)
+    for batch in batches:
+        if batch is None:
             yield None
             continue
-        with lane.beside():
-            pixels = cut.pixels.to(device, non_blocking=True)
-        yield Cut(cut.crops, lane.hand_over(pixels))
+        with transfer.stream():
+            pixels = batch.pixels.to(device, non_blocking=True)
+        yield CropBatch(batch.crops, transfer.synchronize(pixels))
 
 
-def _ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+def prefetch(items: Iterator[Item]) -> Generator[Item, None, None]:
     """Yield what an iterator yields; a thread, which ends with this iteration, fetches one item while one is used."""
     with ThreadPoolExecutor(1) as thread:
         coming: Future = thread.submit(next, items, _END)

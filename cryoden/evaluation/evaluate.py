@@ -20,7 +20,7 @@ from cryoden.evaluation.topaz_row import TopazRow
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.pixels import file_context
-from cryoden.formats.progress_log import Outcome, tell_at_once
+from cryoden.formats.progress_log import Outcome, write_above_bar
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.ground_truth import read_truth
 from cryoden.metrics.measurement import (
@@ -142,7 +142,7 @@ class Evaluation:
         for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
             if isinstance(outcome, CryodenError):
                 self.failures[pair.name] = str(outcome)
-                tell_at_once(str(outcome))
+                write_above_bar(str(outcome))
             else:
                 yield outcome
 
@@ -225,7 +225,7 @@ class Evaluation:
                     "micrograph's halves, not with each other. Rename the files so that both halves of a micrograph "
                     "have its name."
                 )
-                tell_at_once(self.failures[name])
+                write_above_bar(self.failures[name])
 
     def _table(self, measurements: Sequence[Measurement]) -> Dict[str, Any]:
         present, absent = network_candidates(self.networks), absent_networks(self.networks)

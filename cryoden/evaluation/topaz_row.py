@@ -17,7 +17,7 @@ from cryoden.evaluation.candidates import Candidate
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.mrc import write_image
-from cryoden.formats.progress_log import tell_at_once
+from cryoden.formats.progress_log import write_above_bar
 from cryoden.metrics.measurement import NOISE_SIDE
 from cryoden.metrics.psnr_ssim import centre
 from cryoden.model.topaz import NETWORK_FILES, TopazError, run_topaz, topaz_command
@@ -88,7 +88,7 @@ class TopazRow:
                 scales = [measure_scale(half) for half in (odd, even)]
             except CryodenError as error:
                 failures[pair.name] = str(error)
-                tell_at_once(str(error))
+                write_above_bar(str(error))
                 continue
             halves = [centre(scale.standardize(half), NOISE_SIDE) for scale, half in zip(scales, (odd, even))]
             noise = (halves[0] - halves[1]) / np.float32(np.sqrt(2))

@@ -14,7 +14,7 @@ from typing import Any, Dict, Optional, Tuple, Type
 from tqdm import tqdm
 
 
-def tell_at_once(reason: str) -> None:
+def write_above_bar(reason: str) -> None:
     """Say in a terminal, above its bar, why an input fails; elsewhere the last lines of the command say it once."""
     if sys.stderr.isatty():
         tqdm.write(reason, file=sys.stderr)
@@ -34,11 +34,11 @@ class Outcome:
         return self.n_inputs - len(self.failures)
 
 
-class Progress:
+class ProgressLog:
     """Counts finished items; use it as a context manager.
 
     Every item becomes a JSON line of a log file, and of stderr where that is no terminal, there without the reason of a
-    failure, see `tell_at_once`; in a terminal there is a bar.
+    failure, see `write_above_bar`; in a terminal there is a bar.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Progress:
         self._lock = threading.Lock()
         self._bar = tqdm(total=n_items, unit=unit, desc=title, disable=None)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLog:
         self._file = open(str(self._log), "a")
         return self
 
@@ -76,6 +76,6 @@ class Progress:
             self._bar.update()
             reason = facts.pop("reason", None)
             if reason:
-                tell_at_once(reason)
+                write_above_bar(reason)
             if self._bar.disable:
                 print(json.dumps({**counted, **facts}), file=sys.stderr, flush=True)

@@ -19,13 +19,13 @@ from cryoden.errors import CryodenError, FileError, FullDiskError
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
-from cryoden.formats.progress_log import Outcome, Progress, tell_at_once
+from cryoden.formats.progress_log import Outcome, ProgressLog, write_above_bar
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.devices import try_kernels
 from cryoden.model.pipeline import Job, Result, WrittenImage, denoised
 from cryoden.model.predictor import card_normalization, load_predictor
-from cryoden.model.processes import gathered, joined
+from cryoden.model.processes import all_gather, process_group
 
 log = logging.getLogger(__name__)
 
@@ -63,20 +63,20 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         log.info("%d of %d micrographs were finished before.", len(finished), len(jobs))
     result = Result(config.dtype, config.scale == "standard", config.full_size, config.thumbnails)
     with ExitStack() as stack:
-        share = stack.enter_context(joined(torch.device("cpu"), LONGEST_WAIT))
+        shard = stack.enter_context(process_group(torch.device("cpu"), LONGEST_WAIT))
         if todo:  # before the first result: a kill must not leave one of which nobody knows how it was made
             write_json(output / RECORD_NAME, record)
-        mine = todo[share.rank :: share.n_ranks]
+        mine = todo[shard.rank :: shard.n_ranks]
         try_kernels(len(mine) * predictor.views * (2 if config.odd else 1))
-        log_path = output / (LOG_NAME if share.rank == 0 else f"log_{share.rank}.jsonl")
-        progress = stack.enter_context(Progress(log_path, len(mine), "micrograph", "Denoising"))
+        log_path = output / (LOG_NAME if shard.rank == 0 else f"log_{shard.rank}.jsonl")
+        progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising"))
         results = denoised(mine, predictor, card.sampling_rate, card_normalization(card), result)
         for job, rate in _successes(mine, results, progress, failures):
             rates[job.row] = rate
-        for other_rates, other_failures in gathered([(rates, failures)], share):
+        for other_rates, other_failures in all_gather([(rates, failures)], shard):
             rates.update(other_rates)
             failures.update(other_failures)
-        is_first = share.rank == 0
+        is_first = shard.rank == 0
     n_inputs = len(jobs) + len([path for path in failures if path not in {job.path for job in jobs}])
     if not rates:
         reason = next(iter(failures.values()), "the list is empty.")
@@ -89,7 +89,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
 def _successes(
     jobs: Sequence[Job],
     results: Generator[Tuple[Job, Union[WrittenImage, CryodenError]], None, None],
-    progress: Progress,
+    progress: ProgressLog,
     failures: Dict[str, str],
 ) -> Iterator[Tuple[Job, float]]:
     """Yield (job, A/px) of what was written; note the rest in `failures`, and all that follows a full disk."""
@@ -157,7 +157,7 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
                 failures[path] = (
                     f"'{stem}' has no half in {where}; split its movie again, or leave out --odd and --even."
                 )
-                tell_at_once(failures[path])
+                write_above_bar(failures[path])
                 continue
             halves = (odd[stem], even[stem])
         for source in (path, *(halves or ())):

@@ -120,7 +120,7 @@ class UNet(Network):
 
 
 class _UpLevel(nn.Module):
-    """Two 3 x 3 convolutions of a level's features beside the upsampled features from below.
+    """Two 3 x 3 convolutions of a level's features concatenated with the upsampled features from below.
 
     The first convolution is computed in two parts that add up to that of the concatenation: of the skipped features as
     they are, and of the upsampled ones as a 4 x 4 transposed convolution with stride 2 of the small ones. That is the

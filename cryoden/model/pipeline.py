@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cryoden.data.gpu_transfer import Lane, ready
+from cryoden.data.gpu_transfer import GpuTransfer, ready
 from cryoden.data.loader_choice import free_bytes
 from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
@@ -127,16 +127,16 @@ def denoised(
     result
         How results are written.
     """
-    lane = Lane(predictor.device)
+    transfer = GpuTransfer(predictor.device)
 
     def compute(job: Job, micrograph: _LoadedMicrograph) -> Tuple[Any, ...]:
         with _enough_memory(job):
             prediction = _predict(micrograph, predictor, result)
-        return job, micrograph, prediction, ready(prediction), result, lane
+        return job, micrograph, prediction, ready(prediction), result, transfer
 
     yield from overlapped(
         jobs,
-        lambda job: _read(job, model_rate, normalization, lane),
+        lambda job: _read(job, model_rate, normalization, transfer),
         compute,
         _write,
         threads_for(jobs, predictor.device),
@@ -233,7 +233,7 @@ def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, CryodenError
 
 
 # ---------------------------------------------------------------------- in the readers' threads
-def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane) -> _LoadedMicrograph:
+def _read(job: Job, model_rate: float, normalization: Normalization, transfer: GpuTransfer) -> _LoadedMicrograph:
     images, shapes, rate, from_rate = [], [], 0.0, 0.0
     for path in job.halves or (job.path,):
         stack = open_micrograph(path)
@@ -248,14 +248,14 @@ def _read(job: Job, model_rate: float, normalization: Normalization, lane: Lane)
         shapes.append(stack.shape)
         shape = rescaled_shape(stack.shape, from_rate, model_rate)
         rate = rescaled_rate(stack.shape, from_rate, shape)
-        with _enough_memory(job), lane.beside(), file_context(path):
-            pixels = lane.upload(stack)
+        with _enough_memory(job), transfer.stream(), file_context(path):
+            pixels = transfer.upload(stack)
             require_image(*(float(extreme) for extreme in pixels.aminmax()))
             scale = _measured(pixels, normalization)  # saturated pixels are no longer equal at another pixel size
             if shape != stack.shape:
                 pixels = fourier_resized(pixels, shape)
                 scale = _measured(pixels, normalization)
-        images.append(_Image(lane.hand_over(pixels), scale))
+        images.append(_Image(transfer.synchronize(pixels), scale))
     if len(set(shapes)) > 1:
         raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
     return _LoadedMicrograph(tuple(images), rate, shapes[0], from_rate)
@@ -284,13 +284,13 @@ def _write(
     prediction: torch.Tensor,
     is_ready: Optional[torch.cuda.Event],
     result: Result,
-    lane: Lane,
+    transfer: GpuTransfer,
 ) -> WrittenImage:
     make_folder(job.output.parent)
     shape, rate = _shape(prediction), micrograph.rate
     if result.is_full_size:
         shape, rate = micrograph.shape, micrograph.file_rate
-    with _enough_memory(job), lane.beside(is_ready):
+    with _enough_memory(job), transfer.stream(is_ready):
         if result.thumbnails != "none":
             small = functional.avg_pool2d(prediction[None], thumbnail_factor(_shape(prediction)))[0]
             write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())
@@ -301,7 +301,7 @@ def _write(
                 raise PixelError(f"{job.path} has values above 65504, too large for float16; write float32.")
             image = image.half()
         with whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype, 1, statistics) as writer:
-            for band in lane.download(image):
+            for band in transfer.download(image):
                 writer.write_rows(band)
     return WrittenImage(rate, micrograph.shape)
 

@@ -10,11 +10,11 @@ from typing import Any, Iterator, List, Optional
 import torch
 from torch import distributed
 
-from cryoden.data.loaders import Share
+from cryoden.data.loaders import Shard
 
 
 @contextmanager
-def joined(device: torch.device, longest_wait: Optional[timedelta] = None) -> Iterator[Share]:
+def process_group(device: torch.device, longest_wait: Optional[timedelta] = None) -> Iterator[Shard]:
     """Join the other processes of a torchrun for the time of the context; alone without torchrun.
 
     Parameters
@@ -26,11 +26,11 @@ def joined(device: torch.device, longest_wait: Optional[timedelta] = None) -> It
     """
     n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if n_ranks == 1:
-        yield Share()
+        yield Shard()
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=longest_wait)
     try:
-        yield Share(distributed.get_rank(), n_ranks)
+        yield Shard(distributed.get_rank(), n_ranks)
     finally:
         distributed.destroy_process_group()
 
@@ -40,18 +40,18 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def gathered(items: List[Any], share: Share) -> List[Any]:
+def all_gather(items: List[Any], shard: Shard) -> List[Any]:
     """Return the items of all processes, in every process."""
-    if share.n_ranks == 1:
+    if shard.n_ranks == 1:
         return items
-    parts: List[List[Any]] = [[] for _ in range(share.n_ranks)]
+    parts: List[List[Any]] = [[] for _ in range(shard.n_ranks)]
     distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
 
 
-def from_first(value: float, share: Share) -> float:
+def broadcast(value: float, shard: Shard) -> float:
     """Return the first process's value, in every process."""
-    if share.n_ranks == 1:
+    if shard.n_ranks == 1:
         return value
     values = [value]
     distributed.broadcast_object_list(values, src=0)

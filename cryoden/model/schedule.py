@@ -19,7 +19,7 @@ LEAST_PATIENCE = 10
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training is; what a checkpoint needs beside the tensors.
 
     Attributes
@@ -80,7 +80,7 @@ def expected_pixels(config: TrainConfig, shapes: Sequence[Tuple[int, int]], crop
     return config.epochs * n_batches * config.batch_size * crop**2
 
 
-def has_lost_patience(config: TrainConfig, progress: Progress) -> bool:
+def has_lost_patience(config: TrainConfig, progress: TrainingProgress) -> bool:
     """Return whether the held-out R2 has not risen for too long, and say so."""
     patience = config.patience
     if patience is None:

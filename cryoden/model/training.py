@@ -19,18 +19,24 @@ from tqdm import tqdm
 from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.loader_choice import make_loader
-from cryoden.data.loaders import Share
+from cryoden.data.loaders import Shard
 from cryoden.errors import TrainingError
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME
-from cryoden.formats.progress_log import tell_at_once
+from cryoden.formats.progress_log import write_above_bar
 from cryoden.formats.training_folder import CHECKPOINT_NAME, EPOCH_FOLDER, write_log, write_samples
 from cryoden.model import checkpoints
 from cryoden.model.devices import compile_network, compiling_pays, fast_arithmetic, pick_device, resolve_precision
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import Predictor
-from cryoden.model.processes import from_first, gathered, joined, local_rank
-from cryoden.model.schedule import Progress, expected_pixels, has_lost_patience, learning_rate_factor, share_done
+from cryoden.model.processes import all_gather, broadcast, local_rank, process_group
+from cryoden.model.schedule import (
+    TrainingProgress,
+    expected_pixels,
+    has_lost_patience,
+    learning_rate_factor,
+    share_done,
+)
 from cryoden.model.trained_model import lasting_options, start_from, training_card, write_trained
 from cryoden.model.training_data import TrainingData
 from cryoden.model.validation import Comparison, compare, samples, summarize
@@ -64,16 +70,16 @@ def train(config: TrainConfig) -> Training:
         raise TrainingError(
             f"{output} holds a training already; go on with --resume, or choose another --output folder."
         )
-    with joined(device) as share:
-        if config.batch_size % share.n_ranks:
+    with process_group(device) as shard:
+        if config.batch_size % shard.n_ranks:
             raise TrainingError(
-                f"Option --batch-size is {config.batch_size}, which {share.n_ranks} processes cannot share evenly; "
-                f"choose a multiple of {share.n_ranks}."
+                f"Option --batch-size is {config.batch_size}, which {shard.n_ranks} processes cannot share evenly; "
+                f"choose a multiple of {shard.n_ranks}."
             )
         data = TrainingData.find(config)
         for reason in data.failures.values():
-            tell_at_once(f"Left out: {reason}")
-        trainer = Trainer(config, data, device, share)
+            write_above_bar(f"Left out: {reason}")
+        trainer = Trainer(config, data, device, shard)
         if (output / CHECKPOINT_NAME).exists():
             trainer.restore()
         elif config.resume:
@@ -93,12 +99,12 @@ class Trainer:
         What it learns from, and what is held out.
     device
         Where to compute.
-    share
-        This process among those that train together.
+    shard
+        Which part of each batch, and of the held-out pairs, this process takes.
     """
 
-    def __init__(self, config: TrainConfig, data: TrainingData, device: torch.device, share: Share = Share()) -> None:
-        self.config, self.data, self.device, self.share = config, data, device, share
+    def __init__(self, config: TrainConfig, data: TrainingData, device: torch.device, shard: Shard = Shard()) -> None:
+        self.config, self.data, self.device, self.shard = config, data, device, shard
         self.output = Path(config.output)
         self.precision = resolve_precision(device, config.precision, is_training=True)
         self.normalization = data.normalization(config)
@@ -108,12 +114,12 @@ class Trainer:
             start_from(config.from_model, self.network, config, data.sampling_rate)
         self.crop = data.fitting_crop(config, self.network.step)
         self.loader, self.window = make_loader(
-            config, data.training, data.held_out, self.crop, device, share, self.normalization
+            config, data.training, data.held_out, self.crop, device, shard, self.normalization
         )
         self.averaged = AveragedModel(self.network, multi_avg_fn=self._average)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=device.type == "cuda")
         self.forward = self._prepare_forward()
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self._saved = time.monotonic()
 
     # ------------------------------------------------------------------ the way of a training
@@ -124,10 +130,10 @@ class Trainer:
             started = time.monotonic() - self.progress.seconds
             record = self._train_epoch(started)
             predictor = self._predictor()
-            compared = gathered([compare(item, predictor) for item in self.loader.held_out()], self.share)
+            compared = all_gather([compare(item, predictor) for item in self.loader.held_out()], self.shard)
             self._leave_out_failed()
             record.update(self._validate(compared))
-            self.progress.seconds = record["seconds"] = from_first(time.monotonic() - started, self.share)
+            self.progress.seconds = record["seconds"] = broadcast(time.monotonic() - started, self.shard)
             self._keep(record, compared)
 
     def result(self) -> Training:
@@ -141,7 +147,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
         log.info("Resumed after epoch %d, batch %d.", self.progress.epoch, self.progress.batch)
 
     def _is_over(self) -> bool:
@@ -150,7 +156,7 @@ class Trainer:
     def _share_done(self, seconds: float, share_of_epoch: float = 0.0) -> float:
         """Return how much of the training is over, the same in every process."""
         if self.config.minutes is not None:  # every process has its own clock
-            seconds = from_first(seconds, self.share)
+            seconds = broadcast(seconds, self.shard)
         return share_done(self.config, self.progress.epoch + share_of_epoch, seconds)
 
     # ------------------------------------------------------------------ one epoch
@@ -185,7 +191,7 @@ class Trainer:
         if not n_steps:
             reason = next(iter(self.loader.failures.values()))
             raise TrainingError(f"No micrograph of the training set could be used; the first reason: {reason}")
-        mean_loss = float(np.mean(gathered([float(loss) / n_steps], self.share)))
+        mean_loss = float(np.mean(all_gather([float(loss) / n_steps], self.shard)))
         self._check_loss(mean_loss)
         seconds = time.monotonic() - begun
         n_crops = (progress.batch - n_before) * config.batch_size
@@ -225,7 +231,7 @@ class Trainer:
         is_worth_it = config.compile == "auto" and compiling_pays(self.device, config.minutes, n_pixels)
         if config.compile == "yes" or is_worth_it:
             forward = compile_network(self.network)
-        if self.share.n_ranks > 1:
+        if self.shard.n_ranks > 1:
             devices = [self.device] if self.device.type == "cuda" else None
             return DistributedDataParallel(forward, device_ids=devices)
         return forward
@@ -255,14 +261,14 @@ class Trainer:
             )
 
     def _leave_out_failed(self) -> None:
-        self.data.leave_out(gathered([self.loader.failures], self.share))
+        self.data.leave_out(all_gather([self.loader.failures], self.shard))
 
     # ------------------------------------------------------------------ what stays
     def _keep(self, record: Dict[str, Any], compared: List[Comparison]) -> None:
         """Write what an epoch brought: model first if it is the best, then the log, then the checkpoint."""
         progress = self.progress
         is_best = progress.add(record)
-        if self.share.rank:
+        if self.shard.rank:
             return
         if is_best:
             self._write_model(self.output / MODEL_NAME, record)
@@ -279,7 +285,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         self._saved = time.monotonic()
-        if self.share.rank:
+        if self.shard.rank:
             return
         state = {
             "options": self._lasting_options(),

@@ -15,7 +15,7 @@ from cryoden.config import HalvesConfig
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcStack, MrcWriter
-from cryoden.formats.progress_log import Outcome, Progress
+from cryoden.formats.progress_log import Outcome, ProgressLog
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -114,7 +114,8 @@ def split_movies(config: HalvesConfig) -> Outcome:
 
     n_jobs = affordable_jobs(config, movies, calibration)
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    with Progress(output / LOG_NAME, len(movies), "movie", "Splitting") as progress, ThreadPoolExecutor(n_jobs) as pool:
+    progress_log = ProgressLog(output / LOG_NAME, len(movies), "movie", "Splitting")
+    with progress_log as progress, ThreadPoolExecutor(n_jobs) as pool:
         list(pool.map(split, range(len(movies))))
     if not rates:
         reason = next(iter(failures.values()), "the list is empty.")

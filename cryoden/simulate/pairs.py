@@ -16,7 +16,7 @@ from cryoden.errors import CryodenError, FileError, PixelError
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
-from cryoden.formats.progress_log import Outcome, tell_at_once
+from cryoden.formats.progress_log import Outcome, write_above_bar
 from cryoden.simulate.shapes import Particle, build_shape
 
 KINDS = ("clean", "odd", "even")
@@ -50,7 +50,7 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
             clean = paint(rng) if paint else read_picture(path)
         except CryodenError as error:
             failures[path] = str(error)
-            tell_at_once(str(error))
+            write_above_bar(str(error))
             continue
         for kind, image in zip(KINDS, noisy_pair(clean, config, rng)):
             with whole_file(output / kind / name) as temporary:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoden.data.crops import Crop, EpochPlan
-from cryoden.data.loaders import Batch, ManagedLoader, Share, StreamingLoader, _ahead, orient
+from cryoden.data.loaders import Batch, ManagedLoader, Shard, StreamingLoader, augment, prefetch
 from cryoden.data.pair_reader import PairReader, load_pair
 from cryoden.data.pairs import HalfPair, find_pairs
 from tests.helpers import write_halves
@@ -101,7 +101,7 @@ def test_shares_together_are_the_whole_batches(pairs: List[HalfPair]) -> None:
     plan = plan_of(pairs, 1, batch_size=6)
     whole = list(ManagedLoader(pairs, [], 32, CPU).batches(plan))
     shares = [
-        list(kind(pairs, [], 32, CPU, Share(rank, 3)).batches(plan))
+        list(kind(pairs, [], 32, CPU, Shard(rank, 3)).batches(plan))
         for rank, kind in enumerate((ManagedLoader, StreamingLoader, ManagedLoader))
     ]
     for number, batch in enumerate(whole):
@@ -111,7 +111,7 @@ def test_shares_together_are_the_whole_batches(pairs: List[HalfPair]) -> None:
 
 
 def test_shares_together_hold_all_held_out_pairs_once(pairs: List[HalfPair]) -> None:
-    loaders = [ManagedLoader([], pairs[:5], 32, CPU, Share(rank, 2)) for rank in (0, 1)]
+    loaders = [ManagedLoader([], pairs[:5], 32, CPU, Shard(rank, 2)) for rank in (0, 1)]
     names = [item.pair.name for loader in loaders for item in loader.held_out()]
     assert sorted(names) == [pair.name for pair in pairs[:5]]
 
@@ -207,8 +207,8 @@ def test_reading_ahead_changes_nothing(pairs: List[HalfPair]) -> None:
     """What a GPU gets by way of a thread is what a CPU gets without."""
     plan = plan_of(pairs, 1)
     loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=1)
-    copied = (cut and replace(cut, pixels=cut.pixels.clone()) for cut in loader._cuts(plan))
-    ahead = [orient(cut.pixels.float(), cut.crops) for cut in _ahead(copied) if cut is not None]
+    copied = (batch and replace(batch, pixels=batch.pixels.clone()) for batch in loader._crop_batches(plan))
+    ahead = [augment(batch.pixels.float(), batch.crops) for batch in prefetch(copied) if batch is not None]
     assert_same(ahead, list(loader.batches(plan)))
 
 
@@ -218,7 +218,7 @@ def test_unexpected_error_of_the_thread_ahead_reaches_the_training() -> None:
         raise ZeroDivisionError
 
     before = threading.active_count()
-    ahead = _ahead(items())
+    ahead = prefetch(items())
     assert next(ahead) == 1
     with pytest.raises(ZeroDivisionError):
         next(ahead)
@@ -227,7 +227,7 @@ def test_unexpected_error_of_the_thread_ahead_reaches_the_training() -> None:
 
 def test_thread_ahead_ends_with_the_epoch() -> None:
     before = threading.active_count()
-    ahead = _ahead(iter(range(100)))
+    ahead = prefetch(iter(range(100)))
     assert next(ahead) == 0
     ahead.close()
     assert threading.active_count() == before
@@ -268,5 +268,5 @@ def test_input_and_target_are_the_two_halves_of_one_place(pairs: List[HalfPair])
 
 def test_the_8_views_are_all_different() -> None:
     halves = torch.arange(32.0).reshape(1, 2, 4, 4)
-    views = [orient(halves, [Crop(0, 0, 0, view, False)])[0] for view in range(8)]
+    views = [augment(halves, [Crop(0, 0, 0, view, False)])[0] for view in range(8)]
     assert len({tuple(batch.ravel().tolist()) for batch in views}) == 8

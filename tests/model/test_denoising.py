@@ -13,7 +13,7 @@ from torch import nn
 
 from cryoden.data.normalize import measure_scale
 from cryoden.formats.mrc import MrcWriter
-from cryoden.formats.progress_log import Progress
+from cryoden.formats.progress_log import ProgressLog
 from cryoden.formats.star import read_table
 from cryoden.model.denoising import NOT_REACHED
 from cryoden.model.networks import build_network
@@ -489,7 +489,7 @@ def test_killed_at_its_first_result_a_run_does_not_repeat_it(
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Progress, "report", die)
+    monkeypatch.setattr(ProgressLog, "report", die)
     words = ("denoise", "raw", "--model", make_model(), "--output", "out")
     with pytest.raises(KeyboardInterrupt):
         cryoden(*words)

@@ -25,7 +25,7 @@ from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, FileError, ModelError, TrainingError
 from cryoden.formats.model_file import read_card, read_model
 from cryoden.model import checkpoints, training
-from cryoden.model.schedule import Progress, has_lost_patience, learning_rate_factor
+from cryoden.model.schedule import TrainingProgress, has_lost_patience, learning_rate_factor
 from cryoden.model.training import Trainer, train
 from tests.helpers import RATE, python, read_mrc, write_halves
 
@@ -530,4 +530,5 @@ def test_patience_grows_with_the_best_epoch(
     patience: Optional[int], epoch: int, best_epoch: int, is_over: bool
 ) -> None:
     """Without a number, a training may go on for as long as it took to reach the best, at least 10 epochs."""
-    assert has_lost_patience(replace(QUICK, patience=patience), Progress(epoch=epoch, best_epoch=best_epoch)) == is_over
+    progress = TrainingProgress(epoch=epoch, best_epoch=best_epoch)
+    assert has_lost_patience(replace(QUICK, patience=patience), progress) == is_over
