@@ -304,9 +304,11 @@ def test_training_stopped_before_its_checkpoint_ends_at_the_same_weights(
 
 # Runs a training that is killed by SIGKILL, without any clean-up, in the middle of its second epoch.
 KILL = """
-import os, signal, torch
+import os, pathlib, signal, torch
 torch.set_num_threads(2)
 from cryoden.config import TrainConfig
+from cryoden.model import devices
+devices.CPU_INFO = pathlib.Path("no-such-file")  # as in conftest
 from cryoden.model.training import Trainer, train
 step = Trainer._step
 def step_and_die(trainer, *batch):
