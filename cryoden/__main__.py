@@ -14,6 +14,7 @@ from typing import (
     Dict,
     List,
     Literal,
+    Mapping,
     Optional,
     Tuple,
     Type,
@@ -40,17 +41,21 @@ from cryoden.config.exchange import (
 )
 from cryoden.config.fetch import FetchConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
-from cryoden.errors import CryodenError, OptionError
+from cryoden.errors import CryodenError, OptionError, Problem, option_problem
+from cryoden.formats import outcome
 from cryoden.formats.files import read_json, write_json
+from cryoden.formats.outcome import Ending, write_ending, write_failures
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
 
+STATUS = {outcome.DONE: ALL_DONE, outcome.SOME_FAILED: SOME_FAILED, outcome.FAILED: NOTHING_DONE}
+
 IS_FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this is the process that speaks, where torchrun started several."""
 
-FAILURES_NAME = "failures.json"
-"""In the folder that a command fills: inputs that were left out, and why."""
+Failures = Mapping[str, Problem]
+"""Input -> why it was left out."""
 
 FOOTER = (
     "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
@@ -58,15 +63,15 @@ FOOTER = (
 )
 
 
-def run_halves(config: HalvesConfig) -> Dict[str, str]:
+def run_halves(config: HalvesConfig) -> Failures:
     """Split movies and say what came out; returns the failures."""
     from cryoden.movies.fixed_pattern import FixedPattern
     from cryoden.movies.split import PATTERN_NAME, PATTERN_PICTURE_NAME, split_movies
 
-    outcome = split_movies(config)
+    done = split_movies(config)
     output = Path(config.output)
-    print(f"{outcome.n_done} of {outcome.n_inputs} movies are split: {output / 'micrographs.star'}")
-    for line in outcome.warnings:
+    print(f"{done.n_done} of {done.n_inputs} movies are split: {output / 'micrographs.star'}")
+    for line in done.warnings:
         print(f"cryoden: warning: {line}", file=sys.stderr)
     picture = output / PATTERN_PICTURE_NAME
     if picture.exists():
@@ -76,10 +81,10 @@ def run_halves(config: HalvesConfig) -> Dict[str, str]:
 
         draw_fixed_pattern(output / PATTERN_NAME, picture)
         print(f"The pattern: {picture}")
-    return outcome.failures
+    return done.failures
 
 
-def run_train(config: TrainConfig) -> Dict[str, str]:
+def run_train(config: TrainConfig) -> Failures:
     """Train, draw the curves and say how good the model is; returns the failures."""
     from cryoden.formats.training_folder import CURVES_NAME
     from cryoden.model.training import train
@@ -94,7 +99,7 @@ def run_train(config: TrainConfig) -> Dict[str, str]:
     return training.failures
 
 
-def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
+def run_denoise(config: DenoiseConfig) -> Failures:
     """Denoise and say what came out; returns the failures."""
     from cryoden.model.denoising import denoise_micrographs
 
@@ -106,7 +111,7 @@ def run_denoise(config: DenoiseConfig) -> Dict[str, str]:
     return outcome.failures
 
 
-def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
+def run_evaluate(config: EvaluateConfig) -> Failures:
     """Evaluate, write the report and say the headline; returns the failures."""
     from cryoden.evaluation.evaluate import evaluate
     from cryoden.report.html_report import write_report
@@ -121,7 +126,7 @@ def run_evaluate(config: EvaluateConfig) -> Dict[str, str]:
     return outcome.failures
 
 
-def run_show(config: ShowConfig) -> Dict[str, str]:
+def run_show(config: ShowConfig) -> Failures:
     """Draw contact sheets and say where they are; returns the failures."""
     from cryoden.report.contact_sheet import write_contact_sheets
 
@@ -130,10 +135,10 @@ def run_show(config: ShowConfig) -> Dict[str, str]:
     return outcome.failures
 
 
-def _later(room: str, name: str) -> Callable[[Any], Dict[str, str]]:
+def _later(room: str, name: str) -> Callable[[Any], Failures]:
     """Return a command of `cryoden.ROOM.commands` that imports its room when it runs, so that help stays fast."""
 
-    def run(config: Any) -> Dict[str, str]:
+    def run(config: Any) -> Failures:
         return getattr(importlib.import_module(f"cryoden.{room}.commands"), name)(config)
 
     return run
@@ -146,7 +151,7 @@ GROUPS = {
 }
 """First words of commands that have two, and what the help says of them."""
 
-COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Dict[str, str]]]] = {
+COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Failures]]] = {
     "halves": (HalvesConfig, run_halves),
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
@@ -214,22 +219,35 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(__version__)
         return ALL_DONE
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+    outcome_file: Optional[str] = None
     try:
-        words, save_to = _take_option(words, "--save-config")
-        config = parse(words)
-        if save_to:
-            write_json(save_to, config.to_dict())
-            return ALL_DONE
-        failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-        folder = config.filled_folder
-        if IS_FIRST and folder and Path(folder).is_dir():
-            write_json(Path(folder) / FAILURES_NAME, failures)
+        words, outcome_file = _take_option(words, "--outcome")
+        ending = Ending.of(_run(words))
     except CryodenError as error:
+        ending = Ending.of_error(error)
         print(f"cryoden: {error}", file=sys.stderr)
-        return NOTHING_DONE
-    for name, reason in failures.items():
-        print(f"cryoden: failed: {name}: {reason}", file=sys.stderr)
-    return SOME_FAILED if failures else ALL_DONE
+    else:
+        for name, problem in ending.items.items():
+            print(f"cryoden: failed: {name}: {problem.text()}", file=sys.stderr)
+    if outcome_file:
+        write_ending(outcome_file, ending)
+    return STATUS[ending.status]
+
+
+def _run(words: List[str]) -> Failures:
+    """Run the command that the words name; return which inputs were left out."""
+    words, save_to = _take_option(words, "--save-config")
+    config = parse(words)
+    if save_to:
+        write_json(save_to, config.to_dict())
+        return {}
+
+    failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+    folder = config.filled_folder
+    if IS_FIRST and folder and Path(folder).is_dir():
+        write_failures(folder, failures)
+    return failures
 
 
 def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]]:
@@ -239,7 +257,7 @@ def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]
         return argv, None
     place = argv.index(option)
     if place + 1 == len(argv):
-        raise OptionError([f"Option {option} needs the name of a JSON file after it."])
+        raise OptionError([option_problem(option[2:].replace("-", "_"), "needs the name of a JSON file after it.")])
     return argv[:place] + argv[place + 2 :], argv[place + 1]
 
 

@@ -1,12 +1,186 @@
-"""The errors that a user can mend: each says which thing, what it is, what it must be, and what to do."""
+"""Errors that a user can mend, as data: what kind, what about, what happened, what to do.
+
+A sentence here names no option and no button. Whoever shows an error (the command line, a form of Scipion) puts what to
+do into its own words: see `Words`.
+"""
 
 from __future__ import annotations
 
-from typing import Sequence
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, ClassVar, Dict, Mapping, Optional, Sequence, Tuple
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What to do about a problem.
+
+    Attributes
+    ----------
+    action
+        A key of `COMMAND_LINE.actions`; every front end has words for each.
+    option
+        Field of the command's configuration that it concerns.
+    value
+        What the option should be.
+    """
+
+    action: str
+    option: Optional[str] = None
+    value: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a front end speaks of options and of what to do.
+
+    Attributes
+    ----------
+    option
+        Returns what an option is called, from its field's name.
+    subject
+        How a sentence about an option begins; `{option}` stands for its name.
+    difference
+        Sentence about options that had other values, named in `{changes}`.
+    actions
+        Action of a remedy -> sentence, with `{option}` and `{value}`.
+    """
+
+    option: Callable[[str], str]
+    subject: str
+    difference: str
+    actions: Mapping[str, str]
+
+    def change(self, difference: Tuple[str, Tuple[Any, Any]]) -> str:
+        """Return in a few words how an option differs; of values that are long or paths, only that they do."""
+        name, values = difference
+        then, now = map(said_value, values)
+        return f"{self.option(name)} (was {then}, is now {now})" if then and now else self.option(name)
+
+    def remedy(self, remedy: Remedy) -> str:
+        """Return what to do, as a sentence."""
+        option = self.option(remedy.option) if remedy.option else ""
+        return self.actions[remedy.action].format(option=option, value=remedy.value)
+
+
+def said_value(value: Any) -> str:
+    """Return an option's value as people write it; empty where that says nothing: of a path, or of many parts."""
+    if value is None or isinstance(value, bool):
+        return {None: "empty", True: "Yes", False: "No"}[value]
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    return "" if isinstance(value, dict) or os.sep in str(value) else str(value)
+
+
+def option_name(field: str) -> str:
+    """Return an option as it is typed: `batch_size` is `--batch-size`."""
+    return OTHER_NAMES.get(field) or "--" + field.replace("_", "-")
+
+
+OTHER_NAMES = {"from_model": "--from"}
+"""Options that are not called like their field."""
+
+
+COMMAND_LINE = Words(
+    option_name,
+    "Option {option}",
+    "Then, other values were given: {changes}.",
+    {
+        "set": "Give {option}.",
+        "set_to": "Give {option} {value}.",
+        "change": "Choose another {option}.",
+        "leave_out": "Leave out {option}.",
+        "other_folder": "Choose another --output folder.",
+        "overwrite": "Choose another --output folder, or give --overwrite.",
+        "resume": "Go on with --resume, or choose another --output folder.",
+        "continue": "Give the same command again to go on; what is finished is kept.",
+        "free_disk": "Free some space and give the same command again; what is finished is kept.",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why something could not be done.
+
+    Attributes
+    ----------
+    kind
+        The `kind` of an error class.
+    message
+        Sentences that hold for every front end. Of the kind `option`: what is said of the option, without its name.
+    subject
+        What it is about: a file, a micrograph, an option's field.
+    remedy
+        What to do, where front ends have different words for it.
+    differences
+        Option -> (value then, value now), where results were made with others.
+    """
+
+    kind: str
+    message: str
+    subject: str = ""
+    remedy: Optional[Remedy] = None
+    differences: Mapping[str, Tuple[Any, Any]] = field(default_factory=dict)
+
+    def text(self, words: Words = COMMAND_LINE) -> str:
+        """Return the whole in the words of a front end, in one line."""
+        sentences = [self.message] if self.message else []
+        if self.kind == OptionError.kind:
+            sentences[0] = f"{words.subject.format(option=words.option(self.subject))} {self.message}"
+        if self.differences:
+            sentences.append(words.difference.format(changes=" and ".join(map(words.change, self.differences.items()))))
+        if self.remedy:
+            sentences.append(words.remedy(self.remedy))
+        return " ".join(sentences)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return it as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Problem:
+        """Return what `to_dict` made a dictionary of; a text is a sentence of version 0.1."""
+        if isinstance(values, str):
+            return cls(CryodenError.kind, values)
+        remedy = values.get("remedy")
+        differences = {name: (then, now) for name, (then, now) in values.get("differences", {}).items()}
+        return cls(
+            values["kind"],
+            values["message"],
+            values.get("subject", ""),
+            Remedy(**remedy) if remedy else None,
+            differences,
+        )
 
 
 class CryodenError(Exception):
-    """Base of every error that cryoden raises on purpose; its text is one line made for the user."""
+    """Base of every error that cryoden raises on purpose.
+
+    Parameters
+    ----------
+    message, subject, remedy, differences
+        As in `Problem`.
+    """
+
+    kind: ClassVar[str] = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str = "",
+        remedy: Optional[Remedy] = None,
+        differences: Mapping[str, Tuple[Any, Any]] = {},
+    ) -> None:
+        super().__init__(message)
+        self.problem = Problem(self.kind, message, subject, remedy, dict(differences))
+
+    def __str__(self) -> str:
+        return self.problem.text()
 
 
 class OptionError(CryodenError):
@@ -15,44 +189,102 @@ class OptionError(CryodenError):
     Parameters
     ----------
     problems
-        One sentence for each broken rule.
+        One for each broken rule.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    kind = "option"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
-        super().__init__(" ".join(self.problems))
+        first = self.problems[0]
+        super().__init__(first.message, subject=first.subject, remedy=first.remedy)
+
+    def __str__(self) -> str:
+        return " ".join(problem.text() for problem in self.problems)
+
+
+def option_problem(option: str, message: str, remedy: Optional[Remedy] = None) -> Problem:
+    """Return what is wrong with an option; `message` goes on after its name, such as `is -1; it must be...`."""
+    return Problem(OptionError.kind, message, option, remedy)
 
 
 class FileError(CryodenError):
     """A file or folder is missing, truncated, unwritable, or not what its name promises."""
 
+    kind = "file"
+
 
 class FullDiskError(FileError):
     """A file could not be written because the disk, or the user's share of it, is full: nothing else can be either."""
 
-    BEGINNING = "The disk is full: "
-    """How its sentence begins, and that of every input that therefore had no turn; the protocols know it by that."""
+    kind = "full_disk"
+
+
+class ExistingResultsError(FileError):
+    """The output folder holds what other options, another input, or another program made."""
+
+    kind = "existing_results"
+
+
+class LockedError(FileError):
+    """Another run fills the output folder at this moment."""
+
+    kind = "locked"
+
+
+class NothingDoneError(CryodenError):
+    """None of the inputs could be processed.
+
+    Parameters
+    ----------
+    inputs, done
+        What they are, and what was to be done with them: `micrographs`, `denoised`.
+    n_inputs
+        How many there are.
+    failures
+        Input -> why.
+    """
+
+    kind = "nothing_done"
+
+    def __init__(self, inputs: str, done: str, n_inputs: int, failures: Mapping[str, Problem]) -> None:
+        self.failures = dict(failures)
+        first = next(iter(self.failures.values()), Problem("file", "the list is empty."))
+        message = f"None of {n_inputs} {inputs} could be {done}; the first reason: {first.message}"
+        super().__init__(message, subject=first.subject, remedy=first.remedy)
 
 
 class PixelError(CryodenError):
     """The pixels of an image cannot be used: constant, not finite, too few."""
 
+    kind = "pixel"
+
 
 class PairError(CryodenError):
     """Two halves do not belong together, or one of them is missing."""
+
+    kind = "pair"
 
 
 class ModelError(CryodenError):
     """A model file was not written by cryoden, or not for this purpose."""
 
+    kind = "model"
+
 
 class DeviceError(CryodenError):
     """The asked for processor (GPU or CPU) is not there or too small."""
+
+    kind = "device"
 
 
 class NetworkError(CryodenError):
     """A server is away, does not know what is asked, or sends something else than it said."""
 
+    kind = "network"
+
 
 class TrainingError(CryodenError):
     """Training cannot start or cannot go on."""
+
+    kind = "training"

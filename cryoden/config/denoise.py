@@ -7,6 +7,7 @@ from typing import Iterator, Optional, Tuple
 
 from cryoden.config import shared
 from cryoden.config.options import Config, option
+from cryoden.errors import Problem, Remedy, option_problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,9 @@ class DenoiseConfig(Config):
     overwrite: bool = option(False, help="Denoise again what an earlier run left in the output folder.")
     device: str = shared.device()
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         if not self.micrographs or not all(self.micrographs):
-            yield "No micrographs are given, or one has an empty name; name a micrograph, folder or STAR file."
+            yield option_problem("micrographs", "has an empty name; name a micrograph, a folder or a STAR file.")
         if (self.odd is None) != (self.even is None):
-            yield "Only one of --odd and --even is given; give both halves or none."
+            given, missing = ("odd", "even") if self.even is None else ("even", "odd")
+            yield option_problem(given, "is given without the other half.", Remedy("set", missing))

@@ -8,6 +8,7 @@ from typing import Iterator, Optional, Tuple
 
 from cryoden.config import shared
 from cryoden.config.options import Config, option
+from cryoden.errors import Problem, option_problem
 
 TOPAZ_NETWORKS = ("unet", "unet-small", "affine")
 """Pretrained networks of Topaz-Denoise that its --arch really selects."""
@@ -54,11 +55,11 @@ class EvaluateConfig(Config):
     overwrite: bool = option(False, help="Measure again what an earlier run left in the output folder.")
     device: str = shared.device()
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         if len(self.band) != 2 or not 0 < self.band[1] < self.band[0] < math.inf:
             given = " ".join(f"{period:g}" for period in self.band)
-            yield f"Option --band is {given}; it must be two periods in A, the longer first, such as 300 8."
+            yield option_problem("band", f"is {given}; it must be two periods in A, the longer first, such as 300 8.")
         if len(set(self.model)) < len(self.model):
-            yield f"A model is named twice in --model {' '.join(self.model)}; name each once."
+            yield option_problem("model", f"names a model twice ({' '.join(self.model)}); name each once.")
         if not self.topaz.strip():
-            yield "Option --topaz is empty; it must be auto, no, or the command that starts Topaz."
+            yield option_problem("topaz", "is empty; it must be auto, no, or the command that starts Topaz.")

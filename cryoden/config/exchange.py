@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Iterator, Optional, Tuple
 
-from cryoden.config import Config, Options, option, shared
+from cryoden.config import shared
+from cryoden.config.options import Config, Options, option
+from cryoden.errors import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ class VerifyExportConfig(Config):
     order: str = _order()
     seed: int = option(1, at_least=0, help="Seed of weights and noise.")
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         yield from shared.channel_problems(self.channels)
 
 
@@ -111,7 +113,7 @@ class ImportWeightsConfig(Config):
         "deviation 1).",
     )
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         yield from shared.channel_problems(self.channels)
 
 
@@ -127,5 +129,5 @@ class StepBenchmarkConfig(Options):
     precision: str = option("float32", choices=("float32", "bfloat16"), help="Arithmetic of forward and backward.")
     device: str = shared.device()
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         yield from shared.channel_problems(self.channels)

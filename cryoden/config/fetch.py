@@ -7,7 +7,8 @@ import re
 from typing import Iterator, Optional
 from urllib.parse import urlsplit
 
-from cryoden.config import Options, option
+from cryoden.config.options import Options, option
+from cryoden.errors import Problem, option_problem
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -47,10 +48,10 @@ class FetchConfig(Options):
         """The entry's own folder, unless nothing is to be downloaded."""
         return None if self.dry_run else self.entry_folder
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         if not re.fullmatch(r"\d{5,6}", self.number):
-            yield f"Entry is {self.entry!r}; it must be the five digits of an EMPIAR entry, such as 10025."
+            yield option_problem("entry", f"is {self.entry!r}; it must be the digits of an EMPIAR entry: 10025.")
         for name in ("api", "files", "maps"):
             parts = urlsplit(getattr(self, name))
             if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
-                yield f"Option --{name} is {getattr(self, name)!r}; it must be an https:// address."
+                yield option_problem(name, f"is {getattr(self, name)!r}; it must be an https:// address.")

@@ -7,7 +7,7 @@ import re
 from typing import Iterator, Optional, Tuple
 
 from cryoden.config.options import Config, option
-from cryoden.errors import OptionError
+from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +90,18 @@ class HalvesConfig(Config):
         None, above=0, help="Memory in GiB that --jobs may use together (default: half of what is free)."
     )
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         if not self.movies or not all(self.movies):
-            yield "No movies are given, or one has an empty name; name at least one movie or STAR file."
+            yield option_problem("movies", "has an empty name; name at least one movie or a STAR file.")
         if self.eer_frames is not None and self.eer_dose is not None:
-            yield "Both --eer-frames and --eer-dose are given; give one of them."
+            yield option_problem(
+                "eer_frames", "and a dose per frame exclude each other.", Remedy("leave_out", "eer_dose")
+            )
         if self.initial_dose and self.dose_per_frame is None:
-            yield "Option --initial-dose has no meaning alone; give --dose-per-frame too."
+            yield option_problem("initial_dose", "has no meaning alone.", Remedy("set", "dose_per_frame"))
         if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):
-            yield "Options --gain-rotation and --gain-flip have no meaning without --gain or --dark; give one of them."
+            turned = "gain_flip" if self.gain_rotation == "0" else "gain_rotation"
+            yield option_problem(turned, "has no meaning without a gain or dark reference.", Remedy("set", "gain"))
         try:
             parse_frame_range(self.frames)
         except OptionError as error:
@@ -119,6 +122,10 @@ def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:
     first, last = (int(match[1]), int(match[2]) if match[2] else None) if match else (0, None)
     if first < 1 or (last is not None and last <= first):
         raise OptionError(
-            [f"Frame range is {text!r}; it must be FIRST-LAST, counted from 1, with two frames or more, such as 1-40."]
+            [
+                option_problem(
+                    "frames", f"is {text!r}; it must be FIRST-LAST, counted from 1, two frames or more, such as 1-40."
+                )
+            ]
         )
     return first, last

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
 
-from cryoden.errors import OptionError
+from cryoden.errors import FileError, OptionError, Problem, option_problem
 
 C = TypeVar("C", bound="Options")
 
@@ -80,21 +80,21 @@ class Options:
         if problems:
             raise OptionError(problems)
 
-    def _option_problems(self) -> Iterator[str]:
-        """Yield one sentence for each option that breaks the rule it was declared with; None is no value."""
+    def _option_problems(self) -> Iterator[Problem]:
+        """Yield one problem for each option that breaks the rule it was declared with; None is no value."""
         for field in dataclasses.fields(self):
             value, choices = getattr(self, field.name), field.metadata["choices"]
             bounds, (pattern, form) = field.metadata["bounds"], field.metadata["form"]
             if choices and value not in choices:
-                yield f"Option {_words(field.name)} is {value!r}; it must be one of {', '.join(choices)}."
+                yield option_problem(field.name, f"is {value!r}; it must be one of {', '.join(choices)}.")
             if pattern and not re.fullmatch(pattern, value):
-                yield f"Option {_words(field.name)} is {value!r}; it must be {form}."
+                yield option_problem(field.name, f"is {value!r}; it must be {form}.")
             if _is_number(value) and not bounds.hold(value):
                 is_open = isinstance(value, float) and min(bounds.at_most, bounds.below) == math.inf
-                yield f"Option {_words(field.name)} is {value}; it must be {bounds}{' and finite' if is_open else ''}."
+                yield option_problem(field.name, f"is {value}; it must be {bounds}{' and finite' if is_open else ''}.")
 
-    def _problems(self) -> Iterator[str]:
-        """Yield one sentence for each broken rule that concerns several options, or one in a way of its own."""
+    def _problems(self) -> Iterator[Problem]:
+        """Yield one problem for each broken rule that concerns several options, or one in a way of its own."""
         return iter(())
 
     @property
@@ -116,18 +116,18 @@ class Options:
             If an option is unknown, missing, or breaks a rule.
         """
         if not isinstance(values, dict):
-            raise OptionError([f"Options are {values!r}; they must be a JSON object as --save-config writes it."])
+            raise FileError(f"Options are {shortened(values)}; they must be a JSON object.")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise OptionError([f"Unknown option {', '.join(unknown)}; known are {', '.join(fields)}."])
+            raise OptionError([option_problem(name, f"is unknown; known are {', '.join(fields)}.") for name in unknown])
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
         if missing:
-            raise OptionError([f"Option {', '.join(missing)} is missing and has no default; give it."])
+            raise OptionError([option_problem(name, "is missing and has no default; give it.") for name in missing])
         arguments: Dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         hints = get_type_hints(cls)
         wrong = [
-            f"Option {_words(name)} is {value!r}; it must be {_describe(hints[name])}."
+            option_problem(name, f"is {shortened(value)}; it must be {_describe(hints[name])}.")
             for name, value in arguments.items()
             if not _is_of(value, hints[name])
         ]
@@ -193,5 +193,7 @@ def _describe(hint: Any) -> str:
     return " or ".join(_KINDS[kind] for kind in inner or (hint,) if kind in _KINDS)
 
 
-def _words(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def shortened(value: Any, most: int = 80) -> str:
+    """Return a value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Iterator, Tuple
 
 from cryoden.config.options import option
+from cryoden.errors import Problem, option_problem
 
 NETWORKS = ("unet", "cnn3")
 
@@ -44,8 +45,8 @@ def tile() -> Any:
     return option(None, at_least=64, help="Side of the tiles in pixels; default: as large as the memory allows.")
 
 
-def channel_problems(channels: Tuple[int, ...]) -> Iterator[str]:
-    """Yield a sentence if a U-Net cannot have these channels."""
+def channel_problems(channels: Tuple[int, ...]) -> Iterator[Problem]:
+    """Yield a problem if a U-Net cannot have these channels."""
     if not channels or min(channels) < 1:
         given = " ".join(map(str, channels)) or "empty"
-        yield f"Option --channels is {given}; it must be one or more positive numbers such as 32 64 128."
+        yield option_problem("channels", f"is {given}; it must be one or more positive numbers such as 32 64 128.")

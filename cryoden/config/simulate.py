@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Iterator, Optional, Tuple
 
-from cryoden.config import Config, option
+from cryoden.config.options import Config, option
+from cryoden.errors import Problem, option_problem
 
 SHAPES = ("barrel", "globule", "rod")
 """Built-in particles; see `cryoden.simulate.shapes`."""
@@ -44,7 +45,7 @@ class SimulatePairsConfig(Config):
     sampling_rate: float = option(1.0, above=0, help="Pixel size in A/px, written into the headers.")
     seed: int = option(1, at_least=0, help="Seed of everything that is random.")
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         yield from _size_problems(self.size)
 
 
@@ -102,10 +103,10 @@ class SimulateMoviesConfig(Config):
     seed: int = option(1, at_least=0, help="Seed of everything that is random.")
     threads: Optional[int] = option(None, at_least=1, help="Frames computed side by side; default: one on each CPU.")
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         yield from _size_problems(self.size)
 
 
-def _size_problems(size: Tuple[int, ...]) -> Iterator[str]:
+def _size_problems(size: Tuple[int, ...]) -> Iterator[Problem]:
     if len(size) != 2 or min(size) < 64:
-        yield f"Option --size is {' '.join(map(str, size))}; it must be rows and columns, each at least 64."
+        yield option_problem("size", f"is {' '.join(map(str, size))}; it must be rows and columns, each at least 64.")

@@ -7,6 +7,7 @@ from typing import Iterator, Optional, Tuple
 
 from cryoden.config import shared
 from cryoden.config.options import Config, option
+from cryoden.errors import Problem, Remedy, option_problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +97,16 @@ class TrainConfig(Config):
     resume: bool = option(False, help="Go on from the last checkpoint in the output folder.")
     from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
 
-    def _problems(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[Problem]:
         if self.patches and (self.odd or self.even):
-            yield "Both --patches and --odd or --even are given; give patch files or halves."
+            yield option_problem(
+                "patches", "and halves exclude each other.", Remedy("leave_out", "odd" if self.odd else "even")
+            )
         if not self.patches and not (self.odd and self.even):
-            yield "Nothing to train on: give --odd and --even, or --patches."
+            missing = "even" if self.odd else "odd"
+            yield option_problem(missing, "is missing: training needs both halves, or patch files.")
         if self.patch is not None and not self.patches:
-            yield "Option --patch has no meaning without --patches."
+            yield option_problem("patch", "has no meaning without patch files.", Remedy("set", "patches"))
         yield from shared.channel_problems(self.channels)
         if self.force and not self.stream:
-            yield "Option --force has no meaning alone; give --stream --force."
+            yield option_problem("force", "has no meaning alone.", Remedy("set", "stream"))

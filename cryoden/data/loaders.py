@@ -17,7 +17,7 @@ from cryoden.data.gpu_transfer import GpuTransfer
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pair_reader import N_READERS, LoadedPair, PairReader
 from cryoden.data.pairs import HalfPair
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, Problem
 from cryoden.formats.progress_log import write_above_bar
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Loader:
         self._pairs, self._held_out_pairs = list(training), list(held_out)[shard.rank :: shard.n_ranks]
         self.crop, self.device, self.shard = crop, device, shard
         self.keep = torch.device("cpu")
-        self.failures: Dict[str, str] = {}
+        self.failures: Dict[str, Problem] = {}
         self._reader = PairReader(normalization)
         self._buffer: Optional[torch.Tensor] = None
 
@@ -134,7 +134,7 @@ class Loader:
         try:
             return self._reader.read(pair, readers, memory)
         except CryodenError as error:
-            self.failures[pair.name] = str(error)
+            self.failures[pair.name] = error.problem
             write_above_bar(f"Left out: {error}")
             return None
 

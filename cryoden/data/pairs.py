@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
-from cryoden.errors import CryodenError, FileError, PairError
+from cryoden.errors import CryodenError, FileError, PairError, Problem
 from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
 
@@ -94,7 +94,7 @@ class HalfPair:
         return [open_micrograph(path) for path in (self.odd, self.even)]
 
 
-def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tuple[List[HalfPair], Dict[str, str]]:
+def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tuple[List[HalfPair], Dict[str, Problem]]:
     """Match the odd and even micrographs of two folders or STAR files by name, sorted, and check their headers.
 
     Returns
@@ -110,20 +110,21 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
         If no pair is left, or the sampling rates of the micrographs differ.
     """
     odd_files, even_files = list_halves(odd, "odd"), list_halves(even, "even")
-    failures = {}
+    failures: Dict[str, Problem] = {}
     for name in sorted(set(odd_files) ^ set(even_files)):
         have, lack, where = ("odd", "even", even) if name in odd_files else ("even", "odd", odd)
-        failures[name] = (
-            f"'{name}' has an {have} half but no {lack} half in {where}. Split its movie again, or remove it."
-        )
+        failures[name] = PairError(
+            f"'{name}' has an {have} half but no {lack} half in {where}. Split its movie again, or remove it.",
+            subject=name,
+        ).problem
     pairs = []
     for name in sorted(set(odd_files) & set(even_files)):
         try:
             pairs.append(_check_pair(name, odd_files[name], even_files[name], working_rate))
         except CryodenError as error:
-            failures[name] = str(error)
+            failures[name] = error.problem
     if not pairs:
-        reason = next(iter(failures.values()), "both are empty.")
+        reason = next((problem.message for problem in failures.values()), "both are empty.")
         raise PairError(f"{odd} and {even} have no usable pair of halves; the first reason: {reason}")
     _check_rates(pairs)
     return pairs, failures

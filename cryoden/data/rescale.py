@@ -6,7 +6,7 @@ from typing import Iterator, Tuple
 
 import numpy as np
 
-from cryoden.errors import OptionError
+from cryoden.errors import OptionError, option_problem
 
 Block = Tuple[slice, slice]
 """Rows and columns."""
@@ -31,12 +31,8 @@ def rescaled_shape(shape: Tuple[int, int], from_rate: float, to_rate: float) -> 
         If the wanted pixels are finer than those of the image.
     """
     if to_rate < from_rate * (1 - SAME_RATE_TOLERANCE):
-        raise OptionError(
-            [
-                f"The wanted sampling rate {to_rate:g} A/px is finer than the micrograph's {from_rate:g} A/px; "
-                "it must be equal or coarser."
-            ]
-        )
+        finer = f"is {to_rate:g} A/px, finer than the micrograph's {from_rate:g} A/px; it must be equal or coarser."
+        raise OptionError([option_problem("sampling_rate", finer)])
     if to_rate <= from_rate * (1 + SAME_RATE_TOLERANCE):
         return shape
     rows, columns = (2 * max(1, round(n * from_rate / to_rate / 2)) for n in shape)

@@ -14,13 +14,14 @@ from cryoden.config import EvaluateConfig
 from cryoden.data.normalize import STANDARD, measure_scale
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import CryodenError, FileError, PairError
+from cryoden.errors import CryodenError, FileError, NothingDoneError, PairError
 from cryoden.evaluation.score_table import tabulate
 from cryoden.evaluation.topaz_row import TopazRow
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
+from cryoden.formats.outcome import Outcome
 from cryoden.formats.pixels import file_context
-from cryoden.formats.progress_log import Outcome, write_above_bar
+from cryoden.formats.progress_log import write_above_bar
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.ground_truth import read_truth
 from cryoden.metrics.measurement import (
@@ -131,8 +132,7 @@ class Evaluation:
         measurements = [load_measurement(paths[pair.name]) for pair in self.pairs if pair.name in done]
         self._name_swapped(measurements)
         if not measurements:
-            reason = next(iter(self.failures.values()), "the list is empty.")
-            raise PairError(f"None of {self.n_inputs} micrographs could be evaluated; the first reason: {reason}")
+            raise NothingDoneError("micrographs", "evaluated", self.n_inputs, self.failures)
         return self._table(measurements)
 
     # ------------------------------------------------------------------ one micrograph
@@ -141,7 +141,7 @@ class Evaluation:
         results = overlapped(pairs, self._load, lambda pair, halves: self._predict(halves), self._keep)
         for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
             if isinstance(outcome, CryodenError):
-                self.failures[pair.name] = str(outcome)
+                self.failures[pair.name] = outcome.problem
                 write_above_bar(str(outcome))
             else:
                 yield outcome
@@ -220,19 +220,20 @@ class Evaluation:
         belongs = checks.swapped_halves(names, checks.correlations([images[name] for name in names]))
         for name in self.mismatched:
             if name in belongs:
-                self.failures[name] = (
+                self.failures[name] = PairError(
                     f"The halves of '{name}' are swapped with those of '{belongs[name]}': they correlate with that "
                     "micrograph's halves, not with each other. Rename the files so that both halves of a micrograph "
-                    "have its name."
-                )
-                write_above_bar(self.failures[name])
+                    "have its name.",
+                    subject=name,
+                ).problem
+                write_above_bar(self.failures[name].text())
 
     def _table(self, measurements: Sequence[Measurement]) -> Dict[str, Any]:
         present, absent = network_candidates(self.networks), absent_networks(self.networks)
         (present if self.topaz.is_there else absent).append(self.topaz.candidate())
         table = tabulate(measurements, present, absent, self.config)
         table["warnings"] = [*silent_networks(self.networks), *table["warnings"]]
-        table["failures"] = self.failures
+        table["failures"] = {name: problem.text() for name, problem in self.failures.items()}
         table["models"] = [network.facts() for network in self.networks]
         return table
 

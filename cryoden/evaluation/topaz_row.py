@@ -12,7 +12,7 @@ import numpy as np
 from cryoden.config import EvaluateConfig
 from cryoden.data.normalize import GreyScale, measure_scale
 from cryoden.data.pairs import HalfPair
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, Problem
 from cryoden.evaluation.candidates import Candidate
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
@@ -67,7 +67,7 @@ class TopazRow:
         return Candidate("topaz", f"Topaz-Denoise {self.config.topaz_network}", "external", self.note)
 
     def prepare(
-        self, pairs: Sequence[HalfPair], load: Callable[[HalfPair], Any], failures: Dict[str, str], must_work: bool
+        self, pairs: Sequence[HalfPair], load: Callable[[HalfPair], Any], failures: Dict[str, Problem], must_work: bool
     ) -> None:
         """Denoise the halves of all micrographs, and a cut-out of their noise, at the working sampling rate.
 
@@ -87,7 +87,7 @@ class TopazRow:
                 odd, even = load(pair).at(pair.shape)
                 scales = [measure_scale(half) for half in (odd, even)]
             except CryodenError as error:
-                failures[pair.name] = str(error)
+                failures[pair.name] = error.problem
                 write_above_bar(str(error))
                 continue
             halves = [centre(scale.standardize(half), NOISE_SIDE) for scale, half in zip(scales, (odd, even))]

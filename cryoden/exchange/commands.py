@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Dict
+from typing import Dict, Mapping
 
 from cryoden.config.exchange import (
     ImportWeightsConfig,
@@ -13,12 +13,13 @@ from cryoden.config.exchange import (
     VerifyCompareConfig,
     VerifyExportConfig,
 )
+from cryoden.errors import Problem
 from cryoden.exchange.patch_export import export_patches
 from cryoden.exchange.patch_verify import verify_patches
 from cryoden.formats.patch_file import MANIFEST_NAME, PatchFolder, open_patches
 
 
-def run_patches_export(config: PatchesExportConfig) -> Dict[str, str]:
+def run_patches_export(config: PatchesExportConfig) -> Mapping[str, Problem]:
     """Write patch files and say how many; returns the failures."""
     outcome = export_patches(config)
     counts = _counts(open_patches(config.output))
@@ -26,7 +27,7 @@ def run_patches_export(config: PatchesExportConfig) -> Dict[str, str]:
     return outcome.failures
 
 
-def run_patches_verify(config: PatchesVerifyConfig) -> Dict[str, str]:
+def run_patches_verify(config: PatchesVerifyConfig) -> Mapping[str, Problem]:
     """Check patch files; returns what is wrong."""
     problems = verify_patches(config)
     if not problems:
@@ -36,7 +37,7 @@ def run_patches_verify(config: PatchesVerifyConfig) -> Dict[str, str]:
     return problems
 
 
-def run_verify_export(config: VerifyExportConfig) -> Dict[str, str]:
+def run_verify_export(config: VerifyExportConfig) -> Mapping[str, Problem]:
     """Write a verification bundle."""
     from cryoden.exchange.verification import export_bundle  # torch
 
@@ -45,23 +46,25 @@ def run_verify_export(config: VerifyExportConfig) -> Dict[str, str]:
     return {}
 
 
-def run_verify_compare(config: VerifyCompareConfig) -> Dict[str, str]:
+def run_verify_compare(config: VerifyCompareConfig) -> Mapping[str, Problem]:
     """Compare a verification bundle and print every difference; returns what differs too much."""
     from cryoden.exchange.verification import compare_bundles  # torch
 
     differences = compare_bundles(config)
     print(f"{'item':28}{'kind':10}{'max absolute':>14}{'max relative':>14}{'allowed':>10}")
-    failures = {}
+    failures: Dict[str, Problem] = {}
     for item in differences:
         verdict = "" if item.is_passed else "  FAILED"
         print(f"{item.name:28}{item.kind:10}{item.absolute:14.3g}{item.relative:14.3g}{item.tolerance:10.0e}{verdict}")
         if not item.is_passed:
-            failures[item.name] = f"differs by {item.relative:.3g} of its largest value; {item.tolerance:g} is allowed."
+            failures[item.name] = Problem(
+                "difference", f"differs by {item.relative:.3g} of its largest value; {item.tolerance:g} is allowed."
+            )
     print(f"{len(differences) - len(failures)} of {len(differences)} items agree.")
     return failures
 
 
-def run_import_weights(config: ImportWeightsConfig) -> Dict[str, str]:
+def run_import_weights(config: ImportWeightsConfig) -> Mapping[str, Problem]:
     """Make a model of somebody else's weights."""
     from cryoden.exchange.verification import import_weights  # torch
 
@@ -69,7 +72,7 @@ def run_import_weights(config: ImportWeightsConfig) -> Dict[str, str]:
     return {}
 
 
-def run_step_benchmark(config: StepBenchmarkConfig) -> Dict[str, str]:
+def run_step_benchmark(config: StepBenchmarkConfig) -> Mapping[str, Problem]:
     """Time the parts of a step; the last line is JSON."""
     from cryoden.exchange.step_benchmark import PARTS, time_steps  # torch
 

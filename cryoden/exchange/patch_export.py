@@ -13,13 +13,13 @@ from tqdm import tqdm
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.errors import CryodenError, FileError
+from cryoden.errors import CryodenError, FileError, Problem, Remedy
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
+from cryoden.formats.outcome import Outcome
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, MANIFEST_NAME, PARTS, ROLES, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
-from cryoden.formats.progress_log import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,12 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
     export = _Export(output, config)
     if export.is_done():
         log.info("%s is complete already.", output / MANIFEST_NAME)
-        return Outcome(len(sources) + len(failures), {**failures, **export.progress["failures"]})
+        return Outcome(len(sources) + len(failures), {**failures, **export.failures})
     with export:
         bar = tqdm(sources, unit="micrograph", desc="Cutting", disable=None)
         for source in bar:
             export.add(source)
-        failures.update(export.progress["failures"])
+        failures.update(export.failures)
         export.finish(len(pairs) - len(too_small))
     names = {source.pair.name for source in sources} | set(failures)
     return Outcome(len(names), failures)
@@ -86,8 +86,9 @@ class _Export:
         for file in (output / MANIFEST_NAME, path):
             if file.is_file() and read_json(file).get("options") != self.options:
                 raise FileError(
-                    f"{output} holds patches that were cut with other options ({file.name}); choose another --output "
-                    "folder."
+                    f"{output} holds patches that were cut with other options ({file.name}).",
+                    subject=str(output),
+                    remedy=Remedy("other_folder"),
                 )
         if path.is_file():
             self.progress = read_json(path)
@@ -102,9 +103,15 @@ class _Export:
         for path in (self.output / name for name in FILE_NAMES):
             if path.exists():
                 raise FileError(
-                    f"{path} is there already, without a manifest: another program made it. "
-                    "Choose another --output folder."
+                    f"{path} is there already, without a manifest: another program made it.",
+                    subject=str(path),
+                    remedy=Remedy("other_folder"),
                 )
+
+    @property
+    def failures(self) -> Dict[str, Problem]:
+        """Micrographs that could not be used, and why."""
+        return {name: Problem.from_dict(problem) for name, problem in self.progress["failures"].items()}
 
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""
@@ -154,7 +161,7 @@ class _Export:
                 "it goes on where it stopped."
             ) from error
         except CryodenError as error:
-            self.progress["failures"][name] = str(error)
+            self.progress["failures"][name] = error.problem.to_dict()
             for role, (size, state) in before.items():
                 self.files[names[role]].seek(size)
                 self.files[names[role]].truncate()
@@ -210,7 +217,7 @@ class _Export:
         """
         for part in PARTS:
             if not self.counts[part]:
-                reason = next(iter(self.progress["failures"].values()))
+                reason = next(iter(self.failures.values())).message
                 raise FileError(f"None of the {n_wanted} micrographs gave a {part} patch; the first reason: {reason}")
         files = {}
         for part in PARTS:

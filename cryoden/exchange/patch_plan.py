@@ -9,7 +9,7 @@ import numpy as np
 
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.pairs import HalfPair, hold_out
-from cryoden.errors import FileError
+from cryoden.errors import FileError, PairError, Problem
 from cryoden.formats.patch_file import DTYPE, PARTS
 
 
@@ -53,7 +53,7 @@ class Source:
         return len(self.rows) * len(self.columns)
 
 
-def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[List[Source], Dict[str, str]]:
+def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[List[Source], Dict[str, Problem]]:
     """Decide which micrographs, or which rows of a single one, are for training and which for testing.
 
     Whole micrographs are held out, because patches of one micrograph overlap.
@@ -71,17 +71,19 @@ def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[Li
         If no micrograph is large enough, for training and for testing.
     """
     training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
-    sources, failures = [], {}
+    sources: List[Source] = []
+    failures: Dict[str, Problem] = {}
     for part, members in zip(PARTS, (training, held_out)):
         for pair in members:
             first, last = pair.rows or (0, pair.shape[0])
             shape = (last - first, pair.shape[1])
             rows, columns = patch_places(shape, config.patch, config.stride, config.edges)
             if not rows or not columns:
-                failures[pair.name] = (
+                failures[pair.name] = PairError(
                     f"'{pair.name}' has {shape[1]} x {shape[0]} px for {part}ing, less than one patch of "
-                    f"{config.patch} px; choose a smaller --patch, or give more micrographs."
-                )
+                    f"{config.patch} px; choose smaller patches, or give more micrographs.",
+                    subject=pair.name,
+                ).problem
                 continue
             sources.append(Source(pair, part, [first + row for row in rows], columns))
     for part in PARTS:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cryoden.config import GIB
 from cryoden.config.fetch import FetchConfig
-from cryoden.errors import CryodenError, FileError, NetworkError
+from cryoden.errors import CryodenError, FileError, NetworkError, Problem
 from cryoden.fetch.download import RemoteFile, download, open_session
 from cryoden.fetch.empiar import (
     Entry,
@@ -32,7 +32,7 @@ RECORD_NAME = "entry.json"
 """In the entry's folder, for those who import it: title, image set, microscope, files that are whole."""
 
 
-def run_fetch(config: FetchConfig) -> Dict[str, str]:
+def run_fetch(config: FetchConfig) -> Dict[str, Problem]:
     """Download an entry or a part of it; returns what failed, file -> reason.
 
     Raises
@@ -96,9 +96,9 @@ def _tell(
         print(f"  {command}")
 
 
-def _fetch_all(session: Session, files: List[RemoteFile], folder: Path, n_jobs: int) -> Dict[str, str]:
+def _fetch_all(session: Session, files: List[RemoteFile], folder: Path, n_jobs: int) -> Dict[str, Problem]:
     """Download files side by side into a folder; return what failed, file -> reason."""
-    failures: Dict[str, str] = {}
+    failures: Dict[str, Problem] = {}
     lock = threading.Lock()
     bar = tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True, disable=None)
 
@@ -111,7 +111,7 @@ def _fetch_all(session: Session, files: List[RemoteFile], folder: Path, n_jobs: 
             download(session, file, folder / file.name, on_bytes)
             _check_image(folder / file.name)
         except (NetworkError, FileError) as error:
-            failures[file.name] = str(error)
+            failures[file.name] = error.problem
 
     with bar, ThreadPoolExecutor(n_jobs) as pool:
         list(pool.map(fetch, files))

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from cryoden.errors import FileError, OptionError
+from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.tiff import read_pages
 
@@ -55,9 +55,8 @@ class EerStack:
     Raises
     ------
     FileError
-        If the file has no frame of electron events, or fewer than are wanted, or no decoder is installed.
-    OptionError
-        If nothing says into how many frames the events are summed.
+        If the file has no frame of electron events, or fewer than are wanted, if nothing says into how many frames
+        the events are summed, or no decoder is installed.
     """
 
     dtype = np.dtype(np.uint16)
@@ -83,11 +82,10 @@ class EerStack:
     def _count_frames(self) -> int:
         n_hardware, wanted = len(self._pages), self._rendering.n_frames
         if wanted is None and self._rendering.electrons_per_px is None:
-            raise OptionError(
-                [
-                    f"{self.path} is an EER movie of {n_hardware} hardware frames; say into how many frames they are "
-                    "summed (--eer-frames), or how many electrons a frame shall have (--eer-dose)."
-                ]
+            raise FileError(
+                f"{self.path} is an EER movie of {n_hardware} hardware frames; into how many frames are they summed?",
+                subject=str(self.path),
+                remedy=Remedy("set", "eer_frames"),
             )
         if wanted is None:
             wanted = max(2, round(self.count_electrons_per_px() / self._rendering.electrons_per_px))  # type: ignore[operator]

@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any, Iterator, Optional, Union
 
 from cryoden.config import GIB
-from cryoden.errors import FileError, FullDiskError
+from cryoden.errors import FileError, FullDiskError, Remedy
 
 PathLike = Union[str, Path]
 
@@ -25,6 +25,27 @@ PIECE_BYTES = 4 << 20
 
 LOG_NAME = "log.jsonl"
 """In the output folder of a long command: one JSON line for each finished item, or epoch."""
+
+
+@contextmanager
+def writing_errors(path: PathLike) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be written into one line.
+
+    Raises
+    ------
+    FullDiskError
+        If the disk is full.
+    FileError
+        If the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FullDiskError(
+                f"The disk is full: {path} cannot be written.", subject=str(path), remedy=Remedy("free_disk")
+            ) from error
+        raise FileError(f"{path} cannot be written ({error.strerror or error}).", subject=str(path)) from error
 
 
 @contextmanager
@@ -41,16 +62,26 @@ def whole_file(path: PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        yield temporary
-        os.replace(str(temporary), str(path))
-    except OSError as error:
-        reason = f"{path} cannot be written ({error.strerror or error}); free or change the folder."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FullDiskError(FullDiskError.BEGINNING + reason) from error
-        raise FileError(reason) from error
+        with writing_errors(path):
+            yield temporary
+            os.replace(str(temporary), str(path))
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def append_line(path: PathLike, line: str) -> None:
+    """Add a line to a text file, in one write, so that lines of several writers do not mix.
+
+    Raises
+    ------
+    FullDiskError
+        If the disk is full.
+    FileError
+        If the file cannot be written.
+    """
+    with writing_errors(path), open(str(path), "ab", buffering=0) as file:
+        file.write(f"{line}\n".encode())
 
 
 def mrc_name(path: PathLike) -> str:

@@ -6,10 +6,9 @@ import json
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any, Optional, Type
 
 from tqdm import tqdm
 
@@ -18,20 +17,6 @@ def write_above_bar(reason: str) -> None:
     """Say in a terminal, above its bar, why an input fails; elsewhere the last lines of the command say it once."""
     if sys.stderr.isatty():
         tqdm.write(reason, file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command did: how many inputs there were, why some failed (name -> reason), what is suspicious."""
-
-    n_inputs: int
-    failures: Dict[str, str]
-    warnings: Tuple[str, ...] = ()
-
-    @property
-    def n_done(self) -> int:
-        """Inputs that were processed or had been before."""
-        return self.n_inputs - len(self.failures)
 
 
 class ProgressLog:

@@ -15,11 +15,12 @@ import torch
 
 from cryoden.config import DenoiseConfig
 from cryoden.data.pairs import list_halves
-from cryoden.errors import CryodenError, FileError, FullDiskError
+from cryoden.errors import CryodenError, FileError, FullDiskError, NothingDoneError, PairError, Problem, Remedy
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
-from cryoden.formats.progress_log import Outcome, ProgressLog, write_above_bar
+from cryoden.formats.outcome import Outcome
+from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.devices import try_kernels
@@ -35,7 +36,7 @@ RECORD_NAME = "denoise.json"
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""
 
-NOT_REACHED = f"{FullDiskError.BEGINNING}it had no turn; free some and start again, finished micrographs are kept."
+NOT_REACHED = FullDiskError("The disk is full: it had no turn.", remedy=Remedy("free_disk")).problem
 
 LONGEST_WAIT = timedelta(days=7)
 """For the other processes of a torchrun at the end of a list."""
@@ -79,8 +80,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         is_first = shard.rank == 0
     n_inputs = len(jobs) + len([path for path in failures if path not in {job.path for job in jobs}])
     if not rates:
-        reason = next(iter(failures.values()), "the list is empty.")
-        raise FileError(f"None of {n_inputs} micrographs could be denoised; the first reason: {reason}")
+        raise NothingDoneError("micrographs", "denoised", n_inputs, failures)
     if is_first:
         _write_star(output / "micrographs.star", table, jobs, rates)
     return Outcome(n_inputs, failures)
@@ -90,7 +90,7 @@ def _successes(
     jobs: Sequence[Job],
     results: Generator[Tuple[Job, Union[WrittenImage, CryodenError]], None, None],
     progress: ProgressLog,
-    failures: Dict[str, str],
+    failures: Dict[str, Problem],
 ) -> Iterator[Tuple[Job, float]]:
     """Yield (job, A/px) of what was written; note the rest in `failures`, and all that follows a full disk."""
     shapes: List[Tuple[int, int]] = []
@@ -98,7 +98,7 @@ def _successes(
     for number, (job, outcome) in enumerate(results, 1):
         seconds, begun = round(time.monotonic() - begun, 3), time.monotonic()
         if isinstance(outcome, CryodenError):
-            failures[job.path] = str(outcome)
+            failures[job.path] = outcome.problem
             progress.report(micrograph=job.path, status="failed", reason=str(outcome))
             if isinstance(outcome, FullDiskError):
                 failures.update({later.path: NOT_REACHED for later in jobs[number:]})
@@ -130,7 +130,7 @@ def _write_star(path: Path, table: Optional[ImageTable], jobs: Sequence[Job], ra
     write_table(path, table.with_images([job.row for job in done], names, pixel_sizes))
 
 
-def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], Dict[str, str]]:
+def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], Dict[str, Problem]]:
     """Return the STAR table (if one was given), the jobs, and why some micrographs cannot become jobs."""
     table = None
     if len(config.micrographs) == 1 and config.micrographs[0].endswith(".star"):
@@ -141,7 +141,7 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
     odd = list_halves(config.odd, "odd") if config.odd else {}
     even = list_halves(config.even, "even") if config.even else {}
     jobs: List[Job] = []
-    failures: Dict[str, str] = {}
+    failures: Dict[str, Problem] = {}
     written: Dict[str, str] = {}
     for row, (path, folder) in enumerate(zip(paths, _folders(paths, config.folders == "kept"))):
         name = str(folder / mrc_name(path))
@@ -154,10 +154,10 @@ def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], 
             stem = Path(path).stem
             if stem not in odd or stem not in even:
                 where = config.odd if stem not in odd else config.even
-                failures[path] = (
-                    f"'{stem}' has no half in {where}; split its movie again, or leave out --odd and --even."
-                )
-                write_above_bar(failures[path])
+                failures[path] = PairError(
+                    f"'{stem}' has no half in {where}; split its movie again, or denoise without halves.", subject=path
+                ).problem
+                write_above_bar(failures[path].text())
                 continue
             halves = (odd[stem], even[stem])
         for source in (path, *(halves or ())):

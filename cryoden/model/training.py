@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.loader_choice import make_loader
 from cryoden.data.loaders import Shard
-from cryoden.errors import TrainingError
+from cryoden.errors import Problem, TrainingError
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME
 from cryoden.formats.progress_log import write_above_bar
@@ -51,7 +51,7 @@ class Training:
     model: Path
     r2: float
     best_epoch: int
-    failures: Dict[str, str]
+    failures: Mapping[str, Problem]
 
 
 def train(config: TrainConfig) -> Training:

@@ -13,7 +13,7 @@ from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
 from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import TrainingError
+from cryoden.errors import Problem, TrainingError
 from cryoden.formats.images import read_micrograph
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,9 @@ class TrainingData:
         Of all pairs that were found, usable or not.
     """
 
-    def __init__(self, training: Sequence[HalfPair], held_out: Sequence[HalfPair], failures: Dict[str, str]) -> None:
+    def __init__(
+        self, training: Sequence[HalfPair], held_out: Sequence[HalfPair], failures: Dict[str, Problem]
+    ) -> None:
         self.training, self.held_out, self.failures = training, held_out, failures
         self.shapes = [pair.used_shape for pair in training]
         self.names = {pair.name for pair in (*training, *held_out)} | set(failures)
@@ -107,7 +109,7 @@ class TrainingData:
             log.info("Crops are %d px: the smallest micrograph, or the network's step, allows no more.", crop)
         return crop
 
-    def leave_out(self, failures: Iterable[Dict[str, str]]) -> None:
+    def leave_out(self, failures: Iterable[Dict[str, Problem]]) -> None:
         """Note micrographs that turned out unusable.
 
         Raises

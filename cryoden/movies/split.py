@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from cryoden.config import HalvesConfig
-from cryoden.errors import CryodenError, FileError
+from cryoden.errors import CryodenError, FileError, NothingDoneError, Problem
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcStack, MrcWriter
-from cryoden.formats.progress_log import Outcome, ProgressLog
+from cryoden.formats.outcome import Outcome
+from cryoden.formats.progress_log import ProgressLog
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -89,7 +90,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
         require_gain_orientation(config, movies)
     pattern = FixedPattern.load(output / PATTERN_NAME)
     rates: Dict[int, float] = {}
-    failures: Dict[str, str] = {}
+    failures: Dict[str, Problem] = {}
 
     def split(row: int) -> None:
         path, targets = movies[row], [output / kind / names[row] for kind in KINDS]
@@ -109,7 +110,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
             pattern.add(names[row], targets[1], targets[2])
             progress.report(movie=path, status="split", seconds=round(time.monotonic() - begun, 3), **asdict(done))
         except CryodenError as error:
-            failures[path] = str(error)
+            failures[path] = error.problem
             progress.report(movie=path, status="failed", reason=str(error))
 
     n_jobs = affordable_jobs(config, movies, calibration)
@@ -118,13 +119,17 @@ def split_movies(config: HalvesConfig) -> Outcome:
     with progress_log as progress, ThreadPoolExecutor(n_jobs) as pool:
         list(pool.map(split, range(len(movies))))
     if not rates:
-        reason = next(iter(failures.values()), "the list is empty.")
-        raise FileError(f"None of {len(movies)} movies could be split; the first reason: {reason}")
+        raise NothingDoneError("movies", "split", len(movies), failures)
     _write_tables(config, output, table, names, rates)
     pattern.save(output / PATTERN_NAME)
     found = pattern.found()
-    warnings = tuple(found.warnings())
-    content = {**asdict(found), "share": found.share, "is_fixed_pattern": found.is_fixed_pattern, "warnings": warnings}
+    warnings = tuple(Problem("warning", line) for line in found.warnings())
+    content = {
+        **asdict(found),
+        "share": found.share,
+        "is_fixed_pattern": found.is_fixed_pattern,
+        "warnings": found.warnings(),
+    }
     write_json(output / SANITY_NAME, content)
     return Outcome(len(movies), failures, warnings)
 

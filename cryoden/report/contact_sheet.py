@@ -13,10 +13,10 @@ from cryoden.config import ShowConfig
 from cryoden.data.normalize import measure_scale
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import CryodenError, PairError
+from cryoden.errors import CryodenError, NothingDoneError
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
-from cryoden.formats.progress_log import Outcome
+from cryoden.formats.outcome import Outcome
 from cryoden.report.figures import save_figure, show_image
 
 if TYPE_CHECKING:
@@ -92,11 +92,9 @@ def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
         try:
             crops += _crops_of(pair, config, np.random.default_rng([config.seed, number]))
         except CryodenError as error:
-            failures[pair.name] = str(error)
+            failures[pair.name] = error.problem
     if not crops:
-        raise PairError(
-            f"None of {len(chosen)} micrographs can be shown; the first reason: {next(iter(failures.values()))}"
-        )
+        raise NothingDoneError("micrographs", "shown", len(chosen), failures)
     return crops, Outcome(len(chosen) + len(set(failures) - {pair.name for pair in chosen}), failures)
 
 

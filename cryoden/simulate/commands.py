@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict
+from typing import Mapping
 
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
+from cryoden.errors import Problem
 from cryoden.simulate.movies import MOVIES_STAR, simulate_movies
 from cryoden.simulate.pairs import simulate_pairs
 
 
-def run_simulate_pairs(config: SimulatePairsConfig) -> Dict[str, str]:
+def run_simulate_pairs(config: SimulatePairsConfig) -> Mapping[str, Problem]:
     """Simulate pairs and say where they are; returns the failures."""
     outcome = simulate_pairs(config)
     print(f"{outcome.n_done} of {outcome.n_inputs} pairs are simulated: {Path(config.output)}/{{odd,even,clean}}")
     return outcome.failures
 
 
-def run_simulate_movies(config: SimulateMoviesConfig) -> Dict[str, str]:
+def run_simulate_movies(config: SimulateMoviesConfig) -> Mapping[str, Problem]:
     """Simulate movies and say where they are."""
     facts = simulate_movies(config)
     n_particles = sum(len(item.coordinates) for item in facts.values())

@@ -12,11 +12,12 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from cryoden.config.simulate import SHAPES, SimulatePairsConfig
-from cryoden.errors import CryodenError, FileError, PixelError
+from cryoden.errors import CryodenError, FileError, NothingDoneError, PixelError, Problem
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
-from cryoden.formats.progress_log import Outcome, write_above_bar
+from cryoden.formats.outcome import Outcome
+from cryoden.formats.progress_log import write_above_bar
 from cryoden.simulate.shapes import Particle, build_shape
 
 KINDS = ("clean", "odd", "even")
@@ -43,20 +44,20 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     for kind in KINDS:
         make_folder(output / kind)
     paint = None if config.images else _phantom_painter(config)
-    failures: Dict[str, str] = {}
+    failures: Dict[str, Problem] = {}
     for number, (path, name) in enumerate(tqdm(list(zip(inputs, names)), unit="pair", disable=None)):
         rng = np.random.default_rng([config.seed, number])
         try:
             clean = paint(rng) if paint else read_picture(path)
         except CryodenError as error:
-            failures[path] = str(error)
+            failures[path] = error.problem
             write_above_bar(str(error))
             continue
         for kind, image in zip(KINDS, noisy_pair(clean, config, rng)):
             with whole_file(output / kind / name) as temporary:
                 write_image(temporary, image, config.sampling_rate)
     if len(failures) == len(inputs):
-        raise FileError(f"None of {len(inputs)} images could be used; the first reason: {failures[inputs[0]]}")
+        raise NothingDoneError("images", "used", len(inputs), failures)
     return Outcome(len(inputs), failures)
 
 

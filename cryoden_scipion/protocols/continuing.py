@@ -2,45 +2,29 @@
 
 import os
 
+from cryoden.errors import ExistingResultsError, Remedy
 from cryoden.formats.files import mrc_name
+from cryoden.formats.run_record import option_differences
 from cryoden.formats.star import read_table
 from cryoden_scipion import convert
-
-WAYS_ON = (
-    "Set it back and Continue; or choose Restart, which deletes what this run has made and makes all again; or run a "
-    "copy of it, which keeps both."
-)
+from cryoden_scipion.protocols.words import WAYS_ON
 
 
-def optionProblems(record, options, labelOf):
+def optionProblems(record, options, words):
     """Return in one sentence which fields have other values than when the run did what it has done.
 
     Parameters
     ----------
     record, options : dict
         Option -> value as in JSON, then and now; what `record` lacks may change.
-    labelOf : callable
-        Returns the label of an option's field, None where the form has none.
+    words : cryoden.errors.Words
+        Of the form.
     """
-    changed = {}
-    for name, now in options.items():
-        if name in record and record[name] != now:
-            values = [_said(record[name]), _said(now)]
-            isReadable = not any(os.sep in value for value in values)
-            label = labelOf(name) or name
-            changed[label] = f"*{label}*" + (f" (was {values[0]}, is now {values[1]})" if isReadable else "")
-    if not changed:
+    known = {name: value for name, value in options.items() if name in record}
+    differing = option_differences(record, known)
+    if not differing:
         return []
-    return [f"What this run has made so far was made with another value of {' and '.join(changed.values())}. {WAYS_ON}"]
-
-
-def _said(value):
-    """Return an option's value as a form shows it; of what has many parts, that it has."""
-    if value is None or isinstance(value, bool):
-        return {None: "empty", True: "Yes", False: "No"}[value]
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return os.sep if isinstance(value, dict) else str(value)
+    return [ExistingResultsError("", remedy=Remedy("overwrite"), differences=differing).problem.text(words).strip()]
 
 
 def itemProblems(label, inputSet, outputSet, star):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 
@@ -9,22 +10,38 @@ from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
 
 from cryoden.errors import FullDiskError, OptionError
+from cryoden.formats import outputs
+from cryoden.formats.outcome import FAILED, read_ending, read_failures
 from cryoden_scipion import Plugin
-from cryoden_scipion.protocols.wording import inFormWords
+from cryoden_scipion.protocols.words import formWords
 
-NO_END = ("cryoden: failed: ", "cryoden: warning: ")
-"""How lines of a command begin that do not say why it ended."""
+OPTIONS_FILE = "options.json"
+"""In the run's folder: the options with which the last command was started."""
 
-FAILURES_NAME = "failures.json"
-OPTIONS_NAME = "options.json"
 MOST_REASONS = 10
 """Lines of a summary about inputs that were left out."""
 
 SHELL_SIGNAL = 128
 """A shell adds this to the number of the signal that killed its command."""
 
-SOME_FAILED = 1
-"""Exit status of a command that came to its end; torchrun ends with it for every reason."""
+MOST_LINES = 20
+"""Lines of a command's stderr that are shown where it could not say how it ended."""
+
+
+class CommandError(Exception):
+    """A command of the denoiser did not do what it was started for.
+
+    Parameters
+    ----------
+    text : str
+        In the form's words.
+    ending : cryoden.formats.outcome.Ending or None
+        What the command left; None where it was killed.
+    """
+
+    def __init__(self, text, ending=None):
+        super().__init__(text)
+        self.ending = ending
 
 
 class CryodenProtBase(EMProtocol):
@@ -32,9 +49,6 @@ class CryodenProtBase(EMProtocol):
 
     _fields = {}
     """Option -> the form's parameter (or the label of a line) that sets it, where they have different names."""
-
-    _logStart = 0
-    """Where in the run's stderr the last command began."""
 
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
@@ -83,7 +97,7 @@ class CryodenProtBase(EMProtocol):
         Exception
             With the denoiser's own one line, if nothing could be done.
         """
-        options = self._getExtraPath(OPTIONS_NAME)
+        options = self._getExtraPath(OPTIONS_FILE)
         with open(options, "w") as file:
             json.dump(config.to_dict(), file, indent=2)
         environ = Plugin.getEnviron()
@@ -91,22 +105,38 @@ class CryodenProtBase(EMProtocol):
         if gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
         nProcesses = len(gpus) if isShared and gpus else 1
-        before = _stampOf(self._filePath(FAILURES_NAME))
-        self._logStart = os.path.getsize(self.getStderrLog())
+        outcome = self._outcomeFile()
+        if os.path.exists(outcome):
+            os.remove(outcome)
+        logStart = os.path.getsize(self.getStderrLog())
+        arguments = f"{command} --config {shlex.quote(options)} --outcome {shlex.quote(outcome)}"
         try:
-            self.runJob(Plugin.getProgram(nProcesses), f"{command} --config {options}", env=environ, numberOfMpi=1)
+            self.runJob(Plugin.getProgram(nProcesses), arguments, env=environ, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
-            isAtEnd = _stampOf(self._filePath(FAILURES_NAME)) != before  # a command's last deed is this file
-            if error.returncode != SOME_FAILED or not isAtEnd:
-                raise Exception(self._lastError() or _howItEnded(command, error.returncode, nProcesses)) from error
+            ending = read_ending(outcome)
+            if ending is None:
+                lines = self._lastLines(logStart)
+                raise CommandError(f"{_howItEnded(command, error.returncode, nProcesses)}\n{lines}".strip()) from error
+            if ending.status == FAILED:
+                raise CommandError(self._said(ending.problems), ending) from error
 
-    def _lastError(self):
-        """Return the line with which the last command said why it did nothing, None if it said nothing."""
+    def _outcomeFile(self):
+        """Return where the last command said how it ended, for this run alone."""
+        return self._getLogsPath(outputs.OUTCOME)
+
+    def _lastLines(self, start):
+        """Return the end of what the last command wrote to stderr, as it is."""
         with open(self.getStderrLog(), errors="replace") as log:
-            log.seek(self._logStart)
-            lines = [line.strip() for line in log if line.startswith("cryoden: ")]
-        lines = [line for line in lines if not line.startswith(NO_END)]
-        return inFormWords(lines[-1], self._labelOf) if lines else None
+            log.seek(start)
+            return "".join(log.readlines()[-MOST_LINES:])
+
+    def _said(self, problems):
+        """Return problems of the denoiser in the form's words."""
+        return " ".join(problem.text(self._words) for problem in problems)
+
+    @property
+    def _words(self):
+        return formWords(self._labelOf)
 
     def _device(self):
         return "auto" if self.usesGpu() else "cpu"
@@ -117,7 +147,7 @@ class CryodenProtBase(EMProtocol):
         try:
             makeConfig()
         except OptionError as error:
-            return [inFormWords(problem, self._labelOf) for problem in error.problems]
+            return [problem.text(self._words) for problem in error.problems]
         return []
 
     def _validateContinued(self):
@@ -137,12 +167,8 @@ class CryodenProtBase(EMProtocol):
         return name if option in self._fields else None
 
     def _failures(self):
-        """Return why some inputs were left out, name -> reason."""
-        path = self._filePath(FAILURES_NAME)
-        if not os.path.exists(path):
-            return {}
-        with open(path) as file:
-            return json.load(file)
+        """Return why some inputs were left out, name -> problem."""
+        return read_failures(os.path.dirname(self._filePath(outputs.FAILURES)))
 
     def _filePath(self, name):
         """Return where a file of the folder lies that the command fills."""
@@ -150,29 +176,21 @@ class CryodenProtBase(EMProtocol):
 
     def _withoutRoom(self):
         """Return the failed inputs that a full disk left without a result."""
-        return [name for name, reason in self._failures().items() if reason.startswith(FullDiskError.BEGINNING)]
+        return [name for name, problem in self._failures().items() if problem.kind == FullDiskError.kind]
 
     def _failureLines(self):
         nWithoutRoom = len(self._withoutRoom())
         lines = []
         if nWithoutRoom:
             lines.append(f"*The disk was full*: {nWithoutRoom} are still to be done. Free some space and Continue.")
-        reasons = [reason for reason in self._failures().values() if not reason.startswith(FullDiskError.BEGINNING)]
-        lines += [f"*Left out: {len(reasons)}*"] if reasons else []
-        lines += [f"  {inFormWords(reason, self._labelOf)}" for reason in reasons[:MOST_REASONS]]
-        nMore = len(reasons) - MOST_REASONS
-        return lines + ([f"  and {nMore} more; see {self._filePath(FAILURES_NAME)}"] if nMore > 0 else [])
+        problems = [problem for problem in self._failures().values() if problem.kind != FullDiskError.kind]
+        lines += [f"*Left out: {len(problems)}*"] if problems else []
+        lines += [f"  {problem.text(self._words)}" for problem in problems[:MOST_REASONS]]
+        nMore = len(problems) - MOST_REASONS
+        return lines + ([f"  and {nMore} more; see {self._filePath(outputs.FAILURES)}"] if nMore > 0 else [])
 
     def _citations(self):
         return ["Lehtinen2018"]
-
-
-def _stampOf(path):
-    """Return what changes whenever a file is written anew."""
-    if not os.path.exists(path):
-        return None
-    status = os.stat(path)
-    return status.st_ino, status.st_mtime_ns
 
 
 def _howItEnded(command, status, nProcesses):

@@ -12,9 +12,11 @@ from pyworkflow.protocol import params
 
 from cryoden.config import DenoiseConfig
 from cryoden.errors import CryodenError
+from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json, write_json
 from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
+from cryoden.formats.run_record import recorded_options
 from cryoden_scipion import convert
 from cryoden_scipion.protocols import denoise_rules
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
@@ -23,12 +25,7 @@ from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import WAIT_SECONDS, StreamingRun
 
 INPUT_STAR = "input.star"
-OUTPUT_STAR = "micrographs.star"
-RECORD_NAME = "denoise.json"
-"""What `cryoden denoise` leaves beside its results; marks a set as denoised."""
-
-LOG_FILES = "log*.jsonl"
-"""The command's log, one for each process."""
+"""Input of the command."""
 
 PROGRESS_NAME = "progress.json"
 """Seconds of all rounds and micrographs denoised in them, and how many got no CTF; for the summary."""
@@ -127,7 +124,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             allowsNull=True,
             label="CTFs (optional)",
             help="CTFs of the original micrographs, matched by micrograph name: their values become columns of "
-            f"{OUTPUT_STAR} for RELION, where micrographs without a CTF are then left out. They change no pixel. "
+            f"{outputs.MICROGRAPHS_STAR} for RELION, where micrographs without a CTF are then left out. They change no pixel. "
             "Inside Scipion they are not needed: later protocols offer the CTFs of the originals.",
         )
 
@@ -239,7 +236,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
                 break
             self.info(f"Waiting for CTFs: {len(ctfs)} so far.")
             time.sleep(WAIT_SECONDS)
-        path = self._getExtraPath(OUTPUT_STAR)
+        path = self._getExtraPath(outputs.MICROGRAPHS_STAR)
         names = {mrc_name(mic.getFileName()): convert.micNameKey(mic) for mic in micrographs}
         progress = self._progress()
         progress["without_ctf"] = convert.addCtfs(path, names, convert.ctfsByName(ctfs))
@@ -266,12 +263,12 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         return problems or self._validateContinued()
 
     def _continueProblems(self):
-        path, micrographs = self._getExtraPath(RECORD_NAME), self.inputMicrographs.get()
-        if not os.path.exists(path):
+        record, micrographs = recorded_options(self._getExtraPath(outputs.DENOISE_RECORD)), self.inputMicrographs.get()
+        if record is None:
             return []
         card = read_card(self.inputModel.get().getFileName())
         now = {**self._config().to_dict(), "model": {"network": card.network, "training": card.training}}
-        problems = optionProblems(read_json(path), now, self._labelOf)
+        problems = optionProblems(record, now, self._words)
         if self.hasAttribute(DenoiseOutputs.outputMicrographs.name):
             star = self._getExtraPath(INPUT_STAR)
             problems += itemProblems(self._labelOf("micrographs"), micrographs, self.outputMicrographs, star)
@@ -293,7 +290,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         except CryodenError:
             return []  # an error of `_validate`
         return [
-            *denoise_rules.repeatWarnings(micrographs, RECORD_NAME),
+            *denoise_rules.repeatWarnings(micrographs, outputs.DENOISE_RECORD),
             *denoise_rules.sizeWarnings(micrographs, card, self.tile.get()),
         ]
 
@@ -305,19 +302,21 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             f"*{output.getSize()}* of {convert.currentSize(self.inputMicrographs.get())} micrographs are denoised, "
             f"at {output.getSamplingRate():.2f} A/px" + (", more may come." if output.isStreamOpen() else "."),
             "*Pick here; estimate CTFs and extract particles on the original set.*",
-            f"RELION: {self._getExtraPath(OUTPUT_STAR)}",
+            f"RELION: {self._getExtraPath(outputs.MICROGRAPHS_STAR)}",
         ]
         if progress["seconds"]:
             speed = 60 * progress["micrographs"] / progress["seconds"]
             lines.insert(1, f"Speed: *{speed:.1f}* micrographs per minute, from disk to disk, program start included.")
         if progress["without_ctf"]:
-            lines.append(f"{progress['without_ctf']} micrographs have no CTF and are not in {OUTPUT_STAR}.")
+            lines.append(
+                f"{progress['without_ctf']} micrographs have no CTF and are not in {outputs.MICROGRAPHS_STAR}."
+            )
         return lines + self._warningLines() + self._failureLines()
 
     def _warningLines(self):
         """Return what the command found suspicious in what it denoised, each thing once."""
         found = {}
-        for path in sorted(glob.glob(glob.escape(self._getExtraPath()) + f"/{LOG_FILES}")):
+        for path in sorted(glob.glob(glob.escape(self._getExtraPath()) + f"/{outputs.LOGS}")):
             with open(path) as log:
                 found.update(dict.fromkeys(json.loads(line)["warning"] for line in log if '"warning": ' in line))
         return [f"*Warning:* {warning}" for warning in found]

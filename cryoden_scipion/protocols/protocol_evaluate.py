@@ -10,12 +10,12 @@ from pyworkflow.object import Float
 from pyworkflow.protocol import params
 
 from cryoden.config import EvaluateConfig
+from cryoden.formats import outputs
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, LINKED_SET, ODD_STAR, HalvesInput
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 TRUTH_STAR = "truth.star"
-METRICS_NAME, REPORT_NAME = "metrics.json", "report.html"
 SCORES = {"_cryodenR2": "r2", "_cryodenR2Error": "r2_error", "_cryodenR2Corr": "r2_corr"}
 """Attributes of the output's micrographs, and which number of the evaluation they hold."""
 
@@ -140,7 +140,7 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
         return self._problemsOf(self._config) + self._validateHalves()
 
     def _summary(self):
-        if not os.path.exists(self._getExtraPath(METRICS_NAME)):
+        if not os.path.exists(self._getExtraPath(outputs.METRICS)):
             return ["No evaluation yet."]
         table = self.table()
         band = table["bands"][0]
@@ -156,12 +156,12 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
             mark = "*" if row["key"] == table["leader"] else ""
             lines.append(f"  {mark}{row['label']}: {r2['value']:.3f}{error}{mark}")
         lines += table["warnings"]
-        return [*lines, f"Report: {self._getExtraPath(REPORT_NAME)}", *self._failureLines()]
+        return [*lines, f"Report: {self._getExtraPath(outputs.REPORT)}", *self._failureLines()]
 
     # --------------------------- UTILS functions ------------------------------
     def table(self):
         """Return the content of metrics.json."""
-        with open(self._getExtraPath(METRICS_NAME)) as file:
+        with open(self._getExtraPath(outputs.METRICS)) as file:
             return json.load(file)
 
     def leader(self):

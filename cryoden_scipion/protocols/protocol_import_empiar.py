@@ -9,9 +9,9 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.config.fetch import FetchConfig
+from cryoden.formats import outputs
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
-RECORD_NAME = "entry.json"
 READABLE_GAINS = (".mrc", ".tif", ".tiff", ".gain")
 
 # What is assumed where neither archive nor form says it.
@@ -136,7 +136,7 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         return self._getExtraPath(f"EMPIAR-{self._config().number}", name)
 
     def _record(self):
-        with open(self._filePath(RECORD_NAME)) as file:
+        with open(self._filePath(outputs.ENTRY_RECORD)) as file:
             return json.load(file)
 
     def _acquisition(self, record):

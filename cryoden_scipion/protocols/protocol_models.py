@@ -9,7 +9,8 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.errors import CryodenError
-from cryoden.formats.model_file import MODEL_NAME, read_card
+from cryoden.formats import outputs
+from cryoden.formats.model_file import read_card
 from cryoden_scipion.objects import CryodenModel
 
 
@@ -41,7 +42,7 @@ class CryodenProtImportModel(EMProtocol):
 
     def importStep(self):
         """Copy the file and register it."""
-        model = CryodenModel(self._getExtraPath(MODEL_NAME))
+        model = CryodenModel(self._getExtraPath(outputs.MODEL))
         shutil.copyfile(self.modelFile.get(), model.getFileName())
         model.setFromCard(read_card(model.getFileName()))
         self._defineOutputs(**{ImportOutputs.outputModel.name: model})

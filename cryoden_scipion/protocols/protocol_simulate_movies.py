@@ -9,6 +9,7 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.config.simulate import SimulateMoviesConfig
+from cryoden.formats import outputs
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
@@ -113,18 +114,18 @@ class CryodenProtSimulateMovies(CryodenProtBase):
         for images in (movies, micrographs):
             images.setAcquisition(acquisition)
             images.setSamplingRate(config.sampling_rate)
-        movies.setGain(self._getExtraPath("gain.mrc"))
+        movies.setGain(self._getExtraPath(outputs.GAIN))
         movies.setFramesRange([1, config.frames, 1])
         coordinates = self._createSetOfCoordinates(micrographs)
         for number, (name, fact) in enumerate(facts.items(), 1):
-            movie = Movie(location=self._getExtraPath("movies", f"{name}.mrcs"))
+            movie = Movie(location=self._getExtraPath(outputs.MOVIES, f"{name}.mrcs"))
             movie.setObjId(number)
             movie.setMicName(f"{name}.mrcs")
             movie.setAcquisition(acquisition)
             movie.setSamplingRate(config.sampling_rate)
             movie.setFramesRange([1, config.frames, 1])
             movies.append(movie)
-            truth = self._getExtraPath("truth", f"{name}.mrc")
+            truth = self._getExtraPath(outputs.TRUTH, f"{name}.mrc")
             micrograph = convert.newMicrograph(movie, truth, config.sampling_rate)
             micrographs.append(micrograph)
             for x, y in fact["coordinates"]:
@@ -170,7 +171,7 @@ class CryodenProtSimulateMovies(CryodenProtBase):
 
     def _facts(self):
         """Return what the command recorded of each movie, name -> record."""
-        folder = self._getExtraPath("truth")
+        folder = self._getExtraPath(outputs.TRUTH)
         facts = {}
         for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
             if file.endswith(".json"):

@@ -10,23 +10,22 @@ from pyworkflow.object import CsvList
 from pyworkflow.protocol import params
 
 from cryoden.config import HalvesConfig
+from cryoden.errors import Problem
+from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json
+from cryoden.formats.run_record import recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import StreamingRun
-from cryoden_scipion.protocols.wording import inFormWords
 
 MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
-RECORD_NAME = "halves.json"
-"""What `cryoden halves` leaves beside its sums: how they were made."""
-
-SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
+"""Input of the command."""
 
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
-OUTPUT_FOLDERS = {OUTPUT_FULL: "full", OUTPUT_ODD: "odd", OUTPUT_EVEN: "even"}
+OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVEN: outputs.EVEN}
 
 
 class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
@@ -151,7 +150,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         micrograph = convert.newMicrograph(movie, sums[OUTPUT_FOLDERS[name]], self._samplingRate())
         if name == OUTPUT_FULL:
             link = CsvList()
-            link.set(",".join((sums["odd"], sums["even"])))
+            link.set(",".join((sums[outputs.ODD], sums[outputs.EVEN])))
             setattr(micrograph, HALVES_LINK, link)
         return micrograph
 
@@ -171,10 +170,10 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         return problems or self._validateContinued()
 
     def _continueProblems(self):
-        path, movies = self._getExtraPath(RECORD_NAME), self.inputMovies.get()
-        if movies is None or not os.path.exists(path):
+        record, movies = recorded_options(self._getExtraPath(outputs.HALVES_RECORD)), self.inputMovies.get()
+        if movies is None or record is None:
             return []
-        problems = optionProblems(read_json(path), self._config().to_dict(), self._labelOf)
+        problems = optionProblems(record, self._config().to_dict(), self._words)
         if self.hasAttribute(OUTPUT_FULL):
             star = self._getExtraPath(MOVIES_STAR)
             problems += itemProblems(self._labelOf("movies"), movies, self.outputMicrographs, star)
@@ -204,11 +203,12 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
 
     def _sanityLines(self):
         """Return what the denoiser's command found suspicious in the halves."""
-        path = self._getExtraPath(SANITY_NAME)
+        path = self._getExtraPath(outputs.SANITY)
         if not os.path.exists(path):
             return []
-        lines = [f"*Warning:* {inFormWords(line, self._labelOf)}" for line in read_json(path)["warnings"]]
-        picture = self._getExtraPath(PATTERN_PICTURE_NAME)
+        warnings = map(Problem.from_dict, read_json(path)["warnings"])
+        lines = [f"*Warning:* {warning.text(self._words)}" for warning in warnings]
+        picture = self._getExtraPath(outputs.PATTERN_PICTURE)
         return lines + ([f"Picture of the pattern: {picture}"] if lines and os.path.exists(picture) else [])
 
     # --------------------------- UTILS functions ------------------------------

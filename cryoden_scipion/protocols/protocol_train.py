@@ -10,8 +10,8 @@ from pyworkflow.protocol import params
 
 from cryoden.config import NETWORKS, TrainConfig
 from cryoden.errors import FileError
-from cryoden.formats.files import LOG_NAME
-from cryoden.formats.model_file import MODEL_NAME, read_card
+from cryoden.formats import outputs
+from cryoden.formats.model_file import read_card
 from cryoden_scipion import convert
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
@@ -177,7 +177,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
 
     def createOutputStep(self):
         """Register the best model."""
-        model = CryodenModel(self._getExtraPath(MODEL_NAME))
+        model = CryodenModel(self._getExtraPath(outputs.MODEL))
         model.setFromCard(read_card(model.getFileName()))
         self._defineOutputs(**{TrainOutputs.outputModel.name: model})
         for pointer in self._inputPointers():
@@ -206,10 +206,10 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
 
     def _continueProblems(self):
         """Compare with the model of the run's first epochs; before there is one, the command itself compares."""
-        path = self._getExtraPath(MODEL_NAME)
+        path = self._getExtraPath(outputs.MODEL)
         if not os.path.exists(path) or any(pointer.get() is None for pointer in self._inputPointers()):
             return []
-        problems = optionProblems(read_card(path).training["options"], self._config().to_dict(), self._labelOf)
+        problems = optionProblems(read_card(path).training["options"], self._config().to_dict(), self._words)
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             label = ("Odd micrographs", "Even micrographs")[half]
             problems += fileProblems(label, self._halves(half)[1], self._getExtraPath(star))
@@ -275,4 +275,4 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
 
     def getLogFile(self):
         """Return the path of the training log, one JSON line for each epoch."""
-        return self._getExtraPath(LOG_NAME)
+        return self._getExtraPath(outputs.LOG)

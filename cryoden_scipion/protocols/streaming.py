@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pwem.objects import SetOfMicrographs
 from pyworkflow.object import Set
 
-from cryoden.errors import FullDiskError
+from cryoden.errors import FullDiskError, NothingDoneError
+from cryoden.formats.outcome import read_ending
+from cryoden_scipion.protocols.protocol_base import CommandError
 
 REGISTER_SECONDS = 3
 """How often finished results are looked for while the denoiser's command runs."""
 
 WAIT_SECONDS = 3
 """How often an open set without new items is looked at."""
-
-NONE_DONE = "cryoden: None of "
-"""How the command's last line begins where every input so far is bad; others may follow."""
 
 
 class StreamingRun:
@@ -89,15 +88,17 @@ class StreamingRun:
         self._register(items)  # what was finished between the last look and the end
         try:
             job.result()
-        except Exception as error:
-            if isComplete or not str(error).startswith(NONE_DONE) or FullDiskError.BEGINNING in str(error):
+        except CommandError as error:
+            ending = error.ending
+            isOnlyBadInput = ending is not None and ending.has(NothingDoneError.kind)
+            if isComplete or not isOnlyBadInput or ending.has(FullDiskError.kind):
                 raise
-            self.warning(str(error))
+            self.warning(str(error))  # every input so far is bad; others may follow
             return
         nWithoutRoom = len(self._withoutRoom())
         if nWithoutRoom:
             raise Exception(
-                f"{FullDiskError.BEGINNING}{nWithoutRoom} of {len(items)} are still to be done, what is finished is "
+                f"The disk is full: {nWithoutRoom} of {len(items)} are still to be done, what is finished is "
                 "kept. Free some space and Continue."
             )
 
@@ -110,7 +111,9 @@ class StreamingRun:
             With the denoiser's own line, if there is no output at all.
         """
         if not any(True for _ in self.iterOutputAttributes()):
-            raise Exception(self._lastError() or "The input is empty; there was nothing to do.")
+            ending = read_ending(self._outcomeFile())
+            problems = ending.problems if ending else ()
+            raise Exception(self._said(problems) or "The input is empty; there was nothing to do.")
         self._closeOutputSet()
 
     # --------------------------- output sets ----------------------------------

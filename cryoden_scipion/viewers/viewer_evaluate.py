@@ -6,8 +6,8 @@ import webbrowser
 from pyworkflow.protocol.params import EnumParam, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
+from cryoden.formats import outputs
 from cryoden_scipion.protocols import CryodenProtEvaluate
-from cryoden_scipion.protocols.protocol_evaluate import METRICS_NAME, REPORT_NAME
 from cryoden_scipion.viewers.plotting import newPlotter
 
 OVERALL = {
@@ -35,7 +35,7 @@ class CryodenEvaluateViewer(ProtocolViewer):
     def _defineParams(self, form):
         form.addSection(label="Evaluation")
         form.addParam("report", LabelParam, label="Whole report in the browser")
-        if not os.path.exists(self.protocol._getExtraPath(METRICS_NAME)):
+        if not os.path.exists(self.protocol._getExtraPath(outputs.METRICS)):
             return
         group = form.addGroup("All micrographs")
         for name, (label, _, _) in OVERALL.items():
@@ -66,7 +66,7 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     # --------------------------- the buttons ----------------------------------
     def _openReport(self, name):
-        path = os.path.abspath(self.protocol._getExtraPath(REPORT_NAME))
+        path = os.path.abspath(self.protocol._getExtraPath(outputs.REPORT))
         if not os.path.exists(path):
             return [self.infoMessage("The evaluation has not finished.", "Nothing to show yet")]
         if not webbrowser.open_new_tab(f"file://{path}"):
@@ -110,5 +110,5 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     def _insideOf(self, row):
         """Return the file with the inside of a row's network, None where there is none."""
-        path = self.protocol._getExtraPath(f"inside_{row['key']}.npz")
+        path = self.protocol._getExtraPath(outputs.inspection_of(row["key"]))
         return path if os.path.exists(path) else None

@@ -7,9 +7,9 @@ from matplotlib.widgets import Button
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden.config import DenoiseConfig
+from cryoden.formats import outputs
 from cryoden_scipion.convert import itemsOfFile, linkedHalves, micNameKey
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves
-from cryoden_scipion.protocols.protocol_split_halves import PATTERN_NAME, PATTERN_PICTURE_NAME
 from cryoden_scipion.viewers.plotting import newPlotter
 
 
@@ -47,11 +47,11 @@ class CryodenHalvesViewer(_PairViewer):
     def _visualize(self, obj, **kwargs):
         """Show the halves, and, where one was found, the fixed pattern of all micrographs."""
         plots = super()._visualize(obj, **kwargs)
-        if os.path.exists(obj._getExtraPath(PATTERN_PICTURE_NAME)):
+        if os.path.exists(obj._getExtraPath(outputs.PATTERN_PICTURE)):
             from cryoden.report.figures import plot_fixed_pattern
 
             plotter = newPlotter("fixed pattern", (12, 5.6))
-            plot_fixed_pattern(plotter.getFigure(), obj._getExtraPath(PATTERN_NAME))
+            plot_fixed_pattern(plotter.getFigure(), obj._getExtraPath(outputs.PATTERN))
             plots.append(plotter)
         return plots
 

@@ -6,7 +6,7 @@ from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden.errors import CryodenError
-from cryoden.formats.files import LOG_NAME
+from cryoden.formats import outputs
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols import CryodenProtTrain
 
@@ -25,7 +25,7 @@ class CryodenTrainViewer(Viewer):
         from cryoden.report.training_figures import plot_training
 
         folder = os.path.dirname(obj.getFileName()) if isinstance(obj, CryodenModel) else obj._getExtraPath()
-        log = os.path.join(folder, LOG_NAME)
+        log = os.path.join(folder, outputs.LOG)
         try:
             records = read_log(log)
         except CryodenError:

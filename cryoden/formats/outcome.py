@@ -1,0 +1,139 @@
+"""How a command ended, as data for whoever started it: `outcome.json` and `failures.json`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from cryoden import __version__
+from cryoden.errors import CryodenError, NothingDoneError, OptionError, Problem
+from cryoden.formats import outputs
+from cryoden.formats.files import PathLike, read_json, write_json
+
+DONE, SOME_FAILED, FAILED, STOPPED = "done", "some_failed", "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did with its inputs.
+
+    Attributes
+    ----------
+    n_inputs
+        How many there were.
+    failures
+        Input -> why it was left out.
+    warnings
+        What is suspicious, in sentences.
+    """
+
+    n_inputs: int
+    failures: Mapping[str, Problem] = field(default_factory=dict)
+    warnings: Tuple[Problem, ...] = ()
+
+    @property
+    def n_done(self) -> int:
+        """Inputs that were processed now or before."""
+        return self.n_inputs - len(self.failures)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Content of `outcome.json`.
+
+    Attributes
+    ----------
+    status
+        `done`, `some_failed` (and the rest is done), `failed` (nothing could be done), `stopped` (by a signal).
+    problems
+        Why it failed: one, or one for each broken rule of the options.
+    items
+        Inputs that were left out, and why.
+    """
+
+    status: str
+    problems: Tuple[Problem, ...] = ()
+    items: Mapping[str, Problem] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, failures: Mapping[str, Problem]) -> Ending:
+        """Return the ending of a command that came to its end."""
+        return cls(SOME_FAILED if failures else DONE, (), dict(failures))
+
+    @classmethod
+    def of_error(cls, error: CryodenError, status: str = FAILED) -> Ending:
+        """Return the ending of a command that an error ended."""
+        problems = tuple(error.problems) if isinstance(error, OptionError) else (error.problem,)
+        return cls(status, problems, error.failures if isinstance(error, NothingDoneError) else {})
+
+    def has(self, kind: str) -> bool:
+        """Return whether a problem of a kind ended the command, or left an input out."""
+        return any(problem.kind == kind for problem in (*self.problems, *self.items.values()))
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return the content of the file."""
+        first = self.problems[0].to_dict() if self.problems else asdict(Problem("", ""))
+        return {
+            "version": __version__,
+            "status": self.status,
+            **first,
+            "problems": [problem.to_dict() for problem in self.problems],
+            "items": [{"name": name, **problem.to_dict()} for name, problem in self.items.items()],
+        }
+
+
+def write_ending(path: PathLike, ending: Ending, is_first_wins: bool = False) -> None:
+    """Write an ending; where several processes may, the first one's stays.
+
+    Parameters
+    ----------
+    path
+        The file.
+    ending
+        Its content.
+    is_first_wins
+        Whether a file that is there is kept.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written.
+    """
+    if not (is_first_wins and os.path.exists(str(path))):
+        write_json(path, ending.to_dict())
+
+
+def read_ending(path: PathLike) -> Optional[Ending]:
+    """Return how a command ended; None where it was killed before it could say so, or could not write.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    if not Path(path).is_file():
+        return None
+    content = read_json(path)
+    items = {item.pop("name"): Problem.from_dict(item) for item in content["items"]}
+    return Ending(content["status"], tuple(map(Problem.from_dict, content["problems"])), items)
+
+
+def write_failures(folder: PathLike, failures: Mapping[str, Problem]) -> None:
+    """Write which inputs were left out of a folder's results, and why."""
+    write_json(Path(folder) / outputs.FAILURES, {name: problem.to_dict() for name, problem in failures.items()})
+
+
+def read_failures(folder: PathLike) -> Dict[str, Problem]:
+    """Return what `write_failures` wrote, also by version 0.1; nothing where there is no such file.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    path = Path(folder) / outputs.FAILURES
+    if not path.is_file():
+        return {}
+    return {name: Problem.from_dict(problem) for name, problem in read_json(path).items()}

@@ -1,0 +1,81 @@
+"""Names of all files that a command leaves and something else reads: another command, the plugin, a viewer, a person.
+
+Both packages take them from here, and build no path from a name of their own.
+"""
+
+from __future__ import annotations
+
+# ---------------------------------------------------------------------- every command that fills a folder
+OUTCOME = "outcome.json"
+"""How the last command ended; see `cryoden.formats.outcome`."""
+
+FAILURES = "failures.json"
+"""Inputs that were left out, and why."""
+
+LOG = "log.jsonl"
+"""One JSON line for each finished item, or epoch."""
+
+LOGS = "log*.jsonl"
+"""Pattern of the logs of all processes; see `log_of`."""
+
+MICROGRAPHS_STAR = "micrographs.star"
+"""The results as RELION reads them; also the true micrographs of a simulation."""
+
+# ---------------------------------------------------------------------- halves
+HALVES_RECORD = "halves.json"
+FULL, ODD, EVEN = "full", "odd", "even"
+SUMS = (FULL, ODD, EVEN)
+"""Folders of the sums; odd + even = full."""
+
+SANITY = "sanity.json"
+PATTERN, PATTERN_PICTURE = "fixed_pattern.npz", "fixed_pattern.png"
+
+# ---------------------------------------------------------------------- training
+MODEL = "model.safetensors"
+CHECKPOINT, SAMPLES, CURVES = "checkpoint.pt", "samples.npz", "curves.png"
+EPOCHS = "epochs"
+"""Folder with the model of every epoch, where all are kept; see `model_of_epoch`."""
+
+# ---------------------------------------------------------------------- denoising
+DENOISE_RECORD = "denoise.json"
+THUMBNAILS = "thumbnails"
+
+# ---------------------------------------------------------------------- evaluation, look at the data
+EVALUATE_RECORD = "evaluate.json"
+MEASUREMENTS = "measurements"
+"""Folder with one file for each micrograph."""
+
+METRICS, METRICS_CSV, METRICS_STAR = "metrics.json", "metrics.csv", "metrics.star"
+REPORT = "report.html"
+
+# ---------------------------------------------------------------------- simulation
+SIMULATION_RECORD = "simulation.json"
+MOVIES, TRUTH = "movies", "truth"
+CLEAN = "clean"
+GAIN, DEFECTS = "gain.mrc", "defects.txt"
+MOVIES_STAR, COORDINATES_STAR = "movies.star", "coordinates.star"
+
+# ---------------------------------------------------------------------- exchange and fetching
+MANIFEST = "manifest.json"
+BUNDLE_INDEX = "index.json"
+ENTRY_RECORD = "entry.json"
+
+
+def log_of(rank: int) -> str:
+    """Return the log of one of several processes."""
+    return f"log_{rank}.jsonl" if rank else LOG
+
+
+def model_of_epoch(epoch: int) -> str:
+    """Return the model of an epoch, in the folder `EPOCHS`."""
+    return f"epoch_{epoch:04d}.safetensors"
+
+
+def inspection_of(key: str) -> str:
+    """Return what was saved of the inside of an evaluated network."""
+    return f"inside_{key}.npz"
+
+
+def contact_sheet(number: int) -> str:
+    """Return a contact sheet, counted from 1."""
+    return f"contact_sheet_{number}.png"
