@@ -124,8 +124,8 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             allowsNull=True,
             label="CTFs (optional)",
             help="CTFs of the original micrographs, matched by micrograph name: their values become columns of "
-            f"{outputs.MICROGRAPHS_STAR} for RELION, where micrographs without a CTF are then left out. They change no pixel. "
-            "Inside Scipion they are not needed: later protocols offer the CTFs of the originals.",
+            f"{outputs.MICROGRAPHS_STAR} for RELION, where micrographs without a CTF are then left out. They change "
+            "no pixel. Inside Scipion they are not needed: later protocols offer the CTFs of the originals.",
         )
 
     def _defineDenoisingParams(self, form):
