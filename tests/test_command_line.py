@@ -127,7 +127,7 @@ def test_saved_options_do_the_same(tmp_path: Path, cryoden: Run) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"colour": 1}', "Unknown option colour; known are "),
+        ('{"colour": 1}', "Option --colour is unknown; known are "),
         ("{}", "Option "),
         ("{", "a.json is not a JSON file ("),
         (None, "a.json cannot be read (No such file or directory); check the path."),

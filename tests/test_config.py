@@ -37,12 +37,12 @@ def test_lists_of_files_survive_json(config: Config) -> None:
 
 
 def test_unknown_option_is_named() -> None:
-    with pytest.raises(OptionError, match=r"Unknown option colour; known are .*network"):
+    with pytest.raises(OptionError, match=r"Option --colour is unknown; known are .*network"):
         TrainConfig.from_dict({**TRAIN, "colour": 1})
 
 
 def test_missing_option_is_named() -> None:
-    with pytest.raises(OptionError, match=r"Option output is missing and has no default; give it\."):
+    with pytest.raises(OptionError, match=r"Option --output is missing and has no default; give it\."):
         TrainConfig.from_dict({"odd": "o", "even": "e"})
 
 
@@ -75,7 +75,7 @@ def test_missing_option_is_named() -> None:
         ),
         ("network", "vit", "Option --network is 'vit'; it must be one of unet, cnn3."),
         ("device", "tpu", "Option --device is 'tpu'; it must be auto, cpu, cuda or cuda:N."),
-        ("force", True, "Option --force has no meaning alone; give --stream --force."),
+        ("force", True, "Option --force has no meaning alone. Give --stream."),
         ("seed", -1, "Option --seed is -1; it must be at least 0."),
         ("minutes", float("inf"), "Option --minutes is inf"),
         ("lr", float("inf"), "Option --lr is inf"),
@@ -91,10 +91,10 @@ def test_training_option_out_of_range(option: str, value: Any, problem: str) -> 
     ("changes", "problem"),
     [
         ({"tile": 63}, "Option --tile is 63; it must be at least 64."),
-        ({"odd": "o"}, "Only one of --odd and --even is given; give both halves or none."),
+        ({"odd": "o"}, "Option --odd is given without the other half. Give --even."),
         (
             {"micrographs": ()},
-            "No micrographs are given, or one has an empty name; name a micrograph, folder or STAR file.",
+            "Option --micrographs has an empty name; name a micrograph, a folder or a STAR file.",
         ),
         ({"quality": "good"}, "Option --quality is 'good'; it must be one of fast, best."),
         ({"dtype": "int8"}, "Option --dtype is 'int8'; it must be one of float32, float16."),
@@ -110,7 +110,7 @@ def test_denoising_option_out_of_range(changes: Dict[str, Any], problem: str) ->
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"movies": ()}, "No movies are given, or one has an empty name; name at least one movie or STAR file."),
+        ({"movies": ()}, "Option --movies has an empty name; name at least one movie or a STAR file."),
         ({"jobs": 0}, "Option --jobs is 0; it must be at least 1."),
         ({"voltage": 0.0}, "Option --voltage is 0.0; it must be above 0 and finite."),
         ({"amplitude_contrast": 5.0}, "Option --amplitude-contrast is 5.0"),

@@ -175,9 +175,12 @@ def test_a_single_patch_is_not_enough() -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--patches", "p", "--odd", "o"], "Both --patches and --odd or --even are given; give patch files or halves."),
-        (["--odd", "o"], "Nothing to train on: give --odd and --even, or --patches."),
-        (["--odd", "o", "--even", "e", "--patch", "64"], "Option --patch has no meaning without --patches."),
+        (["--patches", "p", "--odd", "o"], "Option --patches and halves exclude each other. Leave out --odd."),
+        (["--odd", "o"], "Option --even is missing: training needs both halves, or patch files."),
+        (
+            ["--odd", "o", "--even", "e", "--patch", "64"],
+            "Option --patch has no meaning without patch files. Give --patches.",
+        ),
     ],
 )
 def test_options_that_contradict(cryoden: Any, words: List[str], reason: str) -> None:

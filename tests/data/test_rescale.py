@@ -60,7 +60,7 @@ def test_finer_pixels_cannot_be_asked_for() -> None:
     with pytest.raises(OptionError) as caught:
         rescaled_shape((64, 64), 2.0, 1.0)
     assert str(caught.value) == (
-        "The wanted sampling rate 1 A/px is finer than the micrograph's 2 A/px; it must be equal or coarser."
+        "Option --sampling-rate is 1 A/px, finer than the micrograph's 2 A/px; it must be equal or coarser."
     )
 
 

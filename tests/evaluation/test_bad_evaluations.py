@@ -179,7 +179,7 @@ def test_truth_of_another_micrograph(cryoden: Run, truth: Callable, message: str
             {"band": (8.0, 300.0)},
             "Option --band is 8 300; it must be two periods in A, the longer first, such as 300 8.",
         ),
-        ({"model": ("a", "a")}, "A model is named twice in --model a a; name each once."),
+        ({"model": ("a", "a")}, "Option --model names a model twice (a a); name each once."),
         ({"topaz": " "}, "Option --topaz is empty; it must be auto, no, or the command that starts Topaz."),
         ({"bootstrap": 5}, "Option --bootstrap is 5; it must be at least 10."),
         ({"scored": "some"}, "Option --scored is 'some'; it must be one of held-out, all."),

@@ -173,7 +173,7 @@ def test_a_killed_export_goes_on_and_ends_the_same(tmp_path: Path, cryoden: Any)
     refused = cryoden(*EXPORT, "--seed", 9)
     assert refused.status == 2
     assert refused.last_error == (
-        "cryoden: out holds patches that were cut with other options (manifest.json); choose another --output folder."
+        "cryoden: out holds patches that were cut with other options (manifest.json). Choose another --output folder."
     )
 
 
@@ -225,7 +225,7 @@ def test_micrographs_smaller_than_a_patch(tmp_path: Path, cryoden: Any) -> None:
     result = cryoden(*EXPORT)
     assert result.status == 2
     assert result.last_error.startswith("cryoden: There is no patch for training; the first reason: 'mic")
-    assert "has 64 x 24 px for training, less than one patch of 32 px; choose a smaller --patch" in result.last_error
+    assert "has 64 x 24 px for training, less than one patch of 32 px; choose smaller patches" in result.last_error
 
 
 def test_memory_does_not_grow_with_the_micrographs(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_changed_values_are_found(tmp_path: Path, cryoden: Any) -> None:
     result = cryoden("patches", "verify", "out")
     assert result.status == 1
     lines: List[str] = result.err.strip().splitlines()[-4:]
-    assert "train_input.bin has another SHA-256 than the manifest says: it was changed or damaged" in lines[0]
+    assert "train_input.bin has another SHA-256 than the manifest says; it was changed or damaged" in lines[0]
     assert "train_target.bin has values that are NaN or infinite" in lines[1]
     assert "test_input.bin has values from 0" in lines[2]
     assert "to 1.5, but p95 means 0 to 1; export again." in lines[2]

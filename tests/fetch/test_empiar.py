@@ -274,7 +274,7 @@ def test_a_server_that_is_away(archive: FakeArchive, fetch: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["empiar", "12"], "Entry is '12'; it must be the five digits of an EMPIAR entry, such as 10025."),
+        (["empiar", "12"], "Option --entry is '12'; it must be the digits of an EMPIAR entry: 10025."),
         (["empiar", "10025", "--jobs", "9"], "Option --jobs is 9; it must be between 1 and 8."),
         (["empiar", "10025", "--api", "http://example.org"], "Option --api is 'http://example.org'; it must be an"),
         (["empiar", "10025", "--subset", "0"], "Option --subset is 0; it must be at least 1."),

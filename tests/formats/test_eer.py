@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from cryoden.errors import FileError, OptionError
+from cryoden.errors import FileError
 from cryoden.formats.eer import EerRendering, EerStack
 from cryoden.formats.images import open_movie_stack
 from tests.eer import random_events, rendered, write_eer
@@ -74,11 +74,10 @@ def test_frames_of_so_many_electrons(tmp_path: Path) -> None:
 
 def test_nothing_says_how_many_frames(tmp_path: Path) -> None:
     path = write_eer(tmp_path / "m.eer", SHAPE, events(5))
-    with pytest.raises(OptionError) as caught:
+    with pytest.raises(FileError) as caught:
         EerStack(path)
     assert str(caught.value) == (
-        f"{path} is an EER movie of 5 hardware frames; say into how many frames they are summed (--eer-frames), or how "
-        "many electrons a frame shall have (--eer-dose)."
+        f"{path} is an EER movie of 5 hardware frames; into how many frames are they summed? Give --eer-frames."
     )
 
 

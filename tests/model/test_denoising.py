@@ -343,8 +343,8 @@ def test_micrograph_without_halves_is_named(micrographs: Path, cryoden: Run, mak
     result = cryoden(*words)
     assert result.status == 1
     assert (
-        "cryoden: failed: raw/mic1.mrc: 'mic1' has no half in odd; split its movie again, or leave out --odd and "
-        "--even." in result.err.splitlines()
+        "cryoden: failed: raw/mic1.mrc: 'mic1' has no half in odd; split its movie again, or denoise without halves."
+        in result.err.splitlines()
     )
     assert read_table("out/micrographs.star").paths == ["out/mic0.mrc"]
 
@@ -469,8 +469,8 @@ def test_full_disk_ends_the_run_keeps_what_is_finished_and_can_be_continued(
     assert result.status == 1
     lines = [line for line in result.err.splitlines() if line.startswith("cryoden: failed")]
     assert lines == [
-        "cryoden: failed: raw/mic1.mrc: The disk is full: out/mic1.mrc cannot be written (No space left on device); "
-        "free or change the folder.",
+        "cryoden: failed: raw/mic1.mrc: The disk is full: out/mic1.mrc cannot be written. Free some space and give the "
+        "same command again; what is finished is kept.",
         f"cryoden: failed: raw/mic2.mrc: {NOT_REACHED}",
     ]
     assert images_in(Path("out")) == ["log.jsonl", "mic0.mrc", "micrographs.star"]

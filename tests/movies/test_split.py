@@ -385,7 +385,7 @@ def test_malformed_frame_range(tmp_path: Path, cryoden: Run, text: str) -> None:
     movie(tmp_path / "m.mrc")
     result = cryoden("halves", "m.mrc", "--output", "out", f"--frames={text}")
     assert result.status == 2
-    assert f"Frame range is {text!r}; it must be FIRST-LAST, counted from 1, with two frames or more" in " ".join(
+    assert f"Option --frames is {text!r}; it must be FIRST-LAST, counted from 1, two frames or more" in " ".join(
         result.err.replace("│", " ").split()
     )
     assert not Path("out").exists()

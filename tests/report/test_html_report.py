@@ -249,4 +249,4 @@ def test_show_names_what_it_leaves_out(cryoden: Run) -> None:
     Path("odd/mic0.mrc").write_bytes(Path("odd/mic1.mrc").read_bytes())
     nothing = cryoden(*words)
     assert nothing.status == 2
-    assert "None of 2 micrographs can be shown; the first reason:" in nothing.last_error
+    assert "None of 2 micrographs could be shown; the first reason:" in nothing.last_error
