@@ -102,7 +102,7 @@ def write_movie(path: Path, frames: List[np.ndarray]) -> None:
 
 def compare(options: argparse.Namespace) -> Dict[str, Any]:
     result: Dict[str, Any] = {"shape": list(options.shape), "frames": options.frames, "cpus": os.cpu_count()}
-    print(f"{'':28} {'floor s':>8} {'s':>8} {'floor/s':>8} {'peak MB':>8} {'reckoned MB':>12}")
+    print(f"{'':28} {'floor s':>8} {'s':>8} {'floor/s':>8} {'peak MB':>8} {'estimated MB':>12}")
     for way, settings in WAYS.items():
         if options.only and not any(way.startswith(only) for only in options.only):
             continue
@@ -111,12 +111,12 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
         repeats = options.repeats if "shifts" not in settings else 1
         turns = [(run_step("floor", words), run_step("split", words)) for _ in range(repeats)]
         floor, split = (float(np.median([turn[place]["seconds"] for turn in turns])) for place in (0, 1))
-        peak, reckoned = max(turn[1]["peak_mb"] for turn in turns), turns[0][1]["reckoned_mb"]
+        peak, estimated = max(turn[1]["peak_mb"] for turn in turns), turns[0][1]["estimated_mb"]
         result[name] = {
-            "floor_s": floor, "split_s": split, "ratio": floor / split, "peak_mb": peak, "reckoned_mb": reckoned,
+            "floor_s": floor, "split_s": split, "ratio": floor / split, "peak_mb": peak, "estimated_mb": estimated,
             "floors_s": [turn[0]["seconds"] for turn in turns], "splits_s": [turn[1]["seconds"] for turn in turns],
         }  # fmt: skip
-        print(f"{name:28} {floor:8.2f} {split:8.2f} {floor / split:8.2f} {peak:8.0f} {reckoned:12.0f}", flush=True)
+        print(f"{name:28} {floor:8.2f} {split:8.2f} {floor / split:8.2f} {peak:8.0f} {estimated:12.0f}", flush=True)
     return result
 
 
@@ -150,8 +150,8 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 def measure(step: str, words: str) -> Dict[str, float]:
     config = HalvesConfig.from_dict(json.loads(words))
-    movie = prepare_movie(config.movies[0], config, open_calibration(config), 1.0)
-    reckoned = bytes_needed(movie, config)
+    movie = prepare_movie(config.movies[0], config, open_calibration(config), 1.0).movie
+    estimated = bytes_needed(movie, config)
     begun = time.perf_counter()
     if step == "floor":
         share = len(movie.frame_indices) / movie.n_frames
@@ -159,7 +159,7 @@ def measure(step: str, words: str) -> Dict[str, float]:
     else:
         split_movies(config)
     seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "peak_mb": peak_memory() / 1e6, "reckoned_mb": reckoned / 1e6}
+    return {"seconds": seconds, "peak_mb": peak_memory() / 1e6, "estimated_mb": estimated / 1e6}
 
 
 def copy_raw(movies: Any, micrograph_bytes: int, share: float) -> None:

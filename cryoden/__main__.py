@@ -42,7 +42,7 @@ from cryoden.config.exchange import (
 from cryoden.config.fetch import FetchConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
 from cryoden.errors import CryodenError, OptionError, Problem, option_problem
-from cryoden.formats import outcome
+from cryoden.formats import outcome, outputs
 from cryoden.formats.files import read_json, write_json
 from cryoden.formats.outcome import Ending, write_ending, write_failures
 
@@ -65,23 +65,32 @@ FOOTER = (
 
 def run_halves(config: HalvesConfig) -> Failures:
     """Split movies and say what came out; returns the failures."""
-    from cryoden.movies.fixed_pattern import FixedPattern
-    from cryoden.movies.split import PATTERN_NAME, PATTERN_PICTURE_NAME, split_movies
+    from cryoden.movies.split import split_movies
 
     done = split_movies(config)
     output = Path(config.output)
-    print(f"{done.n_done} of {done.n_inputs} movies are split: {output / 'micrographs.star'}")
+    print(f"{done.n_done} of {done.n_inputs} movies are split: {output / outputs.MICROGRAPHS_STAR}")
     for line in done.warnings:
         print(f"cryoden: warning: {line}", file=sys.stderr)
-    picture = output / PATTERN_PICTURE_NAME
+    try:
+        _draw_fixed_pattern(output)
+    except (CryodenError, OSError) as error:  # the halves are there, with or without the picture
+        print(f"cryoden: warning: The fixed pattern could not be drawn: {error}", file=sys.stderr)
+    return done.failures
+
+
+def _draw_fixed_pattern(output: Path) -> None:
+    """Draw what the halves should not have in common, if there is anything."""
+    from cryoden.movies.fixed_pattern import FixedPattern
+
+    picture = output / outputs.PATTERN_PICTURE
     if picture.exists():
         picture.unlink()  # of an earlier command, with fewer movies
-    if FixedPattern.load(output / PATTERN_NAME).found().is_fixed_pattern:
+    if FixedPattern.load(output / outputs.PATTERN).found().is_fixed_pattern:
         from cryoden.report.figures import draw_fixed_pattern
 
-        draw_fixed_pattern(output / PATTERN_NAME, picture)
+        draw_fixed_pattern(output / outputs.PATTERN, picture)
         print(f"The pattern: {picture}")
-    return done.failures
 
 
 def run_train(config: TrainConfig) -> Failures:

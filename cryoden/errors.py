@@ -220,6 +220,10 @@ class FullDiskError(FileError):
     kind = "full_disk"
 
 
+NOT_REACHED = FullDiskError("The disk is full: it had no turn.", remedy=Remedy("free_disk")).problem
+"""Why an input was left out that came after the one which found the disk full."""
+
+
 class ExistingResultsError(FileError):
     """The output folder holds what other options, another input, or another program made."""
 
@@ -288,3 +292,24 @@ class TrainingError(CryodenError):
     """Training cannot start or cannot go on."""
 
     kind = "training"
+
+
+UNEXPECTED = "unexpected"
+"""Kind of a problem that no class above is made for: a mistake of the program, or of a library, with one input."""
+
+
+def problem_of(error: Exception, subject: str) -> Problem:
+    """Return why an input failed, whatever was raised, so that one input never ends a list.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    subject
+        The input.
+    """
+    if isinstance(error, CryodenError):
+        return error.problem
+    said = " ".join(str(error).split())
+    message = f"{subject} failed unexpectedly ({type(error).__name__}{f': {said}' if said else ''}); see the log file."
+    return Problem(UNEXPECTED, message, subject)

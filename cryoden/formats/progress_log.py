@@ -6,11 +6,14 @@ import json
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Type
 
 from tqdm import tqdm
+
+from cryoden.errors import CryodenError, Problem
 
 
 def write_above_bar(reason: str) -> None:
@@ -59,8 +62,26 @@ class ProgressLog:
             self._file.write(json.dumps({**counted, **facts}) + "\n")
             self._file.flush()
             self._bar.update()
+            facts.pop("traceback", None)
             reason = facts.pop("reason", None)
             if reason:
                 write_above_bar(reason)
             if self._bar.disable:
                 print(json.dumps({**counted, **facts}), file=sys.stderr, flush=True)
+
+    def report_failure(self, problem: Problem, error: Exception, **facts: Any) -> None:
+        """Say why one item failed; the log file also gets the traceback of an error that nobody expected.
+
+        Parameters
+        ----------
+        problem
+            Why.
+        error
+            What was raised.
+        facts
+            The item.
+        """
+        if not isinstance(error, CryodenError):
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            facts["traceback"] = "".join(lines)
+        self.report(**facts, status="failed", reason=str(problem))

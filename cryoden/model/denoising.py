@@ -15,7 +15,15 @@ import torch
 
 from cryoden.config import DenoiseConfig
 from cryoden.data.pairs import list_halves
-from cryoden.errors import CryodenError, FileError, FullDiskError, NothingDoneError, PairError, Problem, Remedy
+from cryoden.errors import (
+    NOT_REACHED,
+    CryodenError,
+    FileError,
+    FullDiskError,
+    NothingDoneError,
+    PairError,
+    Problem,
+)
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
@@ -35,8 +43,6 @@ RECORD_NAME = "denoise.json"
 
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""
-
-NOT_REACHED = FullDiskError("The disk is full: it had no turn.", remedy=Remedy("free_disk")).problem
 
 LONGEST_WAIT = timedelta(days=7)
 """For the other processes of a torchrun at the end of a list."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 
-from cryoden.errors import FileError, PixelError
+from cryoden.errors import FileError, PixelError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_movie_stack
 
 
 class Reference:
-    """A gain or dark reference, turned and mirrored to lie as the frames do.
+    """A gain or dark reference, rotated and flipped to the orientation of the frames.
 
     Rows are read when they are needed; only a quarter turn needs the whole image, which is then kept.
 
@@ -25,7 +26,7 @@ class Reference:
     path
         MRC, TIFF or .gain file of one image.
     quarter_turns
-        Counter-clockwise, seen with the first row on top; done before the mirroring.
+        Counter-clockwise, seen with the first row on top; done before the flip.
     flip
         `none`, `up-down` or `left-right`.
     is_tiff_flipped
@@ -45,20 +46,24 @@ class Reference:
     def __init__(
         self, kind: str, path: PathLike, quarter_turns: int = 0, flip: str = "none", is_tiff_flipped: bool = False
     ) -> None:
-        self.kind, self.path = kind, Path(path)
-        self._stack = open_movie_stack(path, is_tiff_flipped=is_tiff_flipped)
+        self.kind = kind
+        self.path = Path(path)
+        with self._reading():
+            self._stack = open_movie_stack(path, is_tiff_flipped=is_tiff_flipped)
         if self._stack.n_frames != 1:
             raise FileError(
-                f"{kind} reference {path} has {self._stack.n_frames} images; it must be one. Average them first."
+                f"{kind} reference {path} has {self._stack.n_frames} images; it must be one. Average them first.",
+                subject=str(path),
             )
-        self._is_reversed, self._is_mirrored = quarter_turns == 2, quarter_turns == 2
-        self._turned: Optional[np.ndarray] = None
+
+        # Half a turn is a flip of both axes, which rows can be read in.
+        self._is_up_down = (quarter_turns == 2) ^ (flip == "up-down")
+        self._is_left_right = (quarter_turns == 2) ^ (flip == "left-right")
+        self._rotated: Optional[np.ndarray] = None
         self.shape: Tuple[int, int] = self._stack.shape
         if quarter_turns % 2:
             self.shape = self.shape[::-1]
-            self._turned = np.rot90(self._stack.read_rows(0, 0, self._stack.shape[0]), quarter_turns)
-        self._is_reversed ^= flip == "up-down"
-        self._is_mirrored ^= flip == "left-right"
+            self._rotated = np.rot90(self._read(0, self._stack.shape[0]), quarter_turns)
 
     def rows(self, first: int, last: int, shape: Optional[Tuple[int, int]] = None) -> np.ndarray:
         """Return rows `first` to `last` (excluded) as float32 for frames of a shape, by default its own.
@@ -68,14 +73,32 @@ class Reference:
         if shape and shape != self.shape:
             rows = self.rows(first // 2, (last + 1) // 2).repeat(2, axis=0).repeat(2, axis=1)
             return rows[first % 2 :][: last - first]
-        if self._is_reversed:
+
+        if self._is_up_down:
             first, last = self.shape[0] - last, self.shape[0] - first
-        rows = self._stack.read_rows(0, first, last) if self._turned is None else self._turned[first:last]
-        rows = rows[::-1] if self._is_reversed else rows
-        return (rows[:, ::-1] if self._is_mirrored else rows).astype(np.float32)
+        rows = self._read(first, last) if self._rotated is None else self._rotated[first:last]
+        rows = rows[::-1] if self._is_up_down else rows
+        rows = rows[:, ::-1] if self._is_left_right else rows
+        return rows.astype(np.float32)
+
+    def _read(self, first: int, last: int) -> np.ndarray:
+        """Return rows as the file has them."""
+        with self._reading():
+            return self._stack.read_rows(0, first, last)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Name the reference where a disk or a connection fails."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise FileError(
+                f"{self.kind} reference {self.path} cannot be read ({reason}).", subject=str(self.path)
+            ) from error
 
     def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool) -> None:
-        """Refuse frames of another size, and say which rotation would fit.
+        """Refuse frames of another size.
 
         Raises
         ------
@@ -84,41 +107,63 @@ class Reference:
         """
         if shape == self.shape or (is_super_resolution and shape == (2 * self.shape[0], 2 * self.shape[1])):
             return
-        hint = ""
-        if shape == self.shape[::-1]:
-            hint = " Its sides are swapped: rotate it by 90 or 270 degrees (--gain-rotation 90)."
-        raise FileError(
+        message = (
             f"{self.kind} reference {self.path} is {_size(self.shape)}, but the frames of {movie} are {_size(shape)}; "
-            f"it must be of their size.{hint}"
+            "it must be of their size."
         )
+        remedy = None
+        if shape == self.shape[::-1]:
+            message += " Its sides are swapped: rotate it by another quarter turn."
+            remedy = Remedy("set_to", "gain_rotation", "0" if self._rotated is not None else "90")
+        raise FileError(message, subject=str(self.path), remedy=remedy)
 
     def require_usable(self, may_be_zero: bool) -> None:
         """Look at every pixel once.
 
+        Parameters
+        ----------
+        may_be_zero
+            Whether pixels of a gain reference that are 0 are replaced later.
+
         Raises
         ------
+        FileError
+            If the file cannot be read.
         PixelError
             If pixels are not finite, or are 0 in a gain reference whose zeros are not to be replaced.
         """
-        n_bad = n_zero = 0
-        for first in range(0, self.shape[0], 512):
-            rows = self.rows(first, min(first + 512, self.shape[0]))
-            n_bad += rows.size - int(np.count_nonzero(np.isfinite(rows)))
-            n_zero += rows.size - int(np.count_nonzero(rows))
+        n_bad, n_zero = self._count_unusable()
         name = f"{self.kind} reference {self.path}"
-        if n_bad:
-            raise PixelError(f"{name} has {n_bad} NaN or infinite pixels; every pixel must be a number. Make it again.")
         n_pixels = self.shape[0] * self.shape[1]
+
+        if n_bad:
+            raise PixelError(
+                f"{name} has {n_bad} NaN or infinite pixels; every pixel must be a number. Make it again.",
+                subject=str(self.path),
+            )
         if self.kind == "Gain" and n_zero and not may_be_zero:
             raise PixelError(
                 f"{name} has {n_zero} pixels that are 0 and would leave no image there; they must be above 0. Make it "
-                "again, or give --hot-pixels 8, which replaces such pixels by their neighbours."
+                "again, or have such pixels replaced by their neighbours.",
+                subject=str(self.path),
+                remedy=Remedy("set_to", "hot_pixels", "8"),
             )
         if self.kind == "Gain" and n_zero > MAX_DEAD_SHARE * n_pixels:
             raise PixelError(
                 f"{name} has {n_zero} of {n_pixels} pixels at 0, too many to be replaced by their neighbours; at most "
-                f"{MAX_DEAD_SHARE:.0%} may be. Make it again."
+                f"{MAX_DEAD_SHARE:.0%} may be. Make it again.",
+                subject=str(self.path),
             )
+
+    def _count_unusable(self) -> Tuple[int, int]:
+        """Return how many pixels are not finite, and how many are 0."""
+        n_bad = 0
+        n_zero = 0
+        for first in range(0, self.shape[0], 512):
+            rows = self.rows(first, min(first + 512, self.shape[0]))
+            n_bad += rows.size - int(np.count_nonzero(np.isfinite(rows)))
+            n_zero += rows.size - int(np.count_nonzero(rows))
+        return n_bad, n_zero
 
 
 MAX_DEAD_SHARE = 0.01
@@ -127,7 +172,7 @@ MAX_DEAD_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns stored counts into an image: corrected = (counts - dark) * gain, bad pixels replaced.
+    """How stored counts become an image: corrected = (counts - dark) * gain, bad pixels replaced.
 
     Attributes
     ----------

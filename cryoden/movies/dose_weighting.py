@@ -16,26 +16,37 @@ ELECTRON_REST_KEV = 510.99895
 
 
 @dataclass(frozen=True)
-class Exposure:
-    """What the specimen went through.
+class DoseWeighting:
+    """What the weights of a movie's frames follow from.
 
     Attributes
     ----------
-    dose_per_frame
-        e/A^2.
-    initial_dose
-        e/A^2 before the first frame of the movie.
+    doses
+        Dose at the end of each summed frame, e/A^2.
+    sampling_rate
+        A/px.
     voltage
         kV.
     """
 
-    dose_per_frame: float
-    initial_dose: float = 0.0
+    doses: np.ndarray
+    sampling_rate: float
     voltage: float = 300.0
 
-    def doses(self, frame_indices: Sequence[int]) -> np.ndarray:
-        """Return the dose at the end of each frame (counted from 0 in the movie), e/A^2."""
-        return self.initial_dose + self.dose_per_frame * (np.asarray(frame_indices) + 1.0)
+
+def doses_at_end(frame_indices: Sequence[int], dose_per_frame: float, initial_dose: float = 0.0) -> np.ndarray:
+    """Return the dose at the end of each frame (counted from 0 in the movie), e/A^2.
+
+    Parameters
+    ----------
+    frame_indices
+        Frames that are summed; those before them were exposed too.
+    dose_per_frame
+        e/A^2.
+    initial_dose
+        e/A^2 before the first frame of the movie.
+    """
+    return initial_dose + dose_per_frame * (np.asarray(frame_indices) + 1.0)
 
 
 def critical_exposure(frequency: np.ndarray, voltage: float = 300.0) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What the halves of movies have in common: with their partner (they must), with other micrographs (they must not).
 
-Watched while movies are split, in memory that does not grow: a square of every half at full resolution, of which only
-sums are kept. `cryoden.metrics.sanity_checks` looks at finished sets, at the resolution of particles.
+Found while movies are split, in memory that does not grow: a square of every half at full resolution, of which only
+sums are kept. The sanity checks of an evaluation look at finished sets, at the resolution of particles.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 import scipy.ndimage
 
+from cryoden.errors import Problem, Remedy
 from cryoden.formats.arrays import opened_arrays, write_arrays
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_micrograph
@@ -65,23 +66,26 @@ class CommonDetail:
         """Whether micrographs share what no specimen can make them share."""
         return self.deviations > MIN_DEVIATIONS and self.share > MIN_SHARE
 
-    def warnings(self) -> List[str]:
-        """Return a sentence for everything that is wrong."""
-        lines = []
+    def warnings(self) -> List[Problem]:
+        """Return everything that is wrong."""
+        problems = []
         if self.uncorrelated:
-            n_bad, names = len(self.uncorrelated), ", ".join(list(self.uncorrelated)[:5])
-            names += ", ..." if n_bad > 5 else ""
-            lines.append(
+            n_bad = len(self.uncorrelated)
+            names = ", ".join(list(self.uncorrelated)[:5]) + (", ..." if n_bad > 5 else "")
+            message = (
                 f"The halves of {n_bad} of {self.n_micrographs} micrographs do not correlate ({names}): they "
                 "show nothing, or frames of different movies. Look at them before you train on them."
             )
+            problems.append(Problem("warning", message))
+
         if self.is_fixed_pattern:
-            lines.append(
+            message = (
                 f"A fixed pattern: {self.share:.0%} of the fine detail that halves have in common is the same in all "
                 f"{self.n_micrographs} micrographs ({self.deviations:.0f} deviations above chance). A network would "
-                "learn it as signal. Check the gain reference and its orientation, and give --hot-pixels 8."
+                "learn it as signal. Check the gain reference and its orientation, and have hot pixels replaced."
             )
-        return lines
+            problems.append(Problem("warning", message, remedy=Remedy("set_to", "hot_pixels", "8")))
+        return problems
 
 
 @dataclass
@@ -103,15 +107,18 @@ class FixedPattern:
         self._lock = threading.Lock()
 
     def add(self, name: str, odd: PathLike, even: PathLike) -> None:
-        """Look at the halves of one micrograph; those of another size than the first are passed over."""
+        """Add the halves of one micrograph; those of another size than the first are skipped."""
         squares = np.stack([_middle(odd), _middle(even)])
         correlation = float(np.mean(_scaled(squares[0]) * _scaled(squares[1])))
-        fine = np.stack([_scaled(s - scipy.ndimage.uniform_filter(s, BACKGROUND_PX, mode="reflect")) for s in squares])
+        backgrounds = [scipy.ndimage.uniform_filter(square, BACKGROUND_PX, mode="reflect") for square in squares]
+        fine = np.stack([_scaled(square - background) for square, background in zip(squares, backgrounds)])
+
         with self._lock:
             if not self.names:
                 self.sums = np.zeros(fine.shape)
             if name in self.names or fine.shape != self.sums.shape:
                 return
+
             self.names.append(name)
             if correlation < 4 / np.sqrt(squares[0].size):
                 self.uncorrelated[name] = correlation  # mixed-up halves would look like detail that is shared
@@ -129,7 +136,8 @@ class FixedPattern:
         own = float(np.mean(self.own)) if n else 0.0
         if n < 2:
             return CommonDetail(len(self.names), own, 0.0, 0.0, dict(self.uncorrelated))
-        n_pairs, n_pixels = n * (n - 1), self.sums[0].size
+        n_pairs = n * (n - 1)
+        n_pixels = self.sums[0].size
         shared = (float(np.sum(self.sums[0] * self.sums[1])) / n_pixels - sum(self.own)) / n_pairs
         deviations = shared * float(np.sqrt(n_pixels * n_pairs))
         return CommonDetail(len(self.names), own, shared, deviations, dict(self.uncorrelated))
@@ -139,7 +147,7 @@ class FixedPattern:
         return self.sums.sum(axis=0) / max(1, 2 * len(self.own))
 
     def save(self, path: PathLike) -> None:
-        """Write the sums, so that a continued run goes on with them."""
+        """Write the sums, to which a continued run adds."""
         bad = np.array([[name, str(value)] for name, value in self.uncorrelated.items()], dtype=str).reshape(-1, 2)
         arrays = {"names": np.array(self.names, dtype=str), "own": np.array(self.own), "uncorrelated": bad}
         write_arrays(path, {**arrays, "sums": self.sums.astype(np.float32)})

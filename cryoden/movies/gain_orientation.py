@@ -1,4 +1,4 @@
-"""Does the gain reference lie as the frames do? Its pattern is in the raw counts, and says so."""
+"""Has the gain reference the orientation of the frames? Its pattern is in the raw counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Dict, Tuple
 import numpy as np
 import scipy.ndimage
 
-from cryoden.errors import FileError
+from cryoden.errors import FileError, Remedy
 from cryoden.formats.stack import Stack
 from cryoden.movies.calibration import Reference
 
@@ -22,76 +22,115 @@ BACKGROUND_PX = 9
 
 MIN_DEVIATIONS = 8.0
 MIN_RATIO = 2.0
-"""Another orientation must fit so clearly, and so much better than the given one, before it is called wrong."""
+"""How clearly another orientation must match, and how much better, before the given one is called wrong."""
 
 Orientation = Tuple[int, str]
+"""Quarter turns counter-clockwise, seen with the first row on top, and the flip that follows; see `Reference`."""
 
 
-def require_orientation(stack: Stack, gain: str, given: Orientation, is_tiff_flipped: bool = False) -> None:
-    """Refuse a gain reference that fits the counts of a movie much better when it is turned or mirrored.
+def require_orientation(
+    counts: np.ndarray,
+    shape: Tuple[int, int],
+    movie: str,
+    gain: str,
+    given: Orientation,
+    is_tiff_flipped: bool = False,
+) -> None:
+    """Refuse a gain reference that matches the counts of a movie much better in another orientation.
 
     Frames are counts of a detector: S / gain. Their fine detail correlates with that of 1 / gain where the reference
-    lies as they do, and with nothing where it does not, or where frames were corrected before.
+    has their orientation, and with nothing where it has not, or where frames were corrected before.
 
     Parameters
     ----------
-    stack
-        A movie.
+    counts
+        What `summed_middle` returned.
+    shape
+        Rows and columns of the frames.
+    movie
+        For the message.
     gain
         Path of the reference.
     given
-        Quarter turns and mirroring as the user gave them; see `Reference`.
+        As the user gave it.
     is_tiff_flipped
         Whether the rows of TIFF files count from the bottom.
 
     Raises
     ------
     FileError
-        With the options that fit.
+        With the orientation that matches.
     """
     reference = Reference("Gain", gain, is_tiff_flipped=is_tiff_flipped)
-    if stack.shape not in (reference.shape, reference.shape[::-1]):
-        return  # of another size however it is turned: the movies themselves will say so
-    counts, pattern = _fine(_middle_counts(stack)), _fine(_middle_pattern(reference))
-    fits: Dict[Orientation, float] = {}
-    for turns in range(4):
-        turned = np.rot90(pattern, turns)
-        if (reference.shape[::-1] if turns % 2 else reference.shape) == stack.shape:
-            fits[turns, "none"] = float(np.mean(counts * turned))
-            fits[turns, "up-down"] = float(np.mean(counts * turned[::-1]))
-    (turns, flip), best = max(fits.items(), key=lambda item: item[1])
+    if shape not in (reference.shape, reference.shape[::-1]):
+        return  # of another size in any orientation: the movies themselves will say so
+    fits = _correlations(counts, shape, reference)
+    best, highest = max(fits.items(), key=lambda item: item[1])
     same = fits.get(_canonical(given))
-    if best < MIN_DEVIATIONS / np.sqrt(counts.size) or (same is not None and best < MIN_RATIO * max(same, 0)):
+
+    is_chance = highest < MIN_DEVIATIONS / np.sqrt(counts.size)
+    is_as_given = same is not None and highest < MIN_RATIO * max(same, 0)
+    if is_chance or is_as_given:
         return
+
     if same is None:
         as_given = reference.shape[::-1] if given[0] % 2 else reference.shape
-        lies = f"is {as_given[1]} x {as_given[0]} px but the frames are {stack.shape[1]} x {stack.shape[0]} px"
+        fault = f"is {as_given[1]} x {as_given[0]} px but the frames of {movie} are {shape[1]} x {shape[0]} px"
     else:
-        lies = f"does not lie as the frames do: its pattern fits by {same:.3f} as given, by {best:.3f} turned"
+        fault = (
+            f"does not have the orientation of the frames of {movie}: its pattern correlates with theirs by "
+            f"{same:.3f} as given, by {highest:.3f} after reorientation"
+        )
     raise FileError(
-        f"Gain reference {gain} {lies} ({stack.path.name}). It fits with --gain-rotation {90 * turns} "
-        f"--gain-flip {flip}; give these options."
+        f"Gain reference {gain} {fault}. It matches {_description(best)}.", subject=gain, remedy=_remedy(given, best)
     )
 
 
-def _canonical(given: Orientation) -> Orientation:
-    """Return the same orientation without mirroring left-right: that is half a turn and mirroring up-down."""
-    turns, flip = given
-    return ((turns + 2) % 4, "up-down") if flip == "left-right" else given
-
-
-def _middle(shape: Tuple[int, int]) -> Tuple[slice, slice]:
-    """Return rows and columns that stay the same when the image is turned or mirrored."""
-    rows, columns = (slice(max(0, (n - SIDE) // 2), n - max(0, (n - SIDE) // 2)) for n in shape)
-    return rows, columns
-
-
-def _middle_counts(stack: Stack) -> np.ndarray:
+def summed_middle(stack: Stack) -> np.ndarray:
+    """Return the sum of some frames of a movie in a square in their middle, float64; raises as reading does."""
     rows, columns = _middle(stack.shape)
     counts = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
     for frame in range(min(MAX_FRAMES, stack.n_frames)):
         counts += stack.read_rows(frame, rows.start, rows.stop)[:, columns]
     return counts
+
+
+def _correlations(counts: np.ndarray, shape: Tuple[int, int], reference: Reference) -> Dict[Orientation, float]:
+    """Return how well the reference matches in each of the eight orientations, of those that have the frames' sides."""
+    detail = _fine(counts)
+    pattern = _fine(_middle_pattern(reference))
+    fits: Dict[Orientation, float] = {}
+    for quarter_turns in range(4):
+        rotated = np.rot90(pattern, quarter_turns)
+        if (reference.shape[::-1] if quarter_turns % 2 else reference.shape) == shape:
+            fits[quarter_turns, "none"] = float(np.mean(detail * rotated))
+            fits[quarter_turns, "up-down"] = float(np.mean(detail * rotated[::-1]))
+    return fits
+
+
+def _description(orientation: Orientation) -> str:
+    quarter_turns, flip = orientation
+    rotation = f"rotated by {90 * quarter_turns} degrees counter-clockwise" if quarter_turns else "without rotation"
+    return rotation + (" and without a flip" if flip == "none" else f" and then flipped {flip}")
+
+
+def _remedy(given: Orientation, best: Orientation) -> Remedy:
+    """Return which of the two options to set first; the message says both."""
+    if given[0] != best[0]:
+        return Remedy("set_to", "gain_rotation", str(90 * best[0]))
+    return Remedy("set_to", "gain_flip", best[1])
+
+
+def _canonical(given: Orientation) -> Orientation:
+    """Return the same orientation without a left-right flip: that is half a turn and an up-down flip."""
+    quarter_turns, flip = given
+    return ((quarter_turns + 2) % 4, "up-down") if flip == "left-right" else given
+
+
+def _middle(shape: Tuple[int, int]) -> Tuple[slice, slice]:
+    """Return rows and columns that stay the same when the image is rotated or flipped."""
+    rows, columns = (slice(max(0, (n - SIDE) // 2), n - max(0, (n - SIDE) // 2)) for n in shape)
+    return rows, columns
 
 
 def _middle_pattern(reference: Reference) -> np.ndarray:

@@ -3,119 +3,186 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional
 
 from cryoden.config import GIB, HalvesConfig
-from cryoden.errors import CryodenError, FileError
+from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import mrc_name
-from cryoden.formats.images import EerRendering
+from cryoden.formats.images import EER_ENDING, EerRendering
 from cryoden.formats.stack import BAND_BYTES
-from cryoden.formats.star import read_global_shifts
 from cryoden.movies.calibration import Calibration, Reference
-from cryoden.movies.dose_weighting import Exposure
-from cryoden.movies.motion.stored_shifts import Shifts
+from cryoden.movies.dose_weighting import DoseWeighting, doses_at_end
+from cryoden.movies.motion.stored_shifts import Shift, Shifts
 from cryoden.movies.movie import Bands, Movie
 from cryoden.system.memory import free_host_bytes
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class PreparedMovie:
+    """A movie that is ready to be summed as the options say.
+
+    Attributes
+    ----------
+    movie
+        Opened, with the frames that are used.
+    shifts
+        Where each of them must be moved to; None = they stay where they are.
+    """
+
+    movie: Movie
+    shifts: Optional[List[Shift]] = None
+
+
 def open_calibration(config: HalvesConfig) -> Calibration:
     """Open the references that the options name; raises FileError."""
 
     def reference(kind: str, path: Optional[str]) -> Optional[Reference]:
-        turns = int(config.gain_rotation) // 90
-        return None if path is None else Reference(kind, path, turns, config.gain_flip, config.flip_tiff)
+        quarter_turns = int(config.gain_rotation) // 90
+        return None if path is None else Reference(kind, path, quarter_turns, config.gain_flip, config.flip_tiff)
 
     return Calibration(reference("Gain", config.gain), reference("Dark", config.dark), config.hot_pixels)
 
 
-def prepare_movie(path: str, config: HalvesConfig, calibration: Calibration, sampling_rate: Optional[float]) -> Movie:
-    """Open a movie as the options say; raises CryodenError."""
-    is_8k, electrons = config.eer_sampling == "8K", None
-    if config.eer_dose is not None and path.lower().endswith(".eer"):
-        if not sampling_rate:
-            raise FileError(f"{path}: --eer-dose needs the pixel size; give it with --sampling-rate (A/px).")
-        electrons = config.eer_dose * (sampling_rate * (2 if is_8k else 1)) ** 2
-    rendering = EerRendering(config.eer_frames, electrons, is_8k)
-    return Movie(path, calibration, config.frames, config.expect_frames, rendering, config.flip_tiff)
+def prepare_movie(
+    path: str, config: HalvesConfig, calibration: Calibration, sampling_rate: Optional[float] = None
+) -> PreparedMovie:
+    """Open a movie and what belongs to it.
+
+    Parameters
+    ----------
+    path
+        The movie.
+    config
+        Frames, shifts and rendering.
+    calibration
+        Opened references.
+    sampling_rate
+        A/px, which EER frames of a given dose need.
+
+    Raises
+    ------
+    FileError
+        If the movie or its shifts cannot be read or do not fit.
+    """
+    rendering = _rendering(path, config, sampling_rate)
+    if config.shifts is None:
+        movie = Movie(path, calibration, config.frames, config.expect_frames, rendering, config.flip_tiff)
+        return PreparedMovie(movie)
+
+    # The motion correction says which frames it used, unless the user does.
+    shifts = Shifts.read(Path(config.shifts) / Path(mrc_name(path)).with_suffix(".star"))
+    frames = config.frames or shifts.used_range
+    movie = Movie(path, calibration, frames, config.expect_frames, rendering, config.flip_tiff)
+    return PreparedMovie(movie, shifts.of_frames(movie.frame_indices, movie.n_frames))
 
 
 def preprocessed_halves(
-    movie: Movie, config: HalvesConfig, rate: float, voltage: float, n_threads: int
+    prepared: PreparedMovie, config: HalvesConfig, rate: float, voltage: float, n_threads: int
 ) -> Iterator[Bands]:
     """Yield odd and even sums, shifted and weighted where the options say so; see `Movie.half_bands`.
 
     Parameters
     ----------
-    movie
-        Opened by `prepare_movie`.
+    prepared
+        What `prepare_movie` returned.
     config
-        Shifts and dose.
+        Dose.
     rate
         A/px.
     voltage
         kV.
     n_threads
         For Fourier transforms.
+
+    Raises
+    ------
+    CryodenError
+        As `Movie.half_bands`.
     """
-    if config.shifts is None and config.dose_per_frame is None:
+    movie = prepared.movie
+    if prepared.shifts is None and config.dose_per_frame is None:
         return movie.half_bands()
     from cryoden.movies.motion.aligned_sums import aligned_half_bands  # its Fourier transforms take time to load
 
-    shifts = None
-    if config.shifts is not None:
-        source = Path(config.shifts) / Path(mrc_name(movie.path)).with_suffix(".star")
-        shifts = Shifts(str(source), read_global_shifts(source))
-    exposure = Exposure(config.dose_per_frame, config.initial_dose, voltage) if config.dose_per_frame else None
-    return aligned_half_bands(movie, shifts, exposure, rate, n_threads)
+    weighting = None
+    if config.dose_per_frame is not None:
+        doses = doses_at_end(movie.frame_indices, config.dose_per_frame, config.initial_dose)
+        weighting = DoseWeighting(doses, rate, voltage)
+    shifts = prepared.shifts or [(0.0, 0.0)] * len(movie.frame_indices)
+    return aligned_half_bands(movie.corrected_frames(), movie.shape, shifts, weighting, n_threads)
 
 
 def require_gain_orientation(config: HalvesConfig, movies: List[str]) -> None:
-    """Refuse a gain reference that does not lie as the frames of the first readable movie do; raises FileError."""
+    """Refuse a gain reference whose orientation is not that of the first readable movie's frames; raises FileError."""
     if config.gain is None:
         return
-    from cryoden.movies.gain_orientation import require_orientation
+    from cryoden.movies.gain_orientation import require_orientation, summed_middle
 
-    movie = _first_readable(movies, config, Calibration())
-    if movie is not None:
-        given = (int(config.gain_rotation) // 90, config.gain_flip)
-        require_orientation(movie.stack, config.gain, given, config.flip_tiff)
+    given = (int(config.gain_rotation) // 90, config.gain_flip)
+    for path in movies:
+        try:
+            stack = prepare_movie(path, config, Calibration(), config.sampling_rate).movie.stack
+            counts = summed_middle(stack)
+        except Exception:  # whatever it is, it is that movie's failure, which is named when its turn comes
+            continue
+        require_orientation(counts, stack.shape, path, config.gain, given, config.flip_tiff)
+        return
 
 
 def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibration) -> int:
-    """Return how many movies may be worked on side by side, from the size of the first that can be opened."""
+    """Return how many movies may be processed in parallel, from the size of the first that can be opened."""
     n_jobs = min(config.jobs, len(movies))
     if n_jobs == 1:
         return 1
     movie = _first_readable(movies, config, calibration)
     needed = 0 if movie is None else bytes_needed(movie, config)
     budget = config.memory * GIB if config.memory else free_host_bytes() / 2
+
     n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
     if n_affordable < n_jobs:
         log.info(
-            "Working on %d movies side by side, not %d: each needs about %.2f GiB of the %.2f GiB (--memory).",
+            "Processing %d movies in parallel, not %d: each needs about %.2f GiB of the %.2f GiB that are allowed.",
             n_affordable, n_jobs, needed / GIB, budget / GIB,
         )  # fmt: skip
     return n_affordable
 
 
+def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
+    """Return about how much memory one movie takes (benchmarks/halves.py compares this with what it took)."""
+    n_pixels = movie.shape[0] * movie.shape[1]
+    item_bytes = movie.stack.dtype.itemsize
+    bands = 44 * BAND_BYTES
+    if config.shifts is not None or config.dose_per_frame is not None:
+        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + n_pixels * item_bytes
+    if movie.stack.band_rows == movie.shape[0]:
+        return bands + 6 * n_pixels * item_bytes
+    return bands
+
+
+def _rendering(path: str, config: HalvesConfig, sampling_rate: Optional[float]) -> EerRendering:
+    """Return how the electron events of an EER movie become frames."""
+    is_8k = config.eer_sampling == "8K"
+    electrons_per_pixel = None
+    if config.eer_dose is not None and Path(path).suffix.lower() == EER_ENDING:
+        if not sampling_rate:
+            raise FileError(
+                f"The dose of the frames of {path} cannot be found without its pixel size.",
+                subject=path,
+                remedy=Remedy("set", "sampling_rate"),
+            )
+        # The pixel size is that of the rendered frames; a pixel of the detector is twice as wide as one of 8K.
+        electrons_per_pixel = config.eer_dose * (sampling_rate * (2 if is_8k else 1)) ** 2
+    return EerRendering(config.eer_frames, electrons_per_pixel, is_8k)
+
+
 def _first_readable(movies: List[str], config: HalvesConfig, calibration: Calibration) -> Optional[Movie]:
     for path in movies:
         try:
-            return prepare_movie(path, config, calibration, config.sampling_rate)
-        except CryodenError:  # said when its turn comes
+            return prepare_movie(path, config, calibration, config.sampling_rate).movie
+        except Exception:  # whatever it is, it is that movie's failure, which is named when its turn comes
             continue
     return None
-
-
-def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
-    """Return about how much memory one movie takes (benchmarks/halves.py compares this with what it took)."""
-    n_pixels, item = movie.shape[0] * movie.shape[1], movie.stack.dtype.itemsize
-    bands = 44 * BAND_BYTES
-    if config.shifts is not None or config.dose_per_frame is not None:
-        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + n_pixels * item
-    if movie.stack.band_rows == movie.shape[0]:
-        return bands + 6 * n_pixels * item
-    return bands

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from cryoden.config import HalvesConfig
-from cryoden.errors import CryodenError, FileError, NothingDoneError, Problem
-from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, whole_file, write_json
+from cryoden.errors import (
+    NOT_REACHED,
+    CryodenError,
+    ExistingResultsError,
+    FileError,
+    FullDiskError,
+    NothingDoneError,
+    Problem,
+    Remedy,
+    problem_of,
+)
+from cryoden.formats import outputs
+from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.progress_log import ProgressLog
+from cryoden.formats.run_record import require_distinct, require_no_input
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -30,20 +43,39 @@ from cryoden.movies.preprocessing import (
 
 log = logging.getLogger(__name__)
 
-KINDS = ("full", "odd", "even")
-"""Sub-folders of the output; odd + even = full."""
-
-RECORD_NAME = "halves.json"
-"""Says, in the output folder, how its sums were made."""
-
-SANITY_NAME, PATTERN_NAME, PATTERN_PICTURE_NAME = "sanity.json", "fixed_pattern.npz", "fixed_pattern.png"
-"""What the halves have in common, the sums from which that follows, and the picture of a fixed pattern."""
-
 RECORDED = (
     "gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "frames", "shifts", "dose_per_frame", "initial_dose",
     "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
 )  # fmt: skip
 """Options that change the sums."""
+
+
+@dataclass(frozen=True)
+class MovieItem:
+    """One movie and where its sums go.
+
+    Attributes
+    ----------
+    row
+        Its place in the list.
+    path
+        The movie.
+    targets
+        Files of its sums, in the order of `outputs.SUMS`.
+    """
+
+    row: int
+    path: str
+    targets: Tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its sums, in their folders."""
+        return self.targets[0].name
+
+    def is_there(self) -> bool:
+        """Return whether all of its sums are there."""
+        return all(target.is_file() for target in self.targets)
 
 
 @dataclass(frozen=True)
@@ -66,77 +98,83 @@ class Split:
     n_bad_pixels: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the movies of one command have in common.
+
+    Attributes
+    ----------
+    config
+        The options.
+    table
+        The STAR file that lists the movies, if there is one.
+    calibration
+        Opened references.
+    pattern
+        What was found in the halves so far.
+    is_continued
+        Whether sums that are there were made by an earlier run with these options.
+    n_threads
+        For the Fourier transforms of one movie.
+    disk_is_full
+        Set by the first movie that found it so.
+    """
+
+    config: HalvesConfig
+    table: Optional[ImageTable]
+    calibration: Calibration
+    pattern: FixedPattern
+    is_continued: bool
+    n_threads: int = 1
+    disk_is_full: threading.Event = field(default_factory=threading.Event)
+
+    def sampling_rate(self, row: int) -> Optional[float]:
+        """Return the pixel size (A/px) that was given for a movie; None = what the movie says."""
+        return self.config.sampling_rate or (self.table.sampling_rate(row) if self.table else None)
+
+    def voltage(self, row: int) -> float:
+        """Return the voltage (kV) of a movie."""
+        return (self.table.voltage(row) if self.table else None) or self.config.voltage
+
+
 def split_movies(config: HalvesConfig) -> Outcome:
     """Write odd, even and full sums of every movie and `micrographs.star`; finished movies are skipped.
 
     Raises
     ------
     CryodenError
-        If nothing can be done: no movie can be split, a reference is unusable, or two movies would be written under
-        one name.
+        If nothing can be done: no movie can be split, a reference is unusable, two movies would be written under one
+        name, or the folder holds what this command did not make.
     """
     table, movies = _list_movies(config)
-    names = _output_names(movies)
     calibration = open_calibration(config)
     calibration.require_usable()
     output = make_folder(config.output)
-    for kind in KINDS:
+    for kind in outputs.SUMS:
         make_folder(output / kind)
-    record = {key: getattr(config, key) for key in RECORDED}
-    if config.dose_per_frame is not None:  # without weights it is but written into the STAR file
-        record["voltage"] = config.voltage
-    is_continued = _guard_options(output, record)
+
+    record = _record(config)
+    is_continued = _is_continued(output, record, movies)
+    paths = [movie.path for movie in movies]
     if not is_continued:
-        require_gain_orientation(config, movies)
-    pattern = FixedPattern.load(output / PATTERN_NAME)
-    rates: Dict[int, float] = {}
-    failures: Dict[str, Problem] = {}
+        require_gain_orientation(config, paths)
+    write_json(output / outputs.HALVES_RECORD, record)  # before the first sum: a kill leaves none of unknown origin
 
-    def split(row: int) -> None:
-        path, targets = movies[row], [output / kind / names[row] for kind in KINDS]
-        rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
-        begun = time.monotonic()
-        try:
-            if is_continued and all(target.is_file() for target in targets):
-                rates[row] = rate or MrcStack(targets[0]).sampling_rate or 0.0
-                if names[row] not in pattern.names:  # split by a run that was killed
-                    pattern.add(names[row], targets[1], targets[2])
-                progress.report(movie=path, status="kept")
-                return
-            voltage = (table.voltage(row) if table else None) or config.voltage
-            done = write_halves(path, targets, config, calibration, rate, voltage, n_threads)
-            rates[row] = done.sampling_rate
-            write_json(output / RECORD_NAME, record)
-            pattern.add(names[row], targets[1], targets[2])
-            progress.report(movie=path, status="split", seconds=round(time.monotonic() - begun, 3), **asdict(done))
-        except CryodenError as error:
-            failures[path] = error.problem
-            progress.report(movie=path, status="failed", reason=str(error))
-
-    n_jobs = affordable_jobs(config, movies, calibration)
+    n_jobs = affordable_jobs(config, paths, calibration)
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    progress_log = ProgressLog(output / LOG_NAME, len(movies), "movie", "Splitting")
-    with progress_log as progress, ThreadPoolExecutor(n_jobs) as pool:
-        list(pool.map(split, range(len(movies))))
-    if not rates:
+    work = Work(config, table, calibration, _load_pattern(output), is_continued, n_threads)
+    rates, failures = _split_all(movies, work, n_jobs)
+    failures.update(_missing(movies, rates))
+    done = [movie for movie in movies if movie.path not in failures]
+    if not done:
         raise NothingDoneError("movies", "split", len(movies), failures)
-    _write_tables(config, output, table, names, rates)
-    pattern.save(output / PATTERN_NAME)
-    found = pattern.found()
-    warnings = tuple(Problem("warning", line) for line in found.warnings())
-    content = {
-        **asdict(found),
-        "share": found.share,
-        "is_fixed_pattern": found.is_fixed_pattern,
-        "warnings": found.warnings(),
-    }
-    write_json(output / SANITY_NAME, content)
-    return Outcome(len(movies), failures, warnings)
+    _write_tables(config, table, done, rates)
+    return Outcome(len(movies), failures, _write_findings(output, work.pattern))
 
 
 def write_halves(
     path: str,
-    targets: List[Path],
+    targets: Sequence[Path],
     config: HalvesConfig,
     calibration: Calibration,
     sampling_rate: Optional[float],
@@ -150,7 +188,7 @@ def write_halves(
     path
         The movie.
     targets
-        Files to write, in the order of `KINDS`; all of them or none.
+        Files to write, in the order of `outputs.SUMS`; all of them or none.
     config
         Frames, shifts, weights and rendering.
     calibration
@@ -167,59 +205,198 @@ def write_halves(
     CryodenError
         If the movie is unusable or nothing says its pixel size; then no file is written.
     """
-    movie = prepare_movie(path, config, calibration, sampling_rate)
+    prepared = prepare_movie(path, config, calibration, sampling_rate)
+    movie = prepared.movie
     rate = sampling_rate or movie.sampling_rate
     if not rate:
-        raise FileError(f"Movie {path} does not say its pixel size; give it with --sampling-rate (A/px).")
-    if Path(path).resolve() in [target.resolve() for target in targets]:
-        raise FileError(f"Movie {path} would be overwritten by its own sum; choose another --output folder.")
-    with ExitStack() as stack:
-        temporaries = [stack.enter_context(whole_file(target)) for target in targets]
+        raise FileError(
+            f"Movie {path} does not say its pixel size.", subject=path, remedy=Remedy("set", "sampling_rate")
+        )
+
+    with ExitStack() as files:
+        temporaries = [files.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
             full, odd, even = (writers.enter_context(MrcWriter(t, movie.shape, rate)) for t in temporaries)
-            for odd_rows, even_rows in preprocessed_halves(movie, config, rate, voltage, n_threads):
+            for odd_rows, even_rows in preprocessed_halves(prepared, config, rate, voltage, n_threads):
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
-    return Split(rate, movie.n_odd, movie.n_even, movie.n_bad_pixels)
+    return Split(rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels)
 
 
-def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[str]]:
-    if len(config.movies) == 1 and config.movies[0].endswith(".star"):
-        table = read_table(config.movies[0])
-        return table, table.paths
-    return None, list(config.movies)
+# ---------------------------------------------------------------------- what is to be done
+def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[MovieItem]]:
+    """Return the STAR table, if one was given, and the movies.
+
+    Raises
+    ------
+    FileError
+        If the table cannot be read, two movies would be written under one name, or an input would be overwritten.
+    """
+    is_table = len(config.movies) == 1 and config.movies[0].endswith(".star")
+    table = read_table(config.movies[0]) if is_table else None
+    paths = table.paths if table else list(config.movies)
+
+    output = Path(config.output)
+    names = [mrc_name(path) for path in paths]
+    require_distinct(zip(paths, names))
+    movies = [
+        MovieItem(row, path, tuple(output / kind / name for kind in outputs.SUMS))
+        for row, (path, name) in enumerate(zip(paths, names))
+    ]
+    written = [target for movie in movies for target in movie.targets]
+    written += [_star_of(output, kind) for kind in outputs.SUMS]
+    references = [path for path in (config.gain, config.dark) if path]
+    require_no_input(written, [*paths, *config.movies, *references])
+    return table, movies
 
 
-def _output_names(movies: List[str]) -> List[str]:
-    names = [mrc_name(movie) for movie in movies]
-    seen: Dict[str, str] = {}
-    for movie, name in zip(movies, names):
-        if name in seen:
-            raise FileError(f"{seen[name]} and {movie} would both be written as {name}; rename one of them.")
-        seen[name] = movie
-    return names
+def _record(config: HalvesConfig) -> Dict[str, Any]:
+    """Return what the sums of one folder have in common."""
+    record = {key: getattr(config, key) for key in RECORDED}
+    if config.dose_per_frame is not None:  # without weights it is only written into the STAR file
+        record["voltage"] = config.voltage
+    return record
 
 
-def _guard_options(output: Path, record: Dict[str, object]) -> bool:
-    """Refuse to mix sums made with different calibration in one folder; return whether a run is continued."""
-    path = output / RECORD_NAME
-    if not path.is_file():
-        return False
-    if read_json(path) != record:
-        raise FileError(f"{output} holds halves made with other options ({path}); choose another --output folder.")
-    return True
+def _is_continued(output: Path, record: Mapping[str, Any], movies: Sequence[MovieItem]) -> bool:
+    """Return whether the folder's sums are those of an earlier run with the same options.
+
+    Raises
+    ------
+    ExistingResultsError
+        If there are sums with other options, or files that this command did not make.
+    """
+    path = output / outputs.HALVES_RECORD
+    if path.is_file() and any(next((output / kind).glob("*.mrc"), None) for kind in outputs.SUMS):
+        if read_json(path) != record:
+            raise ExistingResultsError(
+                f"{output} holds halves made with other options ({path}).",
+                subject=str(output),
+                remedy=Remedy("other_folder"),
+            )
+        return True
+    foreign = [target for movie in movies for target in movie.targets if target.exists()]
+    if foreign:
+        raise ExistingResultsError(
+            f"{foreign[0]} is there, and was not made by this command.",
+            subject=str(foreign[0]),
+            remedy=Remedy("other_folder"),
+        )
+    return False
+
+
+def _load_pattern(output: Path) -> FixedPattern:
+    """Return what earlier runs found in the halves; nothing where that cannot be read: it is made again."""
+    try:
+        return FixedPattern.load(output / outputs.PATTERN)
+    except CryodenError as error:
+        log.warning("%s", error)
+        return FixedPattern()
+
+
+# ---------------------------------------------------------------------- one movie after the other
+def _split_all(movies: Sequence[MovieItem], work: Work, n_jobs: int) -> Tuple[Dict[int, float], Dict[str, Problem]]:
+    """Split the movies, several in parallel; return row -> A/px of those that are split, and why others are not."""
+    progress_log = ProgressLog(Path(work.config.output) / outputs.LOG, len(movies), "movie", "Splitting")
+    with progress_log as progress, ThreadPoolExecutor(n_jobs) as pool:
+        results = list(pool.map(lambda movie: _process(movie, work, progress), movies))
+    rates = {movie.row: result for movie, result in zip(movies, results) if isinstance(result, float)}
+    failures = {movie.path: result for movie, result in zip(movies, results) if isinstance(result, Problem)}
+    return rates, failures
+
+
+def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float, Problem]:
+    """Split one movie unless it is split already; return its A/px, or what went wrong, whatever it is."""
+    if work.disk_is_full.is_set():
+        return NOT_REACHED
+    begun = time.monotonic()
+    try:
+        rate = _finished_rate(movie, work)
+        if rate is not None:
+            facts: Dict[str, Any] = {"status": "kept"}
+        else:
+            config, voltage = work.config, work.voltage(movie.row)
+            given = work.sampling_rate(movie.row)
+            split = write_halves(movie.path, movie.targets, config, work.calibration, given, voltage, work.n_threads)
+            rate = split.sampling_rate
+            facts = {"status": "split", "seconds": round(time.monotonic() - begun, 3), **asdict(split)}
+    except Exception as error:
+        if isinstance(error, FullDiskError):
+            work.disk_is_full.set()
+        problem = problem_of(error, movie.path)
+        progress.report_failure(problem, error, movie=movie.path)
+        return problem
+
+    _add_to_pattern(work.pattern, movie)
+    progress.report(movie=movie.path, **facts)
+    return float(rate)
+
+
+def _finished_rate(movie: MovieItem, work: Work) -> Optional[float]:
+    """Return the A/px of a movie that is split already, None of one that is not."""
+    if not (work.is_continued and movie.is_there()):
+        return None
+    return work.sampling_rate(movie.row) or MrcStack(movie.targets[0]).sampling_rate
+
+
+def _add_to_pattern(pattern: FixedPattern, movie: MovieItem) -> None:
+    """Look at the halves of a movie, unless an earlier run did; a movie that is split stays so if they are gone."""
+    odd, even = movie.targets[outputs.SUMS.index(outputs.ODD)], movie.targets[outputs.SUMS.index(outputs.EVEN)]
+    if movie.name in pattern.names:
+        return
+    try:
+        pattern.add(movie.name, odd, even)
+    except (CryodenError, OSError) as error:
+        log.warning("The halves of %s were not searched for a fixed pattern: %s", movie.name, error)
+
+
+# ---------------------------------------------------------------------- what came out
+def _missing(movies: Sequence[MovieItem], rates: Mapping[int, float]) -> Dict[str, Problem]:
+    """Return the movies whose sums were deleted after they were written: no STAR file may list them."""
+    problems = {}
+    for movie in movies:
+        gone = [target for target in movie.targets if not target.is_file()]
+        if movie.row in rates and gone:
+            message = f"{gone[0]} was deleted while the command ran."
+            problems[movie.path] = FileError(message, subject=str(gone[0]), remedy=Remedy("continue")).problem
+    return problems
 
 
 def _write_tables(
-    config: HalvesConfig, output: Path, table: Optional[ImageTable], names: List[str], rates: Dict[int, float]
+    config: HalvesConfig, table: Optional[ImageTable], done: Sequence[MovieItem], rates: Mapping[int, float]
 ) -> None:
     """Write a STAR file of every kind of sum."""
-    done = sorted(rates)
+    rows = [movie.row for movie in done]
+    pixel_sizes = [rates[row] for row in rows]
     if table is None:
+        names = [""] * (max(rows) + 1)
         optics = (config.voltage, config.spherical_aberration, config.amplitude_contrast)
-        table = new_table([""] * len(names), rates[done[0]], *optics)
-    for kind in KINDS:
-        written = [star_path(output / kind / names[row]) for row in done]
-        star = output / "micrographs.star" if kind == "full" else output / kind / "micrographs.star"
-        write_table(star, table.with_images(done, written, [rates[row] for row in done]))
+        table = new_table(names, pixel_sizes[0], *optics)
+    for number, kind in enumerate(outputs.SUMS):
+        written = [star_path(movie.targets[number]) for movie in done]
+        write_table(_star_of(Path(config.output), kind), table.with_images(rows, written, pixel_sizes))
+
+
+def _star_of(output: Path, kind: str) -> Path:
+    """Return the STAR file of a kind of sum: that of the full sums lies above their folder, where people look."""
+    return (output if kind == outputs.FULL else output / kind) / outputs.MICROGRAPHS_STAR
+
+
+def _write_findings(output: Path, pattern: FixedPattern) -> Tuple[Problem, ...]:
+    """Write what the halves have in common, and return what is suspicious; the halves count without these files."""
+    found = pattern.found()
+    warnings = found.warnings()
+    content = {
+        **asdict(found),
+        "share": found.share,
+        "is_fixed_pattern": found.is_fixed_pattern,
+        "warnings": [warning.to_dict() for warning in warnings],
+    }
+    try:
+        pattern.save(output / outputs.PATTERN)
+        write_json(output / outputs.SANITY, content)
+    except CryodenError as error:
+        unsaved = f"What the halves have in common was not saved: {error.problem.message}"
+        warnings.append(Problem("warning", unsaved, error.problem.subject, error.problem.remedy))
+    return tuple(warnings)

@@ -58,13 +58,13 @@ def test_integer_gain_in_a_tiff_multiplies(tmp_path: Path, ending: str) -> None:
     np.testing.assert_array_equal(sums(movie)[0], 3 * frames[0::2].sum(axis=0))
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("flip", ["none", "up-down", "left-right"])
-def test_turned_and_mirrored_rows_are_those_of_numpy(tmp_path: Path, turns: int, flip: str) -> None:
+def test_rotated_and_flipped_rows_are_those_of_numpy(tmp_path: Path, quarter_turns: int, flip: str) -> None:
     gain = write_gain(tmp_path / "gain.mrc")
-    expected = np.rot90(gain, turns)
+    expected = np.rot90(gain, quarter_turns)
     expected = {"none": expected, "up-down": expected[::-1], "left-right": expected[:, ::-1]}[flip]
-    reference = Reference("Gain", tmp_path / "gain.mrc", turns, flip)
+    reference = Reference("Gain", tmp_path / "gain.mrc", quarter_turns, flip)
     assert reference.shape == expected.shape
     np.testing.assert_array_equal(reference.rows(3, 17), expected[3:17])
 
@@ -96,7 +96,7 @@ def test_gain_of_another_size(tmp_path: Path) -> None:
 def test_rotated_gain_gets_a_hint(tmp_path: Path) -> None:
     write_raw_mrc(tmp_path / "m.mrc", counts(4), 6)
     write_gain(tmp_path / "gain.mrc", SHAPE[::-1])
-    with pytest.raises(FileError, match=r"swapped: rotate it by 90 or 270 degrees \(--gain-rotation 90\)\.$"):
+    with pytest.raises(FileError, match=r"swapped: rotate it by another quarter turn\. Give --gain-rotation 90\.$"):
         Movie(tmp_path / "m.mrc", Calibration(Reference("Gain", tmp_path / "gain.mrc")))
     Movie(tmp_path / "m.mrc", Calibration(Reference("Gain", tmp_path / "gain.mrc", 1)))
 
@@ -129,7 +129,7 @@ def test_gain_with_zeros(tmp_path: Path) -> None:
         Calibration(reference).require_usable()
     assert str(caught.value) == (
         f"Gain reference {tmp_path / 'gain.mrc'} has 2 pixels that are 0 and would leave no image there; they must be "
-        "above 0. Make it again, or give --hot-pixels 8, which replaces such pixels by their neighbours."
+        "above 0. Make it again, or have such pixels replaced by their neighbours. Give --hot-pixels 8."
     )
     Calibration(reference, hot_deviations=8.0).require_usable()
     Calibration(dark=Reference("Dark", tmp_path / "gain.mrc")).require_usable()

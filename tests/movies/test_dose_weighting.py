@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryoden.movies.dose_weighting import Exposure, critical_exposure, exposure_weight
+from cryoden.movies.dose_weighting import critical_exposure, doses_at_end, exposure_weight
 
 
 @pytest.mark.parametrize(("resolution_A", "expected"), [(3.0, 4.3357), (10.0, 14.1388), (20.0, 38.7331)])
 def test_published_formula_at_300_kv(resolution_A: float, expected: float) -> None:
-    """0.245 k^-1.665 + 2.81, worked out apart (Grant & Grigorieff 2015, equation 3)."""
+    """0.245 k^-1.665 + 2.81, calculated independently (Grant & Grigorieff 2015, equation 3)."""
     assert critical_exposure(np.array([1 / resolution_A]))[0] == pytest.approx(expected, rel=1e-3)
 
 
@@ -30,4 +30,4 @@ def test_weight_is_the_amplitude_left_by_half_the_critical_exposure() -> None:
 
 
 def test_doses_are_those_at_the_end_of_each_frame() -> None:
-    np.testing.assert_allclose(Exposure(1.5, initial_dose=2.0).doses([0, 1, 4]), [3.5, 5.0, 9.5])
+    np.testing.assert_allclose(doses_at_end([0, 1, 4], 1.5, initial_dose=2.0), [3.5, 5.0, 9.5])

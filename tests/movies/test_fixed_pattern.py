@@ -7,7 +7,7 @@ from typing import Callable, Optional
 import numpy as np
 import pytest
 
-from cryoden.errors import FileError
+from cryoden.errors import FileError, Remedy
 from cryoden.movies.fixed_pattern import FixedPattern
 from tests.helpers import Result, two_halves, write_mrc, write_raw_mrc
 
@@ -27,7 +27,7 @@ def micrographs(folder: Path, n: int, pattern: Optional[np.ndarray] = None, seed
 
 
 def test_what_is_found_is_what_all_pairs_give(tmp_path: Path) -> None:
-    """The sums give the mean over all pairs of different micrographs, worked out one by one."""
+    """The sums give the mean over all pairs of different micrographs, calculated one by one."""
     pattern = np.random.default_rng(9).standard_normal(SHAPE)
     watch = micrographs(tmp_path, 4, pattern)
     singles = []
@@ -54,8 +54,10 @@ def test_residual_gain_is_found_and_named(tmp_path: Path) -> None:
     found = micrographs(tmp_path, 6, 0.4 * np.random.default_rng(9).standard_normal(SHAPE)).found()
     assert found.is_fixed_pattern
     assert len(found.warnings()) == 1
-    assert found.warnings()[0].startswith("A fixed pattern: ")
-    assert "is the same in all 6 micrographs" in found.warnings()[0]
+    warning = found.warnings()[0]
+    assert warning.message.startswith("A fixed pattern: ")
+    assert "is the same in all 6 micrographs" in warning.message
+    assert warning.remedy == Remedy("set_to", "hot_pixels", "8")
 
 
 def test_common_illumination_is_no_fixed_pattern(tmp_path: Path) -> None:
@@ -67,13 +69,13 @@ def test_halves_of_different_movies_are_named(tmp_path: Path) -> None:
     watch = micrographs(tmp_path, 3)
     watch.add("mixed", tmp_path / "odd0.mrc", tmp_path / "even1.mrc")
     assert watch.found().uncorrelated.keys() == {"mixed"}
-    assert watch.found().warnings() == [
+    assert [warning.message for warning in watch.found().warnings()] == [
         "The halves of 1 of 4 micrographs do not correlate (mixed): they show nothing, or frames of different movies. "
         "Look at them before you train on them."
     ]
 
 
-def test_saved_sums_are_gone_on_with(tmp_path: Path) -> None:
+def test_saved_sums_are_continued(tmp_path: Path) -> None:
     watch = micrographs(tmp_path, 3)
     watch.save(tmp_path / "p.npz")
     again = FixedPattern.load(tmp_path / "p.npz")

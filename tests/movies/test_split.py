@@ -12,8 +12,8 @@ import pytest
 import starfile
 import tifffile
 
+from cryoden.formats import outputs
 from cryoden.formats.star import read_table
-from cryoden.movies.split import KINDS
 from tests.eer import random_events, rendered, write_eer
 from tests.helpers import ROOT, Result, images_in, leftovers, read_mrc, write_mrc, write_raw_mrc
 
@@ -82,10 +82,10 @@ def test_movies_of_two_pixel_sizes_keep_theirs_in_the_table(tmp_path: Path, cryo
 
 
 def write_references(folder: Path) -> None:
-    """Write a reference, the same turned by 90 degrees, and shifts of movie m."""
+    """Write a reference, the same rotated by 90 degrees, and shifts of movie m."""
     gain = np.random.default_rng(3).normal(1, 0.1, (30, 40))
     write_mrc(folder / "gain.mrc", gain)
-    write_mrc(folder / "turned.mrc", np.rot90(gain))
+    write_mrc(folder / "rotated.mrc", np.rot90(gain))
     (folder / "shifts").mkdir()
     rows = "".join(f"{n} {0.7 * n} {-0.4 * n}\n" for n in range(1, 6))
     (folder / "shifts" / "m.star").write_text(
@@ -104,7 +104,7 @@ GAIN = ["--gain", "gain.mrc"]
         (GAIN, [*GAIN, "--gain-flip", "up-down"]),
         (GAIN, [*GAIN, "--gain-flip", "left-right"]),
         (GAIN, [*GAIN, "--gain-rotation", "180"]),
-        (GAIN, ["--gain", "turned.mrc", "--gain-rotation", "90"]),
+        (GAIN, ["--gain", "rotated.mrc", "--gain-rotation", "90"]),
         ([], ["--frames", "2-5"]),
         ([], ["--hot-pixels", "2"]),
         ([], ["--shifts", "shifts"]),
@@ -119,17 +119,21 @@ def test_option_changes_the_sums(tmp_path: Path, cryoden: Run, options: list, ot
     write_references(tmp_path)
     assert cryoden("halves", "m.mrc", "--output", "plain", *options).status == 0
     assert cryoden("halves", "m.mrc", "--output", "other", *other).status == 0
-    plain, full, odd, even = (read_mrc(Path(p)) for p in ("plain/full/m.mrc", *(f"other/{k}/m.mrc" for k in KINDS)))
+    plain, full, odd, even = (
+        read_mrc(Path(p)) for p in ("plain/full/m.mrc", *(f"other/{k}/m.mrc" for k in outputs.SUMS))
+    )
     assert not np.array_equal(plain, full)
     np.testing.assert_array_equal(odd + even, full)
 
 
-def test_turned_references_are_turned_back(tmp_path: Path, cryoden: Run) -> None:
+def test_rotated_references_are_rotated_back(tmp_path: Path, cryoden: Run) -> None:
     movie(tmp_path / "m.mrc")
     write_references(tmp_path)
     assert cryoden("halves", "m.mrc", "--output", "plain", *GAIN).status == 0
-    assert cryoden("halves", "m.mrc", "--output", "turned", "--gain", "turned.mrc", "--gain-rotation", 270).status == 0
-    assert Path("plain/odd/m.mrc").read_bytes() == Path("turned/odd/m.mrc").read_bytes()
+    assert (
+        cryoden("halves", "m.mrc", "--output", "rotated", "--gain", "rotated.mrc", "--gain-rotation", 270).status == 0
+    )
+    assert Path("plain/odd/m.mrc").read_bytes() == Path("rotated/odd/m.mrc").read_bytes()
 
 
 def test_tiff_from_the_bottom_is_the_mirrored_movie(tmp_path: Path, cryoden: Run) -> None:
@@ -158,7 +162,7 @@ def test_eer_options(tmp_path: Path, cryoden: Run) -> None:
     fine, gain = rendered((32, 48), frames, 2), 1 + np.arange(32.0 * 48).reshape(32, 48)
     np.testing.assert_array_equal(read_mrc(Path("fine/full/m.mrc")), fine * np.kron(gain, np.ones((2, 2))))
     result = cryoden("halves", "m.eer", "--eer-dose", 1, "--output", "none")
-    assert result.last_error.endswith("m.eer: --eer-dose needs the pixel size; give it with --sampling-rate (A/px).")
+    assert result.last_error.endswith("of m.eer cannot be found without its pixel size. Give --sampling-rate.")
 
 
 def test_movies_of_another_number_of_frames_are_left_out(tmp_path: Path, cryoden: Run) -> None:
@@ -166,7 +170,7 @@ def test_movies_of_another_number_of_frames_are_left_out(tmp_path: Path, cryoden
     movie(tmp_path / "short.mrc", 4)
     result = cryoden("halves", "whole.mrc", "short.mrc", "--expect-frames", 5, "--output", "out")
     assert result.status == 1
-    assert "short.mrc has 4 frames, but every movie must have 5 (--expect-frames)" in result.last_error
+    assert "short.mrc has 4 frames, but every movie must have 5; its exposure" in result.last_error
     assert read_table("out/micrographs.star").paths == ["out/full/whole.mrc"]
 
 
@@ -202,12 +206,10 @@ def test_memory_bounds_the_jobs(tmp_path: Path, cryoden: Run, caplog: pytest.Log
         movie(tmp_path / name)
     caplog.set_level("INFO")
     cryoden("halves", "a.mrc", "b.mrc", "c.mrc", "--output", "out", "--jobs", 3, "--memory", 0.4)
-    assert (
-        "Working on 2 movies side by side, not 3: each needs about 0.17 GiB of the 0.40 GiB (--memory)" in caplog.text
-    )
+    assert "Processing 2 movies in parallel, not 3: each needs about 0.17 GiB of the 0.40 GiB" in caplog.text
     caplog.clear()
     cryoden("halves", "a.mrc", "b.mrc", "c.mrc", "--output", "all", "--jobs", 3, "--memory", 1)
-    assert "side by side" not in caplog.text
+    assert "in parallel" not in caplog.text
 
 
 def test_shifts_that_are_missing_name_the_file(tmp_path: Path, cryoden: Run) -> None:
@@ -281,7 +283,7 @@ def test_other_options_into_the_same_folder_are_refused(tmp_path: Path, cryoden:
     result = cryoden("halves", "m.mrc", "--output", "out", "--frames", "1-4")
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: out holds halves made with other options (out/halves.json); choose another --output folder."
+        "cryoden: out holds halves made with other options (out/halves.json). Choose another --output folder."
     )
 
 
@@ -326,7 +328,7 @@ def test_movie_that_fails_half_way_leaves_no_file(tmp_path: Path, cryoden: Run) 
     assert result.status == 2
     assert result.last_error == (
         "cryoden: None of 1 movies could be split; the first reason: Movie m.mrc has NaN or infinite pixels in "
-        "frame 4; copy it again."
+        "frame 4. Copy it again."
     )
     assert images_in(Path("out")) == ["log.jsonl"]
     assert leftovers(Path("out")) == []
@@ -336,7 +338,7 @@ def test_movie_without_pixel_size_names_the_option(tmp_path: Path, cryoden: Run)
     write_raw_mrc(tmp_path / "m.mrc", np.ones((4, 8, 8)), 6, rate=0.0)
     result = cryoden("halves", "m.mrc", "--output", "out")
     assert result.status == 2
-    assert result.last_error.endswith("Movie m.mrc does not say its pixel size; give it with --sampling-rate (A/px).")
+    assert result.last_error.endswith("Movie m.mrc does not say its pixel size. Give --sampling-rate.")
 
 
 def test_advice_can_be_followed_in_the_same_folder(tmp_path: Path, cryoden: Run) -> None:
@@ -385,7 +387,6 @@ def test_malformed_frame_range(tmp_path: Path, cryoden: Run, text: str) -> None:
     movie(tmp_path / "m.mrc")
     result = cryoden("halves", "m.mrc", "--output", "out", f"--frames={text}")
     assert result.status == 2
-    assert f"Option --frames is {text!r}; it must be FIRST-LAST, counted from 1, two frames or more" in " ".join(
-        result.err.replace("│", " ").split()
-    )
+    rule = "it must be FIRST-LAST, counted from 1, two frames or more, such as 1-40."
+    assert result.last_error == f"cryoden: Option --frames is {text!r}; {rule}"
     assert not Path("out").exists()

@@ -1,83 +1,81 @@
-"""Frames brought to their places: stored global shifts by Fourier phases, with exposure weights in the same pass."""
+"""Sums of frames that are shifted by Fourier phases, with exposure weights in the same pass."""
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import scipy.fft
 
 from cryoden.formats.stack import rows_of_band
-from cryoden.movies.dose_weighting import Exposure, critical_exposure, exposure_weight
-from cryoden.movies.motion.stored_shifts import Shifts
-from cryoden.movies.movie import Bands, Movie
+from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure, exposure_weight
+from cryoden.movies.motion.stored_shifts import Shift
+from cryoden.movies.movie import Bands
 
 Shape = Tuple[int, int]
 
 
 def aligned_half_bands(
-    movie: Movie,
-    shifts: Optional[Shifts],
-    exposure: Optional[Exposure] = None,
-    sampling_rate: Optional[float] = None,
+    frames: Iterable[np.ndarray],
+    shape: Shape,
+    shifts: Sequence[Shift],
+    weighting: Optional[DoseWeighting] = None,
     n_threads: int = 1,
 ) -> Iterator[Bands]:
-    """Yield the sums of the odd and even frames after shifting and weighting; as `Movie.half_bands`.
+    """Yield the sums of the odd and even frames after shifting and weighting, as bands of rows; the first is odd.
 
     The sums are made in Fourier space, so that there is one inverse transform for each half. Beyond their edges frames
     are continued by their mirror image, which is what comes in where a frame moves away.
 
     Parameters
     ----------
-    movie
-        Pixels are calibrated and bad ones replaced before they are moved.
+    frames
+        Float32 `(y, x)` each, corrected: bad pixels must be replaced before they are moved.
+    shape
+        Rows and columns of a frame.
     shifts
-        None = frames stay where they are.
-    exposure
+        Where each frame must be moved to.
+    weighting
         None = all frames weigh the same. The weights are exp(-dose / (2 critical)); their sum of squares is brought
         back to the number of frames at every frequency, with one divisor for both halves, so that the noise of the full
         sum stays as it was and odd + even = full.
-    sampling_rate
-        A/px, needed for the weights.
     n_threads
         Of the Fourier transforms.
 
     Raises
     ------
-    FileError
-        If the shifts do not fit the movie.
-    PixelError
-        As `Movie.half_bands`.
+    CryodenError
+        As `frames`, which are read one after the other.
     """
-    indices = movie.frame_indices
-    moves = shifts.of_frames(indices, movie.n_frames) if shifts else [(0.0, 0.0)] * len(indices)
-    shape = padded_shape(movie.shape, moves)
-    weights = _Weights(shape, exposure, sampling_rate or 1.0, indices) if exposure else None
-    bad = movie.bad_pixels()
-    movie.n_bad_pixels = bad.shape[1]
-    spectra = [np.zeros((shape[0], shape[1] // 2 + 1), np.complex64) for _ in range(2)]
-    for position, (index, move) in enumerate(zip(indices, moves)):
-        frame = continue_mirrored(movie.corrected_frame(index, bad), shape)
-        spectrum = scipy.fft.rfft2(frame, workers=n_threads, overwrite_x=True)
+    padded = padded_shape(shape, shifts)
+    weights = _Weights(padded, weighting) if weighting else None
+    spectra = [np.zeros((padded[0], padded[1] // 2 + 1), np.complex64) for _ in range(2)]
+    positions = iter(range(len(shifts)))
+    for frame in frames:  # neither zip nor enumerate: they would keep a frame while the next one is read
+        position = next(positions)
+        continued = pad_mirrored(frame, padded)
         del frame
-        _add_moved(spectra[position % 2], spectrum, move, shape, weights, position)
+        spectrum = scipy.fft.rfft2(continued, workers=n_threads, overwrite_x=True)
+        del continued
+        _add_moved(spectra[position % 2], spectrum, padded, shifts[position], weights, position)
         del spectrum
-    movie.require_no_overflow()
     if weights is not None:
         weights.equalize(spectra)
+
     halves = []
     while spectra:  # each is freed before the next is transformed
-        halves.append(scipy.fft.irfft2(spectra.pop(0), s=shape, workers=n_threads, overwrite_x=True))
-    step = rows_of_band(movie.shape[1], 4)
-    for first in range(0, movie.shape[0], step):
-        rows = slice(first, min(first + step, movie.shape[0]))
-        odd, even = (half[rows, : movie.shape[1]].astype(np.float32) for half in halves)
+        halves.append(scipy.fft.irfft2(spectra.pop(0), s=padded, workers=n_threads, overwrite_x=True))
+
+    step = rows_of_band(shape[1], 4)
+    for first in range(0, shape[0], step):
+        rows = slice(first, min(first + step, shape[0]))
+        odd, even = (half[rows, : shape[1]].astype(np.float32) for half in halves)
         yield odd, even
 
 
-def padded_shape(shape: Shape, moves: Sequence[Tuple[float, float]]) -> Shape:
+def padded_shape(shape: Shape, shifts: Sequence[Shift]) -> Shape:
     """Return rows and columns for the transforms: room for the largest shift on either side, and fast lengths."""
-    room = np.abs(np.array(moves)).max(axis=0)
+    room = np.abs(np.array(shifts)).max(axis=0)
     rows, columns = (
         scipy.fft.next_fast_len(size + 2 * min(int(np.ceil(reach)), size // 2), real=True)
         for size, reach in zip(shape, room[::-1])
@@ -85,8 +83,8 @@ def padded_shape(shape: Shape, moves: Sequence[Tuple[float, float]]) -> Shape:
     return rows, columns
 
 
-def continue_mirrored(frame: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return a larger frame whose added rows and columns mirror its edges, as if it went round."""
+def pad_mirrored(frame: np.ndarray, shape: Shape) -> np.ndarray:
+    """Return a larger frame whose added rows and columns mirror its edges: half of them belong to the opposite edge."""
     result = np.empty(shape, frame.dtype)
     n_rows, n_columns = frame.shape
     result[:n_rows, :n_columns] = frame
@@ -100,21 +98,12 @@ def continue_mirrored(frame: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _add_moved(
-    total: np.ndarray,
-    spectrum: np.ndarray,
-    move: Tuple[float, float],
-    shape: Shape,
-    weights: Optional[_Weights],
-    position: int,
+    total: np.ndarray, spectrum: np.ndarray, shape: Shape, shift: Shift, weights: Optional[_Weights], position: int
 ) -> None:
     """Add a frame's spectrum, moved and weighted: a shift by s is the phase exp(-2 pi i k s)."""
-    along_y, along_x = (
-        np.exp(-2j * np.pi * shift * frequencies).astype(np.complex64)
-        for shift, frequencies in zip(move[::-1], (np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])))
-    )
-    step = rows_of_band(total.shape[1], 8)
-    for first in range(0, shape[0], step):
-        rows = slice(first, first + step)
+    along_x = _phases(np.fft.rfftfreq(shape[1]), shift[0])
+    along_y = _phases(np.fft.fftfreq(shape[0]), shift[1])
+    for rows in _bands(total):
         part = spectrum[rows]
         part *= along_y[rows, None]
         part *= along_x
@@ -123,29 +112,38 @@ def _add_moved(
         total[rows] += part
 
 
+def _phases(frequencies: np.ndarray, shift: float) -> np.ndarray:
+    return np.exp(-2j * np.pi * shift * frequencies).astype(np.complex64)
+
+
+def _bands(spectrum: np.ndarray) -> List[slice]:
+    """Return the rows of a spectrum in bands that stay in the processor's cache."""
+    step = rows_of_band(spectrum.shape[1], 8)
+    return [slice(first, first + step) for first in range(0, spectrum.shape[0], step)]
+
+
 class _Weights:
     """Exposure weights of every frame on the grid of the transforms, made row by row where they are needed."""
 
-    def __init__(self, shape: Shape, exposure: Exposure, sampling_rate: float, frame_indices: Sequence[int]) -> None:
-        squared_y = np.fft.fftfreq(shape[0], sampling_rate)[:, None] ** 2
-        squared_x = np.fft.rfftfreq(shape[1], sampling_rate) ** 2
+    def __init__(self, shape: Shape, weighting: DoseWeighting) -> None:
+        squared_y = np.fft.fftfreq(shape[0], weighting.sampling_rate)[:, None] ** 2
+        squared_x = np.fft.rfftfreq(shape[1], weighting.sampling_rate) ** 2
+        self._doses = weighting.doses
         self._critical = np.empty((shape[0], squared_x.size), np.float32)
-        step = rows_of_band(squared_x.size, 8)
-        for first in range(0, shape[0], step):
-            rows = slice(first, first + step)
-            self._critical[rows] = critical_exposure(np.sqrt(squared_y[rows] + squared_x), exposure.voltage)
-        self._doses = exposure.doses(frame_indices)
+        for rows in _bands(self._critical):
+            frequency = np.sqrt(squared_y[rows] + squared_x)
+            self._critical[rows] = critical_exposure(frequency, weighting.voltage)
 
     def of_frame(self, position: int, rows: slice) -> np.ndarray:
+        """Return the weights of a frame, given by its position among the used ones, for rows of the transform."""
         return exposure_weight(self._critical[rows], self._doses[position])
 
     def equalize(self, spectra: Sequence[np.ndarray]) -> None:
         """Bring the noise of the weighted full sum back to that of a plain sum; the mean is kept."""
-        step = rows_of_band(self._critical.shape[1], 8)
-        for first in range(0, self._critical.shape[0], step):
-            rows = slice(first, first + step)
+        n_frames = np.float32(len(self._doses))
+        for rows in _bands(self._critical):
             squares = np.zeros_like(self._critical[rows])
             for position in range(len(self._doses)):
                 squares += self.of_frame(position, rows) ** 2
             for spectrum in spectra:
-                spectrum[rows] *= np.sqrt(np.float32(len(self._doses)) / squares)
+                spectrum[rows] *= np.sqrt(n_frames / squares)

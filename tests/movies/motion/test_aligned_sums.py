@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Tuple
+from typing import Dict, Iterable, Tuple
 
 import numpy as np
 import pytest
@@ -9,12 +9,11 @@ import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.errors import FileError
 from cryoden.movies.calibration import Calibration
-from cryoden.movies.dose_weighting import Exposure, critical_exposure, exposure_weight
-from cryoden.movies.motion.aligned_sums import aligned_half_bands, continue_mirrored, padded_shape
-from cryoden.movies.motion.stored_shifts import Shifts
-from cryoden.movies.movie import Movie
+from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure, doses_at_end, exposure_weight
+from cryoden.movies.motion.aligned_sums import aligned_half_bands, pad_mirrored, padded_shape
+from cryoden.movies.motion.stored_shifts import Shift
+from cryoden.movies.movie import Bands, Movie
 from tests.helpers import clean_signal, write_raw_mrc
 
 SHAPE = (90, 120)
@@ -22,9 +21,22 @@ INNER = (slice(15, -15), slice(15, -15))
 RATE = 1.5
 
 
-def joined(bands: object) -> Tuple[np.ndarray, np.ndarray]:
-    halves = list(bands)  # type: ignore[call-overload]
+def concatenated(bands: Iterable[Bands]) -> Bands:
+    halves = list(bands)
     return np.concatenate([odd for odd, _ in halves]), np.concatenate([even for _, even in halves])
+
+
+def aligned(movie: Movie, shifts: Dict[int, Shift]) -> Bands:
+    """Return the halves of a movie whose frames are moved."""
+    used = [shifts[index + 1] for index in movie.frame_indices]
+    return concatenated(aligned_half_bands(movie.corrected_frames(), movie.shape, used))
+
+
+def weighted(movie: Movie, dose_per_frame: float, initial_dose: float = 0.0, voltage: float = 300.0) -> Bands:
+    """Return the halves of a movie whose frames are weighted."""
+    weighting = DoseWeighting(doses_at_end(movie.frame_indices, dose_per_frame, initial_dose), RATE, voltage)
+    unmoved = [(0.0, 0.0)] * len(movie.frame_indices)
+    return concatenated(aligned_half_bands(movie.corrected_frames(), movie.shape, unmoved, weighting))
 
 
 def drifting(path: Path, drift: Dict[int, Tuple[float, float]], seed: int = 1) -> Tuple[Movie, np.ndarray]:
@@ -43,8 +55,7 @@ def test_a_shifted_image_comes_back(x: float, y: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         drift = {1: (0.0, 0.0), 2: (x, y), 3: (-y, x), 4: (y, -x)}
         movie, image = drifting(Path(folder) / "m.mrc", drift)
-        back = Shifts("s.star", {frame: (-dx, -dy) for frame, (dx, dy) in drift.items()})
-        odd, even = joined(aligned_half_bands(movie, back))
+        odd, even = aligned(movie, {frame: (-dx, -dy) for frame, (dx, dy) in drift.items()})
     # of a deviation of 2: from the edge, where the mirrored image has a kink, a shift by half a pixel rings inwards
     # (0.089 for 2.5, -2.5, which random examples found; with an exact shift in place of the spline as well)
     assert np.abs(odd - 2 * image)[INNER].max() < 0.08
@@ -54,15 +65,14 @@ def test_a_shifted_image_comes_back(x: float, y: float) -> None:
 def test_the_wrong_sign_blurs(tmp_path: Path) -> None:
     drift = {frame: (1.5 * frame, -frame) for frame in range(1, 5)}
     movie, image = drifting(tmp_path / "m.mrc", drift)
-    wrong = joined(aligned_half_bands(movie, Shifts("s.star", drift)))
+    wrong = aligned(movie, drift)
     assert np.abs(wrong[0] - 2 * image)[INNER].max() > 0.5
 
 
 def test_whole_pixel_shifts_are_exact(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).integers(0, 50, (4, *SHAPE))
     movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6))
-    shifts = Shifts("s.star", {1: (0, 0), 2: (3, 0), 3: (0, -2), 4: (-4, 5)})
-    odd, even = joined(aligned_half_bands(movie, shifts))
+    odd, even = aligned(movie, {1: (0, 0), 2: (3, 0), 3: (0, -2), 4: (-4, 5)})
     expected = frames[0][INNER] + np.roll(frames[2], -2, axis=0)[INNER]
     np.testing.assert_allclose(odd[INNER], expected, atol=1e-3)  # float32 transforms of values up to 50
     expected = np.roll(frames[1], 3, axis=1)[INNER] + np.roll(frames[3], (5, -4), axis=(0, 1))[INNER]
@@ -72,20 +82,19 @@ def test_whole_pixel_shifts_are_exact(tmp_path: Path) -> None:
 def test_shifts_and_weights_of_nothing_change_nothing(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).integers(0, 50, (5, *SHAPE))
     movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6))
-    plain = joined(movie.half_bands())
-    moved = joined(aligned_half_bands(movie, Shifts("s.star", dict.fromkeys(range(1, 6), (0.0, 0.0)))))
-    weighted = joined(aligned_half_bands(movie, None, Exposure(1e-9), RATE))
+    plain = concatenated(movie.half_bands())
+    moved = aligned(movie, dict.fromkeys(range(1, 6), (0.0, 0.0)))
+    unweighted = weighted(movie, 1e-9)
     for half in range(2):
         np.testing.assert_allclose(moved[half], plain[half], atol=2e-3)
-        np.testing.assert_allclose(weighted[half], plain[half], atol=2e-3)
+        np.testing.assert_allclose(unweighted[half], plain[half], atol=2e-3)
 
 
 def test_weights_against_plain_numpy(tmp_path: Path) -> None:
     """Sum of weighted frames over sqrt(sum of squared weights / n), in float64 on the frames' own grid."""
     frames = np.random.default_rng(1).integers(0, 50, (6, 96, 120))
     movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6), frames="2-6")
-    exposure = Exposure(3.0, 5.0, 200.0)
-    odd, even = joined(aligned_half_bands(movie, None, exposure, RATE))
+    odd, even = weighted(movie, 3.0, 5.0, 200.0)
     k = np.hypot(np.fft.fftfreq(96, RATE)[:, None], np.fft.fftfreq(120, RATE))
     critical = critical_exposure(k, 200.0)
     weights = [exposure_weight(critical, dose) for dose in (11, 14, 17, 20, 23)]
@@ -99,7 +108,7 @@ def test_weights_against_plain_numpy(tmp_path: Path) -> None:
 def test_weights_keep_the_noise_of_the_full_sum(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).poisson(20, (8, 128, 128))
     movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6))
-    odd, even = joined(aligned_half_bands(movie, None, Exposure(4.0), RATE))
+    odd, even = weighted(movie, 4.0)
     assert (odd + even).std() / frames.sum(axis=0).std() == pytest.approx(1.0, abs=0.02)
 
 
@@ -107,41 +116,13 @@ def test_hot_pixels_are_replaced_before_they_are_moved(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).poisson(20, (4, *SHAPE))
     frames[:, 40, 50] += 500
     movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6), Calibration(hot_deviations=8.0))
-    shifts = Shifts("s.star", {frame: (2.5 * frame, 0.0) for frame in range(1, 5)})
-    odd, even = joined(aligned_half_bands(movie, shifts))
+    odd, even = aligned(movie, {frame: (2.5 * frame, 0.0) for frame in range(1, 5)})
     assert movie.n_bad_pixels == 1
     assert (odd + even).max() < 200
 
 
-@pytest.mark.parametrize(
-    ("frames", "given", "text"),
-    [
-        (None, range(1, 6), "s.star has shifts of 5 frames, but 6 of the movie's 6 frames are used; frame 6 has none."),
-        (None, range(1, 8), "s.star has shifts of 7 frames, but 6 of the movie's 6 frames are used."),
-        (
-            "2-5",
-            range(1, 5),
-            "s.star has shifts of 4 frames, but 4 of the movie's 6 frames are used; frame 5 has none.",
-        ),
-    ],
-)
-def test_shifts_of_another_number_of_frames(tmp_path: Path, frames: str, given: range, text: str) -> None:
-    movie = Movie(write_raw_mrc(tmp_path / "m.mrc", np.ones((6, *SHAPE)), 6), frames=frames)
-    with pytest.raises(FileError) as caught:
-        next(aligned_half_bands(movie, Shifts("s.star", dict.fromkeys(given, (0.0, 0.0)))))
-    assert str(caught.value) == (
-        f"{text} Every used frame needs one shift: take the frame range of the motion correction."
-    )
-
-
-@pytest.mark.parametrize("given", [range(1, 7), range(2, 6)])
-def test_shifts_of_all_or_of_the_used_frames_fit(tmp_path: Path, given: range) -> None:
-    movie = Movie(write_raw_mrc(tmp_path / "m.mrc", np.ones((6, *SHAPE)), 6), frames="2-5")
-    assert Shifts("s.star", dict.fromkeys(given, (1.0, 0.0))).of_frames(movie.frame_indices, 6) == [(1.0, 0.0)] * 4
-
-
 def test_frames_are_continued_by_their_mirror_image() -> None:
-    result = continue_mirrored(np.arange(12.0).reshape(3, 4), (5, 8))
+    result = pad_mirrored(np.arange(12.0).reshape(3, 4), (5, 8))
     np.testing.assert_array_equal(result[0], [0, 1, 2, 3, 3, 2, 1, 0])
     np.testing.assert_array_equal(result[:, 0], [0, 4, 8, 8, 0])
 
