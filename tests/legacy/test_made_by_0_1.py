@@ -40,6 +40,9 @@ RESULTS = {
 TABLES = ("**/*.star", "metrics.*", "failures.json", "log.jsonl", "sanity.json", "fixed_pattern.npz", "inside_*.npz")
 """What a command writes when it comes to its end; a killed one has none of it."""
 
+READ_BY_OTHERS = ("metrics.json", "sanity.json", "manifest.json", "index.json")
+"""Results in JSON; records of how a folder was made are our own business, as long as those of 0.1 are understood."""
+
 PIXEL_TOLERANCE = 1e-4
 """Of an image's deviation; float32 convolutions of other libraries and processors differ by some 1e-6 each."""
 
@@ -353,8 +356,8 @@ def test_all_commands_leave_files_of_the_same_names_and_columns(
         assert not set(FILES[name]) - found, name
         if (MADE / name).is_dir():
             assert_same_tables(name, name)
-        for path in (MADE / name).glob("*.json"):
-            assert_holds(json.loads(Path(name, path.name).read_text()), json.loads(path.read_text()), str(path.name))
+        for path in [MADE / name / file for file in READ_BY_OTHERS if (MADE / name / file).exists()]:
+            assert_holds(json.loads(Path(name, path.name).read_text()), json.loads(path.read_text()), path.name)
         for path in (MADE / name).glob("log.jsonl"):
             assert_holds(load_log(Path(name, path.name)), load_log(path), name)
     header = [(folder / "evaluation/metrics.csv").read_text().splitlines()[0].split(",") for folder in (MADE, Path())]
