@@ -58,7 +58,7 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
 def _check_room(output: Path, sources: List[Source], config: PatchesExportConfig) -> None:
     written = [path for name in FILE_NAMES for path in (output / name, _growing(output, name)) if path.is_file()]
     needed = needed_bytes(sources, config.patch) - sum(path.stat().st_size for path in written)
-    require_room("The patch files", needed, output, "a larger --stride")
+    require_room("The patch files", needed, output, Remedy("change", "stride"))
 
 
 def _growing(output: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cryoden.config import GIB
 from cryoden.config.fetch import FetchConfig
-from cryoden.errors import CryodenError, FileError, NetworkError, Problem
+from cryoden.errors import CryodenError, FileError, NetworkError, Problem, Remedy
 from cryoden.fetch.download import RemoteFile, download, open_session
 from cryoden.fetch.empiar import (
     Entry,
@@ -124,7 +124,7 @@ def _check_room(folder: Path, files: List[RemoteFile]) -> None:
         target = folder / file.name
         there = [path.stat().st_size for path in (target, target.with_name(f"{target.name}.part")) if path.is_file()]
         needed += max(0, file.size - sum(there))
-    require_room("The files", needed, folder, "a --subset")
+    require_room("The files", needed, folder, Remedy("change", "subset"))
 
 
 def _check_image(path: Path) -> None:

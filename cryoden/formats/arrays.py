@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from contextlib import contextmanager
 from typing import Any, Iterator, Mapping
 
 import numpy as np
 
-from cryoden.errors import FileError
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.errors import CryodenError, FileError
+from cryoden.formats.file_errors import PathLike, reason
+from cryoden.formats.files import whole_file
 
 
 def write_arrays(path: PathLike, arrays: Mapping[str, Any], compress: bool = False) -> None:
-    """Write arrays (numbers or text) under their names, whole or not at all; raises as `whole_file`."""
-    with whole_file(path) as temporary, open(str(temporary), "wb") as file:
-        (np.savez_compressed if compress else np.savez)(file, **arrays)
+    """Write arrays (numbers or text) under their names, whole or not at all; raises as `whole_file`.
+
+    Not by `numpy.savez`: on a full disk it leaves an open archive behind, which complains when it is collected.
+    """
+    packing = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with whole_file(path) as temporary, zipfile.ZipFile(str(temporary), "w", packing) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager
@@ -38,5 +44,7 @@ def opened_arrays(path: PathLike, remedy: str) -> Iterator[Any]:
     try:
         with open(str(path), "rb") as opened, np.load(opened, allow_pickle=False) as file:
             yield file
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileError(f"{path} cannot be read ({error}); {remedy}.") from error
+    except CryodenError:
+        raise
+    except Exception as error:  # damaged archives raise many kinds
+        raise FileError(f"{path} cannot be read ({reason(error)}); {remedy}.", subject=str(path)) from error

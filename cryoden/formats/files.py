@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Iterator, List, Optional
 
 from cryoden.config import GIB
-from cryoden.errors import FileError, FullDiskError, Remedy
-
-PathLike = Union[str, Path]
-
-COMPRESSED_ENDINGS = (".gz", ".bz2")
+from cryoden.errors import FileError, Remedy
+from cryoden.formats.decompression import ENDINGS as COMPRESSED_ENDINGS
+from cryoden.formats.file_errors import PathLike, reading_errors, reason, require_file, writing_errors
 
 PIECE_BYTES = 4 << 20
 """Read at once of a file whose size does not matter."""
@@ -26,26 +25,13 @@ PIECE_BYTES = 4 << 20
 LOG_NAME = "log.jsonl"
 """In the output folder of a long command: one JSON line for each finished item, or epoch."""
 
+TEMPORARY_ENDING = ".part"
 
-@contextmanager
-def writing_errors(path: PathLike) -> Iterator[None]:
-    """Turn what the system says of a file that cannot be written into one line.
+_OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9_-]+)\.(?P<process>\d+)\.\d+" + re.escape(TEMPORARY_ENDING) + "$")
+"""End of a temporary name: host, process and thread that write the file."""
 
-    Raises
-    ------
-    FullDiskError
-        If the disk is full.
-    FileError
-        If the folder cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FullDiskError(
-                f"The disk is full: {path} cannot be written.", subject=str(path), remedy=Remedy("free_disk")
-            ) from error
-        raise FileError(f"{path} cannot be written ({error.strerror or error}).", subject=str(path)) from error
+_FIRST_PROCESSES = 0xEFFFFFFC
+"""Number of the PID namespace outside of all containers (Linux, include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
 
 
 @contextmanager
@@ -60,14 +46,72 @@ def whole_file(path: PathLike) -> Iterator[Path]:
         If the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        with writing_errors(path):
+    if not path.name:
+        raise FileError(f"{str(path)!r} is no name of a file; check the path.", subject=str(path))
+    with writing_errors(path):
+        temporary = _temporary_beside(path)
+        try:
             yield temporary
             os.replace(str(temporary), str(path))
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+        finally:
+            with suppress(OSError):  # why it failed is worth more; `remove_dead_temporaries` finds what is left
+                temporary.unlink()
+
+
+def _temporary_beside(path: Path) -> Path:
+    """Return where a file is written until it is whole: its name says which process does so."""
+    ending = f".{_host()}.{os.getpid()}.{threading.get_ident()}{TEMPORARY_ENDING}"
+    name = path.name
+    if len(os.fsencode(f".{name}{ending}")) > _longest_name(path.parent):
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return path.with_name(f".{name}{ending}")
+
+
+def _longest_name(folder: Path) -> int:
+    """Return how many bytes the name of a file may have."""
+    try:
+        return os.pathconf(str(folder), "PC_NAME_MAX")
+    except (OSError, ValueError):  # the folder is not there, or a file system that does not say
+        return 255
+
+
+def _host() -> str:
+    """Return what tells this host from others that see the same folders: a name without dots.
+
+    Containers that share the name of their host have processes of their own, so theirs carry the number of this world.
+    """
+    host = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[:64] or "_"
+    try:
+        world = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return host
+    return host if world == _FIRST_PROCESSES else f"{host}-{world}"
+
+
+def remove_dead_temporaries(folder: PathLike) -> List[Path]:
+    """Remove what killed processes of this host left in a folder and the folders in it; return what was removed.
+
+    What processes write that are alive, or run on another host, stays.
+    """
+    removed = []
+    for pattern in (f".*{TEMPORARY_ENDING}", f"*/.*{TEMPORARY_ENDING}"):
+        for path in Path(folder).glob(pattern):
+            owner = _OWNER.search(path.name)
+            if owner and owner["host"] == _host() and not _is_alive(int(owner["process"])):
+                with suppress(FileNotFoundError):  # another process looks after the same folder
+                    path.unlink()
+                    removed.append(path)
+    return removed
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of another user; no number of a process
+        return True
+    return True
 
 
 def append_line(path: PathLike, line: str) -> None:
@@ -84,10 +128,19 @@ def append_line(path: PathLike, line: str) -> None:
         file.write(f"{line}\n".encode())
 
 
+def working_folder() -> str:
+    """Return the working folder; raises FileError if it was deleted."""
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise FileError(f"The working folder is gone ({reason(error)}); change to one that is there.") from error
+
+
 def mrc_name(path: PathLike) -> str:
     """Return the name under which the result for an input file is written: its own, ending in .mrc."""
     path = Path(path)
-    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED_ENDINGS else path).with_suffix(".mrc").name
+    name = (path.with_suffix("") if path.suffix.lower() in COMPRESSED_ENDINGS else path).name
+    return os.path.splitext(name)[0] + ".mrc"
 
 
 def make_folder(path: PathLike) -> Path:
@@ -95,21 +148,21 @@ def make_folder(path: PathLike) -> Path:
 
     Raises
     ------
+    FullDiskError
+        If the disk is full.
     FileError
-        If it is a file, or nothing can be written there.
+        If it has no name, is a file, or nothing can be written there.
     """
+    if re.search("^$|[\n\r]", str(path)):
+        raise FileError(f"The output folder is {str(path)!r}; name a folder, without line breaks.", subject=str(path))
     path = Path(path)
-    try:
+    with writing_errors(path, "Output folder "):
         path.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=str(path)).close()
-    except OSError as error:
-        raise FileError(
-            f"Output folder {path} cannot be written ({error.strerror}); choose a folder that you may write to."
-        ) from error
     return path
 
 
-def require_room(what: str, n_bytes: int, folder: PathLike, otherwise: str) -> None:
+def require_room(what: str, n_bytes: int, folder: PathLike, remedy: Remedy) -> None:
     """Refuse to begin what the disk cannot hold.
 
     Parameters
@@ -120,20 +173,24 @@ def require_room(what: str, n_bytes: int, folder: PathLike, otherwise: str) -> N
         That it still needs.
     folder
         Where; it need not be there yet.
-    otherwise
-        What needs less, an option.
+    remedy
+        What needs less.
 
     Raises
     ------
     FileError
         If fewer bytes are free.
     """
-    place = next(parent for parent in (Path(folder).absolute(), *Path(folder).absolute().parents) if parent.exists())
-    free = shutil.disk_usage(str(place)).free
+    whole = Path(working_folder(), folder)
+    place = next(parent for parent in (whole, *whole.parents) if os.path.exists(str(parent)))
+    with reading_errors(place):
+        free = shutil.disk_usage(str(place)).free
     if n_bytes > free:
         raise FileError(
             f"{what} need {n_bytes / GIB:.2f} GiB more in {folder}, but {free / GIB:.2f} GiB are free there. "
-            f"Free the disk, choose another --output, or {otherwise}."
+            "Free the disk, choose another folder, or ask for less.",
+            subject=str(folder),
+            remedy=remedy,
         )
 
 
@@ -143,15 +200,15 @@ def digest(path: PathLike, algorithm: str = "sha256", n_bytes: Optional[int] = N
     Raises
     ------
     FileError
-        If the file is shorter.
+        If the file cannot be read or is shorter.
     """
     result = hashlib.new(algorithm)
-    left = Path(path).stat().st_size if n_bytes is None else n_bytes
-    with open(str(path), "rb") as file:
+    with reading_errors(path), open(str(path), "rb") as file:
+        left = os.fstat(file.fileno()).st_size if n_bytes is None else n_bytes
         while left:
             piece = file.read(min(PIECE_BYTES, left))
             if not piece:
-                raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.")
+                raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.", subject=str(path))
             result.update(piece)
             left -= len(piece)
     return result
@@ -160,7 +217,7 @@ def digest(path: PathLike, algorithm: str = "sha256", n_bytes: Optional[int] = N
 def write_json(path: PathLike, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="ascii")
 
 
 def read_json(path: PathLike) -> Any:
@@ -169,11 +226,12 @@ def read_json(path: PathLike) -> Any:
     Raises
     ------
     FileError
-        If it is missing or not JSON.
+        If it cannot be read or is not JSON.
     """
+    require_file(path)
+    with reading_errors(path):
+        content = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text())
-    except OSError as error:
-        raise FileError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
-        raise FileError(f"{path} is not a JSON file ({error}); write it again with --save-config.") from error
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} is not a JSON file ({reason(error)}); check what it is.", subject=str(path)) from error

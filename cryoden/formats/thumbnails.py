@@ -26,8 +26,11 @@ def thumbnail_path(micrograph: PathLike, kind: str) -> Path:
 
 
 def thumbnail_factor(shape: Tuple[int, int]) -> int:
-    """Return the side of the squares of pixels that become one pixel of a thumbnail."""
-    return -(-max(shape) // MOST_PIXELS)
+    """Return the side of the squares of pixels that become one pixel of a thumbnail.
+
+    Of a strip that is narrower than that, the thumbnail keeps one row and is longer than `MOST_PIXELS`.
+    """
+    return min(-(-max(shape) // MOST_PIXELS), *shape)
 
 
 def write_thumbnail(path: PathLike, image: np.ndarray) -> None:

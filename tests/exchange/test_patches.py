@@ -202,7 +202,7 @@ def test_a_disk_that_is_too_small(tmp_path: Path, cryoden: Any) -> None:
     assert result.status == 2
     assert result.last_error == (
         "cryoden: The patch files need 0.00 GiB more in out, but 0.00 GiB are free there. "
-        "Free the disk, choose another --output, or a larger --stride."
+        "Free the disk, choose another folder, or ask for less. Choose another --stride."
     )
     assert not Path("out").exists()
 
@@ -270,13 +270,13 @@ def damage(kind: str) -> str:
         return "out/manifest.json is no manifest of patch files (format 'cryoden-patches')"
     if kind == "no sense":
         Path("out/manifest.json").write_text('{"format": "cryoden-patches", "patch": "wide"}')
-        return "out/manifest.json does not say patch and counts"
+        return "out/manifest.json has no usable patch; it is damaged. Export again."
     if kind == "no files":
         for name in FILES:
             Path("out", name).unlink()
         return "out holds no patch files (train_input.bin, train_target.bin); check the folder."
     Path("out/manifest.json").unlink()
-    return "out has no manifest.json; say with --patch how many pixels wide its patches are."
+    return "out has no manifest.json; nothing says how many pixels wide its patches are. Give --patch."
 
 
 KINDS = ["no multiple", "another count", "manifest contradicts", "no partner", "other manifest", "no sense", "no files"]

@@ -42,9 +42,7 @@ def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(FileError) as caught:
         make_folder(tmp_path / "out")
-    assert str(caught.value) == (
-        f"Output folder {tmp_path / 'out'} cannot be written (File exists); choose a folder that you may write to."
-    )
+    assert str(caught.value) == f"Output folder {tmp_path / 'out'} cannot be written (File exists)."
 
 
 def test_proof_of_a_folder_leaves_nothing(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_name_cannot_break_the_report(cryoden: Run) -> None:
 
 
 def test_report_without_an_evaluation() -> None:
-    with pytest.raises(FileError, match=r"metrics\.json cannot be read"):
+    with pytest.raises(FileError, match=r"metrics\.json does not exist"):
         write_report(".")
 
 
