@@ -5,6 +5,7 @@ Every file is float32, little-endian, without header. `index.json` names items, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
@@ -12,7 +13,8 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from cryoden.errors import FileError
-from cryoden.formats.files import PathLike, make_folder, read_json, whole_file, write_json
+from cryoden.formats.file_errors import PathLike, reading_errors, reason
+from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 
 INDEX_NAME, FORMAT, BYTE_ORDER, DTYPE = "index.json", "cryoden-verification", "little", np.dtype("<f4")
 
@@ -115,26 +117,44 @@ def read_index(folder: PathLike) -> Index:
     path = Path(folder)
     index_file = path / INDEX_NAME
     if not index_file.is_file():
-        raise FileError(f"{path} holds no {INDEX_NAME}; give the folder of a verification bundle.")
+        raise FileError(f"{path} holds no {INDEX_NAME}; give the folder of a verification bundle.", subject=str(path))
     index = read_json(index_file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise FileError(f"{index_file} is no index of a verification bundle (format {FORMAT!r}).")
+        raise FileError(
+            f"{index_file} is no index of a verification bundle (format {FORMAT!r}).", subject=str(index_file)
+        )
     for key, wanted in (("byte_order", (BYTE_ORDER,)), ("dtype", ("float32",)), ("order", ("C", "F"))):
         if index.get(key) not in wanted:
             raise FileError(
-                f"{index_file} says {key} {index.get(key)!r}; it must be {' or '.join(wanted)}. Write the files so."
+                f"{index_file} says {key} {index.get(key)!r}; it must be {' or '.join(wanted)}. Write the files so.",
+                subject=str(index_file),
             )
     try:
         items = [
-            Item(str(i["name"]), str(i["kind"]), tuple(int(n) for n in i["shape"]), tuple(i["axes"]))
+            Item(_item_name(i["name"]), str(i["kind"]), _counts(i["shape"]), tuple(map(str, i["axes"])))
             for i in index["items"]
         ]
-        network, channels = str(index["network"]), tuple(int(n) for n in index["channels"])
+        network, channels = str(index["network"]), _counts(index["channels"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(
-            f"{index_file} lacks network, channels, or an item's name, kind, shape or axes ({error})."
+            f"{index_file} lacks network, channels, or an item's name, kind, shape or axes ({reason(error)}).",
+            subject=str(index_file),
         ) from error
     return Index(network, channels, index["order"], items)
+
+
+def _item_name(name: Any) -> str:
+    """Return the name of an item; raises ValueError if its file would be somewhere else."""
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise ValueError(f"name {name!r}")
+    return name
+
+
+def _counts(numbers: Any) -> Tuple[int, ...]:
+    """Return whole numbers above 0; raises ValueError if one is not."""
+    if not all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers):
+        raise ValueError(f"numbers {numbers!r}")
+    return tuple(numbers)
 
 
 def read_array(path: PathLike, shape: Sequence[int], order: str) -> np.ndarray:
@@ -147,16 +167,22 @@ def read_array(path: PathLike, shape: Sequence[int], order: str) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"Item {path} is missing; write it.")
-    needed = int(np.prod(shape, dtype=np.int64)) * DTYPE.itemsize
-    if path.stat().st_size != needed:
+        raise FileError(f"Item {path} is missing; write it.", subject=str(path))
+    needed = math.prod(shape) * DTYPE.itemsize
+    with reading_errors(path):
+        found = path.stat().st_size
+    if found != needed:
         raise FileError(
-            f"Item {path} has {path.stat().st_size} bytes, but shape {' x '.join(map(str, shape)) or 'of one number'} "
-            f"in float32 needs {needed}; write it in that shape."
+            f"Item {path} has {found} bytes, but shape {' x '.join(map(str, shape)) or 'of one number'} in float32 "
+            f"needs {needed}; write it in that shape.",
+            subject=str(path),
         )
-    values = np.fromfile(str(path), DTYPE)
+    with reading_errors(path):
+        values = np.fromfile(str(path), DTYPE)
+    if values.nbytes != needed:
+        raise FileError(f"Item {path} changed while it was read; write it again.", subject=str(path))
     if _is_strange(values) and not _is_strange(values.byteswap()):
-        raise FileError(f"Item {path} is big-endian; write its float32 numbers little-endian.")
+        raise FileError(f"Item {path} is big-endian; write its float32 numbers little-endian.", subject=str(path))
     return values.reshape(tuple(shape), order=_numpy_order(order))
 
 

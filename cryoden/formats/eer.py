@@ -5,8 +5,6 @@ Source: EER file format documentation 3.0, Thermo Fisher Scientific (2023); a TI
 
 from __future__ import annotations
 
-import os
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Tuple
@@ -16,8 +14,8 @@ import numpy as np
 import tifffile
 
 from cryoden.errors import FileError, Remedy
-from cryoden.formats.files import PathLike
-from cryoden.formats.tiff import read_pages
+from cryoden.formats.file_errors import PathLike, decoding_errors, reason, require_memory
+from cryoden.formats.tiff import SegmentFile, read_pages, require_sides
 
 _BITS = {65000: (8, 2, 2), 65001: (7, 2, 2)}
 """TIFF compression -> bits of a run length, of a sub-pixel column and of a sub-pixel row."""
@@ -67,12 +65,17 @@ class EerStack:
         self.path, self._rendering = Path(path), rendering
         _require_codec(self.path)
         known = (*_BITS, _VARIABLE_BITS)
-        self._pages = [page for page in read_pages(self.path) if int(page.compression) in known]
-        if not self._pages:
-            raise FileError(f"{self.path} has no EER frames: no page holds electron events. Check what it is.")
-        self._file = os.open(str(self.path), os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-        rows, columns = self._pages[0].shape[:2]
+        pages = read_pages(self.path)
+        with decoding_errors(self.path, "EER"):
+            self._pages = [page for page in pages if int(page.compression) in known]
+            if not self._pages:
+                raise FileError(
+                    f"{self.path} has no EER frames: no page holds electron events. Check what it is.",
+                    subject=str(self.path),
+                )
+            rows, columns = self._pages[0].shape[:2]
+            require_sides(self.path, (rows, columns))
+        self._file = SegmentFile(self.path)
         scale = 2 if rendering.is_super_resolution else 1
         self.shape: Tuple[int, int] = (scale * rows, scale * columns)
         self.band_rows = self.shape[0]
@@ -91,14 +94,15 @@ class EerStack:
             wanted = max(2, round(self.count_electrons_per_px() / self._rendering.electrons_per_px))  # type: ignore[operator]
         if wanted > n_hardware:
             raise FileError(
-                f"{self.path} has {n_hardware} EER hardware frames, which cannot make {wanted} frames; ask for fewer."
+                f"{self.path} has {n_hardware} EER hardware frames, which cannot make {wanted} frames; ask for fewer.",
+                subject=str(self.path),
             )
         return wanted
 
     def count_electrons_per_px(self) -> float:
         """Return the counted electrons per detector pixel of the whole movie, from up to 16 hardware frames."""
         sample = np.unique(np.linspace(0, len(self._pages) - 1, 16).astype(int))
-        counts = np.zeros(self._pages[0].shape[:2], np.uint16)
+        counts = self._no_counts(self._pages[0].shape[:2])
         for number in sample:
             self._add_events(number, counts, super_resolution=0)
         return float(counts.mean(dtype=np.float64)) * len(self._pages) / len(sample)
@@ -120,27 +124,34 @@ class EerStack:
         if number != frame:
             self._decoded = (-1, np.empty(0))  # free before the next one is rendered
             del counts
-            counts = np.zeros(self.shape, np.uint16)
+            counts = self._no_counts(self.shape)
             for hardware_frame in self.hardware_frames(frame):
                 self._add_events(hardware_frame, counts, int(self._rendering.is_super_resolution))
             self._decoded = (frame, counts)
         return counts[first:last]
 
+    def _no_counts(self, shape: Tuple[int, int]) -> np.ndarray:
+        require_memory(self.path, 2 * shape[0] * shape[1])
+        with decoding_errors(self.path, "EER"):
+            return np.zeros(shape, np.uint16)
+
     def _add_events(self, number: int, counts: np.ndarray, super_resolution: int) -> None:
         page = self._pages[number]
-        content = b"".join(
-            os.pread(self._file, n_bytes, offset) for offset, n_bytes in zip(page.dataoffsets, page.databytecounts)
-        )
         try:
-            if len(content) < sum(page.databytecounts):
-                raise ValueError("bytes are missing")
+            if page.shape != self._pages[0].shape:
+                raise ValueError(f"it has {page.shape} pixels, the first one {self._pages[0].shape}")
+            content = b"".join(map(self._file.read, page.dataoffsets, page.databytecounts))
             content += b"\0" * (len(content) % 2)
             shape = (counts.shape[0], counts.shape[1])
             imagecodecs.eer_decode(content, shape, *_bits_of(page), superres=super_resolution, out=counts)
         except Exception as error:  # decoders raise many kinds; all mean a damaged page
             raise FileError(
-                f"{self.path}: EER hardware frame {number + 1} cannot be decoded ({error}). Copy it again."
+                f"{self.path}: EER hardware frame {number + 1} cannot be decoded ({reason(error)}). Copy it again.",
+                subject=str(self.path),
             ) from error
+
+    def verify(self) -> None:
+        """Do nothing: EER has no checksums; see `cryoden.formats.stack.Stack`."""
 
 
 def _bits_of(page: tifffile.TiffPage) -> Tuple[int, int, int]:
@@ -154,5 +165,6 @@ def _require_codec(path: Path) -> None:
     if tuple(int(part) for part in imagecodecs.__version__.split(".")[:3]) < _NEEDED_CODEC:
         raise FileError(
             f"{path} is an EER movie; it needs imagecodecs {'.'.join(map(str, _NEEDED_CODEC))} or newer (Python 3.11 "
-            f"or newer), but {imagecodecs.__version__} is installed. Install cryoden in such an environment."
+            f"or newer), but {imagecodecs.__version__} is installed. Install cryoden in such an environment.",
+            subject=str(path),
         )

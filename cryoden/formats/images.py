@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Callable, Dict, Optional, Tuple
 
 import numpy as np
 
 from cryoden.errors import FileError
+from cryoden.formats.decompression import ENDINGS as COMPRESSED_ENDINGS
 from cryoden.formats.eer import EerRendering, EerStack
-from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
+from cryoden.formats.file_errors import PathLike, reading_errors
 from cryoden.formats.mrc import CompressedMrcStack, MrcStack
 from cryoden.formats.pixels import file_context, require_image
 from cryoden.formats.stack import Stack
@@ -50,11 +53,16 @@ def open_stack(path: PathLike) -> Stack:
         If the ending is unknown, or the file is not what its ending promises.
     """
     ending = image_ending(path)
-    if ending not in _READERS and Path(path).is_dir():
-        raise FileError(f"{path} is a folder; name the files in it, such as {Path(path) / '*.mrc'}.")
     if ending not in _READERS:
+        with reading_errors(path):
+            is_folder = stat.S_ISDIR(os.stat(str(path)).st_mode)
+        if is_folder:
+            raise FileError(
+                f"{path} is a folder; name the files in it, such as {Path(path) / '*.mrc'}.", subject=str(path)
+            )
         raise FileError(
-            f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join((*_READERS, EER_ENDING))}."
+            f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join((*_READERS, EER_ENDING))}.",
+            subject=str(path),
         )
     return _READERS[ending](path)
 

@@ -11,13 +11,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cryoden import __version__
-from cryoden.errors import FileError, ModelError
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.errors import ModelError
+from cryoden.formats.file_errors import PathLike, reading_errors, reason, require_file
+from cryoden.formats.files import whole_file
+from cryoden.formats.pixels import is_pixel_size
 
 MODEL_NAME = "model.safetensors"
 """What a model is called in the folder of its training."""
 
 FORMAT = "cryoden-micrograph-denoiser"
+
+MOST_LEVELS = 16
+"""Of a U-Net: its coarsest pixels would be wider than any micrograph."""
 
 
 @dataclass(frozen=True)
@@ -80,37 +85,52 @@ def read_model(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
 
 
 def _read(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
+    require_file(path)
     try:
-        with open(str(path), "rb"):
-            pass
-        with safe_open(str(path), framework="numpy") as file:
+        with reading_errors(path), safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ModelError(
                     f"{path} is a safetensors file for another purpose ({metadata.get('format', 'no format named')}); "
-                    "give a model.safetensors that `cryoden train` wrote."
+                    "give a model that cryoden trained.",
+                    subject=str(path),
                 )
             card = json.loads(metadata["card"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         card["channels"] = tuple(card["channels"])
-        _check(ModelCard(**card))
+        _check(ModelCard(**card), sum(array.size for array in weights.values()))
         return ModelCard(**card), weights
-    except OSError as error:
-        raise FileError(f"Model {path} cannot be read ({error.strerror or error}); check the path.") from error
     except SafetensorError as error:
         raise ModelError(
-            f"{path} is no model: it is not a safetensors file ({error}). Give a model.safetensors of `cryoden train`."
+            f"{path} is no model: it is not a safetensors file ({reason(error)}). Give a model that cryoden trained.",
+            subject=str(path),
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} has damaged metadata ({error}); train again, or update cryoden.") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{path} has damaged metadata ({reason(error)}); train again, or update cryoden.", subject=str(path)
+        ) from error
 
 
-def _check(card: ModelCard) -> None:
-    if not (isinstance(card.sampling_rate, (int, float)) and card.sampling_rate > 0):
+def _check(card: ModelCard, n_weights: int) -> None:
+    """Raise ValueError if a card says what cannot be."""
+    if not (_is_number(card.sampling_rate) and is_pixel_size(card.sampling_rate)):
         raise ValueError(f"sampling rate {card.sampling_rate!r}")
-    if not all(isinstance(number, int) and number > 0 for number in card.channels):
+    if not (isinstance(card.network, str) and isinstance(card.version, str)):
+        raise ValueError(f"network {card.network!r}, version {card.version!r}")
+    if not all(isinstance(number, int) and _is_number(number) and number > 0 for number in card.channels):
         raise ValueError(f"channels {card.channels!r}")
-    if card.network == "unet" and not card.channels:
-        raise ValueError("a U-Net without channels")
+    if card.network == "unet" and not 0 < len(card.channels) <= MOST_LEVELS:
+        raise ValueError(f"a U-Net of {len(card.channels)} levels")
+    # Every level has a convolution of 3 x 3 from its channels to as many: said before a network is made for them.
+    if 9 * sum(number * number for number in card.channels) > n_weights:
+        raise ValueError(f"channels {card.channels!r}, but {n_weights} weights")
     if not (isinstance(card.training, dict) and isinstance(card.normalization, dict)):
-        raise ValueError(f"training {card.training!r}")
+        raise ValueError(f"training {card.training!r}, normalization {card.normalization!r}")
+    if not (card.r2 is None or _is_number(card.r2)):
+        raise ValueError(f"R2 {card.r2!r}")
+    if not all(isinstance(value, str) or _is_number(value) for value in card.normalization.values()):
+        raise ValueError(f"normalization {card.normalization!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

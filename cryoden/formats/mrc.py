@@ -5,27 +5,28 @@ Source: MRC2014, Cheng et al. (2015) J. Struct. Biol. 192, 146-150; modes 0, 1, 
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import os
 import threading
 import weakref
-import zlib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Callable, Dict, Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
 from cryoden.errors import FileError
-from cryoden.formats.files import COMPRESSED_ENDINGS, PathLike
-from cryoden.formats.stack import rows_of_band
+from cryoden.formats.decompression import CompressedFile
+from cryoden.formats.file_errors import PathLike, reading_errors, require_file, require_memory
+from cryoden.formats.pixels import is_pixel_size, require_pixel_size
+from cryoden.formats.stack import LONGEST_SIDE, rows_of_band
 
 HEADER_BYTES = 1024
 IMOD_STAMP = 1146047817
 """Marks a file of IMOD, whose flags at byte 156 say whether mode 0 is signed (https://bio3d.colorado.edu/imod)."""
+
+SURPLUS_BYTES = 1 << 30
+"""Accepted behind the images, for some programs pad files, or as many as the images have; more mean another file."""
 
 _STATISTICS_PIXELS = 1 << 16
 """Pixels turned into float64 at once for the header's statistics: few enough to stay in the processor's cache."""
@@ -50,73 +51,88 @@ class MrcStack:
         mode = int(header["mode"])
         if mode not in _MODES:
             raise FileError(
-                f"{self.path} has MRC mode {mode}; cryoden reads modes {', '.join(map(str, _MODES))}. Convert it first."
+                f"{self.path} has MRC mode {mode}; cryoden reads modes {', '.join(map(str, _MODES))}. Convert it "
+                "first.",
+                subject=str(self.path),
             )
         self.n_frames = int(header["nz"])
         self.shape: Tuple[int, int] = (int(header["ny"]), int(header["nx"]))
         is_unsigned_byte = mode == 0 and _has_unsigned_bytes(header, byte_order)
         self.dtype = np.dtype(np.uint8 if is_unsigned_byte else _MODES[mode]).newbyteorder(byte_order)  # type: ignore[arg-type]
-        cell, intervals = float(header["cella"]["x"]), int(header["mx"])
-        self.sampling_rate: Optional[float] = cell / intervals if 0 < cell < np.inf and intervals > 0 else None
+        self.sampling_rate = _sampling_rate(header)
         self._offset = HEADER_BYTES + int(header["nsymbt"])
         self._row_bytes = self.shape[1] * self.dtype.itemsize
         self._n_bytes = self._offset + self.n_frames * self.shape[0] * self._row_bytes
         self._prepare()
 
     def _read_start(self) -> bytes:
-        if not self.path.is_file():
-            raise FileError(f"{self.path} does not exist or is no file; check the path.")
-        with open(str(self.path), "rb") as file:
+        require_file(self.path)
+        with reading_errors(self.path), open(str(self.path), "rb") as file:
             return file.read(HEADER_BYTES)
 
     def _prepare(self) -> None:
-        self._require_bytes(self.path.stat().st_size)
         self.band_rows = rows_of_band(self.shape[1], self.dtype.itemsize)
-        self._file = os.open(str(self.path), os.O_RDONLY)
+        with reading_errors(self.path):
+            self._file = os.open(str(self.path), os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
+        self._require_bytes(self._n_bytes_there())
+
+    def _n_bytes_there(self) -> int:
+        with reading_errors(self.path):
+            return os.fstat(self._file).st_size
 
     def _require_bytes(self, actual: int) -> None:
         if actual < self._n_bytes:
             raise FileError(
                 f"{self.path} is truncated: its header promises {self._n_bytes} bytes but it has {actual}. "
-                "Copy it again."
+                "Copy it again.",
+                subject=str(self.path),
             )
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
         """Return rows `first` to `last` (excluded) of one image; see `cryoden.formats.stack.Stack`."""
-        rows = np.empty((last - first, self.shape[1]), self.dtype)
-        offset = self._offset + (frame * self.shape[0] + first) * self._row_bytes
-        unread = rows.reshape(-1).view(np.uint8).data
-        while unread:  # one call reads at most 2 GiB
-            n_read = os.preadv(self._file, [unread], offset)
-            if not n_read:
-                self._require_bytes(self.path.stat().st_size)
-                raise FileError(f"{self.path} ended while it was read; copy it again.")
-            unread, offset = unread[n_read:], offset + n_read
+        require_memory(self.path, (last - first) * self._row_bytes)
+        with reading_errors(self.path):
+            rows = np.empty((last - first, self.shape[1]), self.dtype)
+            offset = self._offset + (frame * self.shape[0] + first) * self._row_bytes
+            unread = rows.reshape(-1).view(np.uint8).data
+            while unread:  # one call reads at most 2 GiB
+                n_read = os.preadv(self._file, [unread], offset)
+                if not n_read:
+                    self._require_bytes(self._n_bytes_there())
+                    raise FileError(f"{self.path} ended while it was read; copy it again.", subject=str(self.path))
+                unread, offset = unread[n_read:], offset + n_read
         return rows
+
+    def verify(self) -> None:
+        """Do nothing: an MRC file has no checksum; see `cryoden.formats.stack.Stack`."""
 
 
 class CompressedMrcStack(MrcStack):
     """An MRC file compressed as a whole by gzip or bzip2; read from front to back, one image in memory."""
 
     is_sequential = True
-    _OPENERS: Dict[str, Callable[..., BinaryIO]] = dict(zip(COMPRESSED_ENDINGS, (gzip.open, bz2.open)))  # type: ignore[arg-type]
-
-    def _open(self) -> BinaryIO:
-        return self._OPENERS[self.path.suffix.lower()](str(self.path), "rb")
 
     def _read_start(self) -> bytes:
-        if not self.path.is_file():
-            raise FileError(f"{self.path} does not exist or is no file; check the path.")
-        with self._guard_decoding(), self._open() as file:
-            return file.read(HEADER_BYTES)
+        self._frame, self._image = -1, np.empty(0)
+        self._lock = threading.Lock()
+        self._is_verified = False
+        self._restart()
+        start = bytearray(HEADER_BYTES)
+        return bytes(start[: self._stream.read_into(memoryview(start))])
+
+    def _restart(self) -> None:
+        self._stream = CompressedFile(self.path)
+        weakref.finalize(self, self._stream.close)
 
     def _prepare(self) -> None:
         self.band_rows = self.shape[0]
-        self._stream: Optional[BinaryIO] = None
-        self._next_frame = 0
-        self._frame, self._image = -1, np.empty(0)
-        self._lock = threading.Lock()
+        if self._n_bytes > self._stream.most_bytes:
+            raise FileError(
+                f"{self.path} is damaged or truncated: its header promises {self._n_bytes} bytes, more than it can "
+                "hold. Copy it again.",
+                subject=str(self.path),
+            )
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
         """Return rows of one image; an earlier image than the last one read starts again at the front.
@@ -133,26 +149,39 @@ class CompressedMrcStack(MrcStack):
             return self._image[first:last]
 
     def _decode(self, frame: int) -> np.ndarray:
-        n_bytes = self.shape[0] * self._row_bytes
-        if self._stream is None or frame < self._next_frame:
-            if self._stream is not None:
-                self._stream.close()
-            self._stream, self._next_frame = self._open(), 0
-            weakref.finalize(self, self._stream.close)
-        with self._guard_decoding():
-            self._stream.seek(self._offset + frame * n_bytes)
-            content = self._stream.read(n_bytes)
-        if len(content) < n_bytes:
-            self._require_bytes(self._offset + frame * n_bytes + len(content))
-        self._next_frame = frame + 1
-        return np.frombuffer(content, self.dtype).reshape(self.shape)
+        begin = self._offset + frame * self.shape[0] * self._row_bytes
+        require_memory(self.path, self.shape[0] * self._row_bytes)
+        if begin < self._stream.position:
+            self._stream.close()
+            self._restart()
+        self._stream.skip(begin - self._stream.position)
+        with reading_errors(self.path):
+            image = np.empty(self.shape, self.dtype)
+            n_read = self._stream.read_into(image.reshape(-1).view(np.uint8).data)
+        if n_read < image.nbytes:
+            self._require_bytes(self._stream.position)
+        if frame == self.n_frames - 1:
+            self._verify()
+        return image
 
-    @contextmanager
-    def _guard_decoding(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, EOFError, zlib.error) as error:
-            raise FileError(f"{self.path} is damaged or truncated ({error}); copy it again.") from error
+    def verify(self) -> None:
+        """Read the stream to its end, where its checksum stands.
+
+        Raises
+        ------
+        FileError
+            If the file is truncated or damaged.
+        """
+        with self._lock:
+            self._verify()
+
+    def _verify(self) -> None:
+        if self._is_verified:
+            return
+        self._stream.skip(max(0, self._n_bytes - self._stream.position))
+        self._require_bytes(self._stream.position)
+        self._stream.verify(max(SURPLUS_BYTES, self._n_bytes))
+        self._is_verified = True
 
 
 @dataclass(frozen=True)
@@ -182,6 +211,11 @@ class MrcWriter:
         Images in the stack, written one after the other.
     statistics
         Of all pixels, where they are known; else they are measured while rows are written.
+
+    Raises
+    ------
+    FileError
+        If the sampling rate can be none of an image.
     """
 
     def __init__(
@@ -195,6 +229,8 @@ class MrcWriter:
     ) -> None:
         self.path, self.shape, self.sampling_rate, self.dtype = Path(path), shape, sampling_rate, np.dtype(dtype)
         self.n_images, self._statistics = n_images, statistics
+        if sampling_rate is not None:
+            require_pixel_size(sampling_rate)
         self._n = 0
         self._sum = self._sum_of_squares = 0.0
         self._min, self._max = np.inf, -np.inf
@@ -266,22 +302,34 @@ def write_image(path: PathLike, image: np.ndarray, sampling_rate: Optional[float
 
 def _read_header(path: Path, start: bytes) -> Tuple[np.void, str]:
     if len(start) < HEADER_BYTES:
-        raise FileError(f"{path} is no MRC file: it has {len(start)} bytes, a header alone has {HEADER_BYTES}.")
+        raise FileError(
+            f"{path} is no MRC file: it has {len(start)} bytes, a header alone has {HEADER_BYTES}.", subject=str(path)
+        )
     for byte_order in "<>":
         header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(byte_order))[0]
         if _makes_sense(header):
             return header, byte_order
-    raise FileError(f"{path} is no MRC file: its header does not make sense. Check what it is.")
+    raise FileError(f"{path} is no MRC file: its header does not make sense. Check what it is.", subject=str(path))
 
 
 def _makes_sense(header: np.void) -> bool:
     sides = (int(header["nx"]), int(header["ny"]), int(header["nz"]))
     return (
-        all(0 < side < 1 << 20 for side in sides)
+        all(0 < side < LONGEST_SIDE for side in sides)
         and 0 <= int(header["mode"]) < 1 << 10
         and 0 <= int(header["nsymbt"]) < 1 << 30
         and bytes(header["map"]).rstrip(b"\0 ") in (b"MAP", b"")
     )
+
+
+def _sampling_rate(header: np.void) -> Optional[float]:
+    """Return A/px, None where the header says nothing that can be: many programs leave zeros or whatever there.
+
+    It is not refused: the pixels are good, and who reads them is told elsewhere how large they are, or asks.
+    """
+    cell, intervals = float(header["cella"]["x"]), int(header["mx"])
+    rate = cell / intervals if intervals > 0 else 0.0
+    return rate if is_pixel_size(rate) else None
 
 
 def _has_unsigned_bytes(header: np.void, byte_order: str) -> bool:

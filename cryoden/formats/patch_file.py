@@ -8,19 +8,28 @@ what they are; files of other programs may lack it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
-from cryoden.errors import FileError
-from cryoden.formats.files import PIECE_BYTES, PathLike, read_json
+from cryoden.errors import FileError, Remedy
+from cryoden.formats.file_errors import PathLike, reading_errors
+from cryoden.formats.files import PIECE_BYTES, read_json
+from cryoden.formats.pixels import is_pixel_size
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "cryoden-patches"
 DTYPE = np.dtype("<f4")
 PARTS, ROLES = ("train", "test"), ("input", "target")
+
+LONGEST_PATCH = 1 << 16
+"""Pixels; wider patches are none."""
+
+LAYOUT = {"dtype": "float32", "byte_order": "little", "axis_order": ["patch", "row", "column"]}
+"""What the files are, as the manifest says it; files of another layout are refused, not misread."""
 
 _OTHER_NAMES = {"input": "noisy", "target": "clean"}
 
@@ -53,12 +62,9 @@ class PatchFiles:
     n: int
 
     def read(self, number: int) -> np.ndarray:
-        """Return input and target of one patch, float32 `(2, patch, patch)`."""
+        """Return input and target of one patch, float32 `(2, patch, patch)`; raises FileError if they are gone."""
         n_pixels = self.patch * self.patch
-        pair = [
-            np.fromfile(str(path), DTYPE, n_pixels, offset=number * n_pixels * DTYPE.itemsize)
-            for path in (self.input, self.target)
-        ]
+        pair = [_read_values(path, number * n_pixels, n_pixels) for path in (self.input, self.target)]
         return np.stack(pair).reshape(2, self.patch, self.patch)
 
 
@@ -72,13 +78,24 @@ class PatchImage:
     def __init__(self, path: PathLike, patch: int, number: int, sampling_rate: Optional[float]) -> None:
         self.path, self.shape, self.sampling_rate = Path(path), (patch, patch), sampling_rate
         self.band_rows = patch
-        self._offset = number * patch * patch * DTYPE.itemsize
+        self._first = number * patch * patch
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
-        """Return rows `first` to `last` (excluded), float32; a patch has one frame."""
+        """Return rows `first` to `last` (excluded), float32; a patch has one frame. Raises FileError if it is gone."""
         width = self.shape[1]
-        offset = self._offset + first * width * DTYPE.itemsize
-        return np.fromfile(str(self.path), DTYPE, (last - first) * width, offset=offset).reshape(-1, width)
+        return _read_values(self.path, self._first + first * width, (last - first) * width).reshape(-1, width)
+
+    def verify(self) -> None:
+        """Do nothing: patch files have no checksum; see `cryoden.formats.stack.Stack`."""
+
+
+def _read_values(path: Path, first: int, n: int) -> np.ndarray:
+    """Return `n` values from the `first` one on."""
+    with reading_errors(path):
+        values = np.fromfile(str(path), DTYPE, n, offset=first * DTYPE.itemsize)
+    if values.size < n:
+        raise FileError(f"{path} became shorter while it was in use; copy or export it again.", subject=str(path))
+    return values
 
 
 @dataclass(frozen=True)
@@ -119,14 +136,21 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise FileError(f"{path} is no folder; give the folder that holds the patch files.")
+        raise FileError(f"{path} is no folder; give the folder that holds the patch files.", subject=str(path))
     manifest = _read_manifest(path)
     promised = manifest.get("patch")
     if promised and patch and promised != patch:
-        raise FileError(f"{path / MANIFEST_NAME} says that patches are {promised} px wide, not {patch} px.")
+        raise FileError(
+            f"{path / MANIFEST_NAME} says that patches are {promised} px wide, not {patch} px.",
+            subject=str(path / MANIFEST_NAME),
+        )
     side = promised or patch
     if not side:
-        raise FileError(f"{path} has no {MANIFEST_NAME}; say with --patch how many pixels wide its patches are.")
+        raise FileError(
+            f"{path} has no {MANIFEST_NAME}; nothing says how many pixels wide its patches are.",
+            subject=str(path),
+            remedy=Remedy("set", "patch"),
+        )
     parts = {}
     for part in PARTS:
         files = [_find(path, part, role) for role in ROLES]
@@ -135,16 +159,20 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
         elif files[0] or files[1]:
             there, missing = (0, 1) if files[0] else (1, 0)
             raise FileError(
-                f"{files[there]} has no partner {patch_file_name(part, ROLES[missing])}; give both or none."
+                f"{files[there]} has no partner {patch_file_name(part, ROLES[missing])}; give both or none.",
+                subject=str(files[there]),
             )
     if "train" not in parts:
-        raise FileError(f"{path} holds no patch files (train_input.bin, train_target.bin); check the folder.")
+        raise FileError(
+            f"{path} holds no patch files (train_input.bin, train_target.bin); check the folder.", subject=str(path)
+        )
     for part, count in manifest.get("counts", {}).items():
         found = parts[part].n if part in parts else 0
         if found != count:
             raise FileError(
                 f"{path / MANIFEST_NAME} promises {count} {part} patches but the files hold {found}. Copy or export "
-                "them again."
+                "them again.",
+                subject=str(path / MANIFEST_NAME),
             )
     return PatchFolder(path, side, parts, manifest)
 
@@ -152,9 +180,10 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
 def value_range(path: PathLike) -> Tuple[float, float]:
     """Return the lowest and highest value of a patch file, NaN if one is; read piece by piece."""
     low, high = np.inf, -np.inf
-    with open(str(path), "rb") as file:
+    with reading_errors(path), open(str(path), "rb") as file:
         while True:
-            piece = np.frombuffer(file.read(PIECE_BYTES), DTYPE)
+            content = file.read(PIECE_BYTES)
+            piece = np.frombuffer(content[: len(content) // DTYPE.itemsize * DTYPE.itemsize], DTYPE)
             if not piece.size:
                 return float(low), float(high)
             low, high = np.minimum(low, piece.min()), np.maximum(high, piece.max())
@@ -162,15 +191,66 @@ def value_range(path: PathLike) -> Tuple[float, float]:
 
 def _read_manifest(folder: Path) -> Dict[str, Any]:
     path = folder / MANIFEST_NAME
-    if not path.is_file():
+    if not os.path.lexists(str(path)):
         return {}
     manifest = read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise FileError(f"{path} is no manifest of patch files (format {FORMAT!r}); move it away or export again.")
-    sides, counts = manifest.get("patch"), manifest.get("counts")
-    if not isinstance(sides, int) or not isinstance(counts, dict) or set(counts) - set(PARTS):
-        raise FileError(f"{path} does not say patch and counts (train, test) as whole numbers; export again.")
+        raise FileError(
+            f"{path} is no manifest of patch files (format {FORMAT!r}); move it away or export again.",
+            subject=str(path),
+        )
+    for key, wanted in LAYOUT.items():
+        if manifest.get(key, wanted) != wanted:
+            raise FileError(
+                f"{path} says {key} {manifest[key]!r}; patch files must have {wanted!r}. Export them again.",
+                subject=str(path),
+            )
+    wrong = next((part for part, is_right in _parts_of(manifest).items() if not is_right), None)
+    if wrong:
+        raise FileError(f"{path} has no usable {wrong}; it is damaged. Export again.", subject=str(path))
     return manifest
+
+
+def _parts_of(manifest: Dict[str, Any]) -> Dict[str, bool]:
+    """Return which parts of a manifest are what they must be; those that it may lack are, if they are not there."""
+    counts, files = manifest.get("counts"), manifest.get("files", {})
+    records, rate = manifest.get("micrographs", []), manifest.get("sampling_rate")
+    return {
+        "patch": _is_count(manifest.get("patch")) and 0 < manifest["patch"] <= LONGEST_PATCH,
+        "counts": isinstance(counts, dict) and set(counts) <= set(PARTS) and all(map(_is_count, counts.values())),
+        "sampling_rate": rate is None or (_is_number(rate) and is_pixel_size(rate)),
+        "normalization": isinstance(manifest.get("normalization", ""), str),
+        "files": isinstance(files, dict)
+        and all(isinstance(file, dict) and isinstance(file.get("sha256"), str) for file in files.values()),
+        "micrographs": isinstance(records, list) and all(map(_is_record, records)),
+    }
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether this is what a manifest says of one micrograph."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("name"), str)
+        and record.get("part") in PARTS
+        and _is_count(record.get("count"))
+        and _is_filled_list(record.get("rows"))
+        and _is_filled_list(record.get("shape"))
+        and record["shape"][0] > 0
+        and isinstance(record.get("scale"), dict)
+        and all(isinstance(scale, dict) and all(map(_is_number, scale.values())) for scale in record["scale"].values())
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _is_filled_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_count, value))
 
 
 def _find(folder: Path, part: str, role: str) -> Optional[Path]:
@@ -182,16 +262,19 @@ def _open_part(folder: Path, part: str, files: Tuple[Path, Path], side: int) -> 
     patch_bytes = side * side * DTYPE.itemsize
     counts = []
     for file in files:
-        size = file.stat().st_size
+        with reading_errors(file):
+            size = file.stat().st_size
         if size % patch_bytes or not size:
             raise FileError(
                 f"{file} has {size} bytes, which is no multiple of a patch of {side} x {side} float32 = {patch_bytes} "
-                "bytes. It was cut off, or the patches have another size."
+                "bytes. It was cut off, or the patches have another size.",
+                subject=str(file),
             )
         counts.append(size // patch_bytes)
     if counts[0] != counts[1]:
         raise FileError(
             f"{files[0]} holds {counts[0]} patches but {files[1]} holds {counts[1]}; each input needs its target. "
-            "Copy or export them again."
+            "Copy or export them again.",
+            subject=str(files[0]),
         )
     return PatchFiles(files[0], files[1], side, counts[0])

@@ -1,4 +1,4 @@
-"""Pixels that are no numbers are refused wherever they are read, and the message names their file."""
+"""Pixels that are no numbers, or of a size that none has, are refused wherever they are read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from typing import Iterator
 
 import numpy as np
 
-from cryoden.errors import PixelError
-from cryoden.formats.files import PathLike
+from cryoden.errors import FileError, PixelError
+from cryoden.formats.file_errors import PathLike
+
+PIXEL_SIZES_A = (0.01, 1000.0)
+"""Smallest and largest pixel in A, far beyond what electron microscopes make; others are slips or damage."""
+
+
+def is_pixel_size(sampling_rate: float) -> bool:
+    """Return whether a pixel can have this size in A."""
+    return PIXEL_SIZES_A[0] <= sampling_rate <= PIXEL_SIZES_A[1]
+
+
+def require_pixel_size(sampling_rate: float) -> None:
+    """Refuse to write a pixel size (A/px) that none has, or that is no number; raises FileError."""
+    if not is_pixel_size(sampling_rate):
+        smallest, largest = PIXEL_SIZES_A
+        raise FileError(f"The pixel size is {sampling_rate:g} A/px; it must be from {smallest:g} to {largest:g}.")
 
 
 def require_finite(pixels: np.ndarray) -> None:

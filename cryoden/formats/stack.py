@@ -11,6 +11,9 @@ from typing_extensions import Protocol
 BAND_BYTES = 4 << 20
 """Rows are read in bands of about this size: they stay in a processor's cache, and memory stays flat."""
 
+LONGEST_SIDE = 1 << 20
+"""Rows, columns or frames that no image file has; a header that says more is damaged."""
+
 
 class Stack(Protocol):
     """An open file as a stack of images `(n, y, x)`, pixels still on disk.
@@ -42,7 +45,15 @@ class Stack(Protocol):
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
         """Return rows `first` to `last` (excluded) of one image, shape `(last - first, x)`, as stored.
 
-        Several threads may read different images at once.
+        Several threads may read different images at once. If the last image of a sequential stack is read, the file is
+        verified as by `verify`.
+        """
+
+    def verify(self) -> None:
+        """Read what is needed to be sure that the rows read so far are undamaged; raises FileError if they are not.
+
+        The checksum of a compressed file stands at its end. Call it before a result is given its final name, unless the
+        last image was read; for all other files it does nothing.
         """
 
 

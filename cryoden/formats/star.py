@@ -5,18 +5,18 @@ Source: https://relion.readthedocs.io, "Conventions & File formats"; labels are 
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import pandas as pd
-import starfile
 
-from cryoden.errors import FileError
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.errors import FileError, Remedy
+from cryoden.formats.file_errors import PathLike
+from cryoden.formats.files import working_folder
+from cryoden.formats.pixels import PIXEL_SIZES_A, require_pixel_size
+from cryoden.formats.star_text import read_blocks, write_blocks
 
 NAME = "rlnMicrographName"
 MOVIE_NAME = "rlnMicrographMovieName"
@@ -24,8 +24,11 @@ PIXEL_SIZE = "rlnMicrographPixelSize"
 ORIGINAL_PIXEL_SIZE = "rlnMicrographOriginalPixelSize"
 OPTICS_GROUP = "rlnOpticsGroup"
 VOLTAGE = "rlnVoltage"
+VOLTAGES_KV = (1.0, 10_000.0)
+"""Lowest and highest voltage, far beyond what electron microscopes have."""
 SHIFT_BLOCK = "global_shift"
 SHIFT_LABELS = ("rlnMicrographFrameNumber", "rlnMicrographShiftX", "rlnMicrographShiftY")
+MICROGRAPHS, MOVIES = "micrographs", "movies"
 HALF_NAME = "cryodenName"
 """Optional column of ours: the name by which the two halves of a micrograph find each other, if not their file name."""
 
@@ -42,11 +45,14 @@ class ImageTable:
         One row for each movie or micrograph, with `rlnOpticsGroup`.
     name_label
         `rlnMicrographName` or `rlnMicrographMovieName`.
+    source
+        File that it was read from; empty where it was made.
     """
 
     optics: pd.DataFrame
     images: pd.DataFrame
     name_label: str
+    source: str = ""
 
     @property
     def paths(self) -> List[str]:
@@ -54,23 +60,56 @@ class ImageTable:
         return [str(name) for name in self.images[self.name_label]]
 
     def sampling_rate(self, row: int) -> Optional[float]:
-        """Return the pixel size in A/px of one image's optics group, None where the file does not say."""
-        return self._optics_value(row, PIXEL_SIZE, ORIGINAL_PIXEL_SIZE)
+        """Return the pixel size in A/px of one image's optics group, None where the file does not say.
+
+        Raises
+        ------
+        FileError
+            If it is no number, or none that a pixel size can be.
+        """
+        return self._optics_value(row, PIXEL_SIZES_A, "A/px", "sampling_rate", PIXEL_SIZE, ORIGINAL_PIXEL_SIZE)
 
     def voltage(self, row: int) -> Optional[float]:
-        """Return the voltage in kV of one image's optics group, None where the file does not say."""
-        return self._optics_value(row, VOLTAGE)
+        """Return the voltage in kV of one image's optics group, None where the file does not say.
 
-    def _optics_value(self, row: int, *labels: str) -> Optional[float]:
-        group = self.optics[self.optics[OPTICS_GROUP].astype(str) == str(self.images[OPTICS_GROUP].iloc[row])]
+        Raises
+        ------
+        FileError
+            If it is no number, or none that a voltage can be.
+        """
+        return self._optics_value(row, VOLTAGES_KV, "kV", None, VOLTAGE)
+
+    def _optics_value(
+        self, row: int, bounds: Tuple[float, float], unit: str, option: Optional[str], *labels: str
+    ) -> Optional[float]:
+        name = str(self.images[OPTICS_GROUP].iloc[row])
+        group = self.optics[self.optics[OPTICS_GROUP].astype(str) == name]
         label = next((label for label in labels if label in group and len(group)), None)
-        return None if label is None else float(group[label].iloc[0])
+        if label is None:
+            return None
+        text = group[label].iloc[0]
+        value = float(pd.to_numeric(text, errors="coerce"))
+        if not bounds[0] <= value <= bounds[1]:
+            raise FileError(
+                f"{self.source}: optics group {name} has {label} {text}; it must be a number from {bounds[0]:g} to "
+                f"{bounds[1]:g} {unit}. Mend the file.",
+                subject=self.source,
+                remedy=Remedy("set", option) if option else None,
+            )
+        return value
 
     def with_images(self, rows: List[int], names: List[str], pixel_sizes: List[float]) -> ImageTable:
         """Return micrographs made from the given rows: new names and pixel sizes, everything else kept.
 
         An optics group whose images come to have different pixel sizes is split into one group for each size.
+
+        Raises
+        ------
+        FileError
+            If a pixel size is none that an image can have.
         """
+        for size in pixel_sizes:
+            require_pixel_size(size)
         images = self.images.iloc[rows].drop(columns=[MOVIE_NAME, NAME], errors="ignore")
         images = images.reset_index(drop=True)
         images.insert(0, NAME, names)
@@ -96,7 +135,8 @@ def new_table(
     spherical_aberration: float,
     amplitude_contrast: float,
 ) -> ImageTable:
-    """Make a table of micrographs with one optics group (kV, mm, A/px)."""
+    """Make a table of micrographs with one optics group (kV, mm, A/px); raises FileError for an absurd pixel size."""
+    require_pixel_size(sampling_rate)
     optics = pd.DataFrame(
         {
             "rlnOpticsGroupName": ["opticsGroup1"],
@@ -113,15 +153,14 @@ def new_table(
 
 def write_table(path: PathLike, table: ImageTable) -> None:
     """Write a STAR file with `data_optics` and `data_micrographs` (or `data_movies`)."""
-    block = "movies" if table.name_label == MOVIE_NAME else "micrographs"
-    with whole_file(path) as temporary:
-        starfile.write({"optics": table.optics, block: table.images}, str(temporary), overwrite=True)
+    write_blocks(
+        path, {"optics": table.optics, MOVIES if table.name_label == MOVIE_NAME else MICROGRAPHS: table.images}
+    )
 
 
 def write_coordinates(path: PathLike, optics: pd.DataFrame, particles: pd.DataFrame) -> None:
     """Write particles of micrographs: `data_optics` and `data_particles` with `rlnCoordinateX`, `rlnCoordinateY`."""
-    with whole_file(path) as temporary:
-        starfile.write({"optics": optics, "particles": particles}, str(temporary), overwrite=True)
+    write_blocks(path, {"optics": optics, "particles": particles})
 
 
 def read_table(path: PathLike) -> ImageTable:
@@ -130,49 +169,36 @@ def read_table(path: PathLike) -> ImageTable:
     Raises
     ------
     FileError
-        If the file is missing or lists neither movies nor micrographs.
+        If the file cannot be read or lists neither movies nor micrographs.
     """
-    if not Path(path).is_file():
-        raise FileError(f"{path} does not exist or is no file; check the path.")
-    try:
-        blocks = _read_as_text(str(path))
-    except Exception as error:  # the parser raises many kinds; all mean that this is no STAR file
-        raise FileError(f"{path} cannot be read as STAR ({error}); check what it is.") from error
+    blocks = read_blocks(path)
     optics = blocks.pop("optics", pd.DataFrame({"rlnOpticsGroupName": ["opticsGroup1"], OPTICS_GROUP: ["1"]}))
     for images in blocks.values():
         label = next((name for name in (NAME, MOVIE_NAME) if name in images), None)
         if label is None:
             continue
         if not len(images):
-            raise FileError(f"{path} lists no micrographs: its table is empty. Give another STAR file.")
+            raise FileError(
+                f"{path} lists no micrographs: its table is empty. Give another STAR file.", subject=str(path)
+            )
         if OPTICS_GROUP not in images:
             images[OPTICS_GROUP] = "1"
         if OPTICS_GROUP not in optics:
             raise FileError(
-                f"{path} has optics groups without {OPTICS_GROUP}; write it again with RELION 3.1 or newer."
+                f"{path} has optics groups without {OPTICS_GROUP}; write it again with RELION 3.1 or newer.",
+                subject=str(path),
             )
         lonely = sorted(set(images[OPTICS_GROUP]) - set(optics[OPTICS_GROUP]))
         if lonely:
-            raise FileError(f"{path} has images of optics group {lonely[0]}, which its optics table does not list.")
-        return ImageTable(optics, images, label)
-    raise FileError(f"{path} lists no micrographs: it has no column {NAME} or {MOVIE_NAME}. Give another STAR file.")
-
-
-def _read_as_text(path: str) -> Dict[str, pd.DataFrame]:
-    """Return every block as a table of text, so that what is written again is what was read."""
-    if "parse_as_string" not in inspect.signature(starfile.read).parameters:  # the newest starfile for Python 3.8
-        return {name: _as_text(block) for name, block in starfile.read(path, always_dict=True).items()}
-    labels = {
-        label
-        for block in starfile.read(path, always_dict=True).values()
-        for label in (block if isinstance(block, (dict, pd.DataFrame)) else ())
-    }
-    blocks = starfile.read(path, always_dict=True, parse_as_string=sorted(labels))
-    return {name: _as_text(block) for name, block in blocks.items()}
-
-
-def _as_text(block: Union[Dict[str, str], pd.DataFrame]) -> pd.DataFrame:
-    return (pd.DataFrame([block]) if isinstance(block, dict) else block).astype(str)
+            raise FileError(
+                f"{path} has images of optics group {lonely[0]}, which its optics table does not list.",
+                subject=str(path),
+            )
+        return ImageTable(optics, images, label, str(path))
+    raise FileError(
+        f"{path} lists no micrographs: it has no column {NAME} or {MOVIE_NAME}. Give another STAR file.",
+        subject=str(path),
+    )
 
 
 def read_global_shifts(path: PathLike) -> Dict[int, Tuple[float, float]]:
@@ -185,29 +211,38 @@ def read_global_shifts(path: PathLike) -> Dict[int, Tuple[float, float]]:
     FileError
         If the file is missing, has no table of global shifts, or shifts that are not numbers.
     """
-    if not Path(path).is_file():
-        raise FileError(f"{path} does not exist or is no file; shifts are in one STAR file for each movie.")
-    try:
-        blocks = starfile.read(str(path), always_dict=True)
-    except Exception as error:  # the parser raises many kinds; all mean that this is no STAR file
-        raise FileError(f"{path} cannot be read as STAR ({error}); check what it is.") from error
-    table = pd.DataFrame(blocks.get(SHIFT_BLOCK, {}), index=None if SHIFT_BLOCK in blocks else [])
+    if not os.path.isfile(str(path)):
+        raise FileError(
+            f"{path} does not exist or is no file; shifts are in one STAR file for each movie.", subject=str(path)
+        )
+    table = read_blocks(path).get(SHIFT_BLOCK, pd.DataFrame())
     if any(label not in table for label in SHIFT_LABELS):
-        raise FileError(f"{path} holds no global shifts: it has no table {SHIFT_BLOCK} with {', '.join(SHIFT_LABELS)}.")
+        raise FileError(
+            f"{path} holds no global shifts: it has no table {SHIFT_BLOCK} with {', '.join(SHIFT_LABELS)}.",
+            subject=str(path),
+        )
     columns = [pd.to_numeric(table[label], errors="coerce") for label in SHIFT_LABELS]
     if any(not np.isfinite(column).all() for column in columns):
-        raise FileError(f"{path} has shifts that are no numbers; correct the motion of this movie again.")
+        raise FileError(
+            f"{path} has shifts that are no numbers; correct the motion of this movie again.", subject=str(path)
+        )
     return {int(frame): (float(x), float(y)) for frame, x, y in zip(*columns)}
 
 
 def write_global_shifts(path: PathLike, shifts: Dict[int, Tuple[float, float]]) -> None:
     """Write what `read_global_shifts` reads."""
     rows = [(frame, *shift) for frame, shift in shifts.items()]
-    with whole_file(path) as temporary:
-        starfile.write({SHIFT_BLOCK: pd.DataFrame(rows, columns=list(SHIFT_LABELS))}, str(temporary), overwrite=True)
+    write_blocks(path, {SHIFT_BLOCK: pd.DataFrame(rows, columns=list(SHIFT_LABELS))})
 
 
 def star_path(path: PathLike) -> str:
-    """Return how a file is named in a STAR file: relative to the working folder if below it, as RELION does."""
-    relative = os.path.relpath(str(path))
-    return os.path.abspath(str(path)) if relative.split(os.sep)[0] == os.pardir else relative
+    """Return how a file is named in a STAR file: relative to the working folder if below it, as RELION does.
+
+    Raises
+    ------
+    FileError
+        If the working folder was deleted.
+    """
+    whole = os.path.normpath(os.path.join(working_folder(), str(path)))
+    relative = os.path.relpath(whole, working_folder())
+    return whole if relative.split(os.sep)[0] == os.pardir else relative

@@ -11,8 +11,8 @@ import numpy as np
 import tifffile
 
 from cryoden.errors import FileError
-from cryoden.formats.files import PathLike
-from cryoden.formats.stack import rows_of_band
+from cryoden.formats.file_errors import PathLike, decoding_errors, reading_errors, reason, require_file, require_memory
+from cryoden.formats.stack import LONGEST_SIDE, rows_of_band
 
 
 class TiffStack:
@@ -41,19 +41,27 @@ class TiffStack:
     def __init__(self, path: PathLike, is_flipped: bool = False) -> None:
         self.path, self._is_flipped = Path(path), is_flipped
         self._pages = read_pages(self.path)
-        page = self._pages[0]
-        if len(page.shape) != 2:
-            raise FileError(f"{self.path} has pages of shape {page.shape}; a movie has one grey value per pixel.")
-        if page.dtype is None or page.dtype.kind not in "uif" or (page.dtype.kind != "f" and page.dtype.itemsize > 4):
-            raise FileError(f"{self.path} has pixels of type {page.dtype}; it must be real, integers of up to 32 bits.")
-        self.n_frames = len(self._pages)
-        self.shape: Tuple[int, int] = page.shape
-        self.dtype = np.dtype(page.dtype)
-        self._segment_rows = int(page.chunks[0])
-        rows = rows_of_band(self.shape[1], self.dtype.itemsize)
-        self.band_rows = min(self.shape[0], -(-rows // self._segment_rows) * self._segment_rows)
-        self._file = os.open(str(self.path), os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
+        with decoding_errors(self.path, "TIFF"):
+            page = self._pages[0]
+            if len(page.shape) != 2:
+                raise FileError(
+                    f"{self.path} has pages of shape {page.shape}; a movie has one grey value per pixel.",
+                    subject=str(self.path),
+                )
+            require_sides(self.path, page.shape)
+            dtype = page.dtype
+            if dtype is None or dtype.kind not in "uif" or (dtype.kind != "f" and dtype.itemsize > 4):
+                raise FileError(
+                    f"{self.path} has pixels of type {dtype}; it must be real, integers of up to 32 bits.",
+                    subject=str(self.path),
+                )
+            self.n_frames = len(self._pages)
+            self.shape: Tuple[int, int] = page.shape
+            self.dtype = np.dtype(dtype)
+            self._segment_rows = int(page.chunks[0])
+            rows = rows_of_band(self.shape[1], self.dtype.itemsize)
+            self.band_rows = min(self.shape[0], -(-rows // self._segment_rows) * self._segment_rows)
+        self._file = SegmentFile(self.path)
         self._decoded: Tuple[int, int, int, np.ndarray] = (-1, 0, 0, np.empty(0))
 
     def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
@@ -80,17 +88,23 @@ class TiffStack:
     def _decode(self, frame: int, start: int, stop: int) -> np.ndarray:
         """Return rows `start` to `stop`, which are edges of segments."""
         page = self._pages[frame]
-        if page.shape != self.shape or page.dtype != self.dtype:
-            raise FileError(
-                f"{self.path}: frame {frame + 1} has {page.shape} pixels, the first has {self.shape}, and of type "
-                f"{page.dtype} and {self.dtype}; all frames of a movie must be alike. Write it again."
-            )
-        n_across = page.chunked[1]
+        with decoding_errors(self.path, "TIFF"):
+            if page.shape != self.shape or page.dtype != self.dtype or page.chunks[0] != self._segment_rows:
+                raise FileError(
+                    f"{self.path}: frame {frame + 1} has {page.shape} pixels, the first has {self.shape}, and of type "
+                    f"{page.dtype} and {self.dtype}, or other strips; all frames of a movie must be alike. Write it "
+                    "again.",
+                    subject=str(self.path),
+                )
+            n_across = page.chunked[1]
+            n_pixels = (stop - start) * self.shape[1] + page.chunks[0] * page.chunks[1]
+        require_memory(self.path, n_pixels * self.dtype.itemsize)
         segments = range(start // self._segment_rows * n_across, -(-stop // self._segment_rows) * n_across)
-        rows = np.zeros((stop - start, self.shape[1]), self.dtype)  # costs nothing until it is touched
         try:
+            rows = np.zeros((stop - start, self.shape[1]), self.dtype)  # costs nothing until it is touched
             for segment in segments:
-                image, (_, _, y, x, _), _ = page.decode(self._read_segment(page, segment), segment)
+                content = self._file.read(page.dataoffsets[segment], page.databytecounts[segment])
+                image, (_, _, y, x, _), _ = page.decode(content or None, segment)
                 if image is None:  # an empty segment means zeros
                     continue
                 part = image[0, : stop - y, : self.shape[1] - x, 0]  # tiles reach beyond the image
@@ -98,15 +112,41 @@ class TiffStack:
                     return part
                 rows[y - start : y - start + part.shape[0], x : x + part.shape[1]] = part
         except Exception as error:  # decoders raise many kinds; all mean a damaged page
-            raise FileError(f"{self.path}: frame {frame + 1} cannot be decoded ({error}). Copy it again.") from error
+            raise FileError(
+                f"{self.path}: frame {frame + 1} cannot be decoded ({reason(error)}). Copy it again.",
+                subject=str(self.path),
+            ) from error
         return rows
 
-    def _read_segment(self, page: tifffile.TiffPage, segment: int) -> Optional[bytes]:
-        n_bytes = page.databytecounts[segment]
-        content = os.pread(self._file, n_bytes, page.dataoffsets[segment])
+    def verify(self) -> None:
+        """Do nothing: strips and tiles are verified one by one; see `cryoden.formats.stack.Stack`."""
+
+
+class SegmentFile:
+    """The bytes of a TIFF file, read piece by piece by several threads; raises FileError if it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        with reading_errors(path):
+            self._file = os.open(str(path), os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """Return bytes; raises ValueError if the file does not have them, OSError if it cannot be read."""
+        n_missing = offset + n_bytes - os.fstat(self._file).st_size
+        if n_missing > 0:  # before they are allocated
+            raise ValueError(f"{n_missing} bytes are missing")
+        content = os.pread(self._file, n_bytes, offset)
         if len(content) < n_bytes:
             raise ValueError(f"{n_bytes - len(content)} bytes are missing")
-        return content or None
+        return content
+
+
+def require_sides(path: Path, shape: Tuple[int, int]) -> None:
+    """Refuse pages with more rows or columns than any image has, or none; raises FileError."""
+    if not all(0 < side < LONGEST_SIDE for side in shape):
+        raise FileError(
+            f"{path} has pages of {shape[1]} x {shape[0]} px; it is damaged. Copy it again.", subject=str(path)
+        )
 
 
 def read_pages(path: Path) -> List[tifffile.TiffPage]:
@@ -117,19 +157,17 @@ def read_pages(path: Path) -> List[tifffile.TiffPage]:
     FileError
         If the file is missing, no TIFF file, or its chain of pages breaks off.
     """
-    if not path.is_file():
-        raise FileError(f"{path} does not exist or is no file; check the path.")
-    try:
-        with tifffile.TiffFile(str(path)) as tiff:
-            tiff.pages.useframes = False
-            pages = [tiff.pages[number] for number in range(len(tiff.pages))]
-            is_whole = _has_last_page(tiff)
-    except (OSError, ValueError, IndexError, tifffile.TiffFileError) as error:
-        raise FileError(f"{path} cannot be read as TIFF ({error}); check what it is.") from error
+    require_file(path)
+    with decoding_errors(path, "TIFF"), tifffile.TiffFile(str(path)) as tiff:
+        tiff.pages.useframes = False
+        pages = [tiff.pages[number] for number in range(len(tiff.pages))]
+        is_whole = _has_last_page(tiff)
     if not pages:
-        raise FileError(f"{path} has no image; check what it is.")
+        raise FileError(f"{path} has no image; check what it is.", subject=str(path))
     if not is_whole:
-        raise FileError(f"{path} is truncated: it ends before the last frame that it names. Copy it again.")
+        raise FileError(
+            f"{path} is truncated: it ends before the last frame that it names. Copy it again.", subject=str(path)
+        )
     return pages
 
 

@@ -221,6 +221,7 @@ def write_halves(
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
+        movie.stack.verify()  # before the sums get their names
     return Split(rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels)
 
 
