@@ -41,11 +41,12 @@ from training import PlainUNet
 from cryoden.config import DenoiseConfig, TrainConfig
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.mrc import write_image
+from cryoden.model.denoiser import Denoiser
 from cryoden.model.denoising import denoise_micrographs
 from cryoden.model.devices import TRYING_IMAGES, pick_device, try_kernels
 from cryoden.model.networks import UNet, build_network
 from cryoden.model.pipeline import N_THREADS
-from cryoden.model.predictor import Predictor, load_predictor
+from cryoden.model.predictor import Predictor
 
 
 def main() -> None:
@@ -179,7 +180,8 @@ def topaz(options: argparse.Namespace) -> Dict[str, float]:
 
 def network(options: argparse.Namespace, n_images: int = TRYING_IMAGES) -> Dict[str, float]:
     """Predict one micrograph that lies on the device already."""
-    _, predictor = load_predictor(config_of(options, "few").model, config_of(options, "few"))
+    model = str(Path(options.folder) / "model.safetensors")
+    predictor = Denoiser.load(model, options.device, precision=options.precision).predictor
     try_kernels(n_images)
     return time_network(predictor, options, predictor.device)
 

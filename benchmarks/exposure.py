@@ -28,14 +28,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
 from thinned_frames import SAMPLING_RATE, electron_counts, thin
 
-from cryoden.config import DenoiseConfig, TrainConfig
+from cryoden.config import TrainConfig
 from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import HalfPair
 from cryoden.formats.mrc import write_image
 from cryoden.metrics.linear_filters import best_gaussian_width, gaussian_transfer
 from cryoden.metrics.ring_covariance import RingCovariance, score
+from cryoden.model.denoiser import Denoiser
 from cryoden.model.devices import fast_arithmetic, pick_device
-from cryoden.model.predictor import load_predictor
 from cryoden.model.training import Trainer
 from cryoden.model.training_data import TrainingData
 from cryoden.model.validation import measure_covariance
@@ -208,8 +208,7 @@ def main() -> None:
             seconds = time.monotonic() - started
             model = str(trainer.result().model)
             for quality in ("fast", "best"):
-                denoise = DenoiseConfig(micrographs=("-",), model=model, output="-", quality=quality)
-                _, predictor = load_predictor(model, denoise)
+                predictor = Denoiser.load(model, quality=quality).predictor
                 predictions = torch.stack([predictor(half) for half in halves["held out"]])
                 table[f"{variant}, {quality}"] = r2_corr(covariance(held_out, predictions))
             progress = trainer.progress

@@ -1,8 +1,8 @@
-"""Change the pixel size of a micrograph by cropping its Fourier transform."""
+"""Change the pixel size of a micrograph by cropping or padding its Fourier transform."""
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple
+from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 import numpy as np
 
@@ -11,8 +11,23 @@ from cryoden.errors import OptionError, option_problem
 Block = Tuple[slice, slice]
 """Rows and columns."""
 
+Pixels = TypeVar("Pixels", bound=Any)
+"""A NumPy array or a PyTorch tensor."""
+
 SAME_RATE_TOLERANCE = 0.01
 """Sampling rates that differ by less than 1 % count as equal (a magnification is not known better)."""
+
+
+def _rfft2(image: np.ndarray) -> np.ndarray:
+    import scipy.fft  # when it is asked for: it takes as long to load as a micrograph to denoise
+
+    return scipy.fft.rfft2(image, workers=-1)
+
+
+def _irfft2(spectrum: np.ndarray, s: Tuple[int, int]) -> np.ndarray:
+    import scipy.fft
+
+    return scipy.fft.irfft2(spectrum, s=s, workers=-1)
 
 
 def rescaled_shape(shape: Tuple[int, int], from_rate: float, to_rate: float) -> Tuple[int, int]:
@@ -40,26 +55,42 @@ def rescaled_shape(shape: Tuple[int, int], from_rate: float, to_rate: float) -> 
 
 
 def fourier_crop(image: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
-    """Return a float32 image of fewer pixels over the same area, mean kept.
+    """Return a micrograph, float32, with fewer pixels over the same area; see `fourier_resized`."""
+    return fourier_resized(image.astype(np.float32, copy=False), shape)
+
+
+def fourier_resized(
+    image: Pixels,
+    shape: Tuple[int, int],
+    rfft2: Callable[..., Any] = _rfft2,
+    irfft2: Callable[..., Any] = _irfft2,
+) -> Pixels:
+    """Return an image with fewer or more pixels over the same area, mean kept.
 
     Parameters
     ----------
     image
-        `(y, x)`.
+        `(y, x)`, an array, or a tensor with the transforms of PyTorch.
     shape
-        Even rows and columns of the result, at most those of the image; its Nyquist rows are left empty.
+        Rows and columns of the result. Those of the smaller of both are even, and its Nyquist frequencies are empty.
+    rfft2, irfft2
+        The Fourier transform and its inverse.
     """
-    image = image.astype(np.float32, copy=False)
-    if image.shape == tuple(shape):
+    from_shape = (int(image.shape[0]), int(image.shape[1]))
+    if from_shape == tuple(shape):
         return image
-    import scipy.fft  # when it is asked for: it takes as long to load as a micrograph to denoise
 
-    spectrum = scipy.fft.rfft2(image, workers=-1)
-    cropped = np.zeros((shape[0], shape[1] // 2 + 1), dtype=spectrum.dtype)
-    for to, source in kept_frequencies((image.shape[0], image.shape[1]), shape):
-        cropped[to] = spectrum[source]
-    result = scipy.fft.irfft2(cropped, s=shape, workers=-1)
-    return (result * (shape[0] * shape[1] / image.size)).astype(np.float32)
+    spectrum = rfft2(image)
+    half_plane = (shape[0], shape[1] // 2 + 1)
+    is_array = isinstance(spectrum, np.ndarray)
+    resized = np.zeros(half_plane, spectrum.dtype) if is_array else spectrum.new_zeros(half_plane)
+    for to, source in kept_frequencies(from_shape, shape):
+        resized[to] = spectrum[source]
+
+    # The transforms divide by the number of pixels: by that of the result on the way back.
+    result = irfft2(resized, s=shape)
+    result *= shape[0] * shape[1] / (from_shape[0] * from_shape[1])
+    return result
 
 
 def kept_frequencies(from_shape: Tuple[int, int], to_shape: Tuple[int, int]) -> Iterator[Tuple[Block, Block]]:

@@ -14,7 +14,16 @@ from cryoden.config import EvaluateConfig
 from cryoden.data.normalize import STANDARD, measure_scale
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import CryodenError, FileError, NothingDoneError, PairError
+from cryoden.errors import FileError, NothingDoneError, PairError, problem_of
+from cryoden.evaluation.contenders import (
+    Contender,
+    NoiseResponse,
+    absent_networks,
+    network_candidates,
+    silent_networks,
+    unseen_rows,
+    working_rate,
+)  # fmt: skip
 from cryoden.evaluation.score_table import tabulate
 from cryoden.evaluation.topaz_row import TopazRow
 from cryoden.formats.files import make_folder, read_json, write_json
@@ -34,15 +43,7 @@ from cryoden.metrics.measurement import (
     save_measurement,
 )  # fmt: skip
 from cryoden.metrics.psnr_ssim import centre
-from cryoden.model.denoiser import (
-    NetworkDenoiser,
-    NoiseResponse,
-    absent_networks,
-    network_candidates,
-    silent_networks,
-    unseen_rows,
-    working_rate,
-)  # fmt: skip
+from cryoden.model.denoiser import Denoiser, NetworkDenoiser
 from cryoden.model.devices import pick_device
 from cryoden.model.inspection import inspect_network, save_inside
 from cryoden.model.pipeline import overlapped
@@ -98,7 +99,10 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig) -> None:
         self.config = config
         device = pick_device(config.device)
-        self.networks = [NetworkDenoiser(path, config, device) for path in config.model]
+        self.networks = [
+            Contender(Denoiser.load(path, device, config.quality, config.precision, config.tile))
+            for path in config.model
+        ]
         rate = working_rate(self.networks, config)
         self.pairs, self.failures = find_pairs(config.odd, config.even, rate)
         self.n_inputs = len(self.pairs) + len(self.failures)
@@ -140,9 +144,9 @@ class Evaluation:
         """Yield measurements: one thread reads ahead, one computes covariances and writes behind the networks."""
         results = overlapped(pairs, self._load, lambda pair, halves: self._predict(halves), self._keep)
         for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
-            if isinstance(outcome, CryodenError):
-                self.failures[pair.name] = outcome.problem
-                write_above_bar(str(outcome))
+            if isinstance(outcome, Exception):
+                self.failures[pair.name] = problem_of(outcome, pair.name)
+                write_above_bar(str(self.failures[pair.name]))
             else:
                 yield outcome
 
@@ -283,10 +287,10 @@ def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
     write_json(evaluation.output / METRICS_NAME, table)
     write_tables(evaluation.output, table)
     cut = load_measurement(measurement_path(evaluation.output, table["order"][0])).cuts[0].astype(np.float32)
-    for row, network in zip(
+    for row, contender in zip(
         [row for row in table["rows"] if row["kind"] == "network" and row["bands"]], evaluation.networks
     ):
-        save_inside(
-            evaluation.output / INSIDE_NAME.format(key=row["key"]), inspect_network(network.predictor.network, cut)
-        )
+        if isinstance(contender.denoiser, NetworkDenoiser):
+            inside = inspect_network(contender.denoiser.predictor.network, cut)
+            save_inside(evaluation.output / INSIDE_NAME.format(key=row["key"]), inside)
     return table, Outcome(evaluation.n_inputs, evaluation.failures)

@@ -47,4 +47,5 @@ def file_context(path: PathLike) -> Iterator[None]:
     try:
         yield
     except PixelError as error:
-        raise PixelError(f"{path} cannot be used: {error}") from error
+        reason = f"{path} cannot be used: {error.problem.message}"
+        raise PixelError(reason, subject=str(path), remedy=error.problem.remedy) from error

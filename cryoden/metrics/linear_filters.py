@@ -38,6 +38,16 @@ def wiener_transfer(training: RingCovariance, frequency: np.ndarray) -> np.ndarr
     return np.interp(frequency, training.frequency[:-1], gain, right=0.0)
 
 
+def filter_gain(
+    shape: Tuple[int, int], sampling_rate: float, frequency: np.ndarray, transfer: np.ndarray
+) -> np.ndarray:
+    """Return the gain of a filter for every rfft2 coefficient of an image of a shape; see `filter_image`."""
+    finite = np.isfinite(frequency)
+    gain = np.interp(ring_frequencies(shape) / sampling_rate, frequency[finite], transfer[finite], right=0.0)
+    gain[0, 0] = 1.0
+    return gain
+
+
 def filter_image(image: np.ndarray, sampling_rate: float, frequency: np.ndarray, transfer: np.ndarray) -> np.ndarray:
     """Return an image `(y, x)` filtered ring by ring, mean kept.
 
@@ -50,8 +60,6 @@ def filter_image(image: np.ndarray, sampling_rate: float, frequency: np.ndarray,
     frequency, transfer
         Gain at rising frequencies in 1/A; interpolated between, 0 beyond the last finite one.
     """
-    finite = np.isfinite(frequency)
-    gain = np.interp(ring_frequencies(image.shape) / sampling_rate, frequency[finite], transfer[finite], right=0.0)
-    gain[0, 0] = 1.0
+    gain = filter_gain((image.shape[0], image.shape[1]), sampling_rate, frequency, transfer)
     spectrum = scipy.fft.rfft2(image.astype(np.float32), workers=-1) * gain.astype(np.float32)
     return scipy.fft.irfft2(spectrum, s=image.shape, workers=-1)

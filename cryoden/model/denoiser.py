@@ -1,187 +1,306 @@
-"""Trained models among the denoisers of an evaluation: what they make of halves, and of noise alone."""
+"""Denoisers: card, grey scale, pixel size, arithmetic and tiles in one object, whatever it is that denoises."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
 
-from cryoden.config import EvaluateConfig
-from cryoden.data.normalize import GreyScale, measure_scale
-from cryoden.data.pairs import HalfPair
-from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
-from cryoden.errors import ModelError, PixelError
-from cryoden.evaluation.candidates import Candidate
-from cryoden.metrics.measurement import NOISE_SIDE
-from cryoden.metrics.psnr_ssim import centre
-from cryoden.model.predictor import card_normalization, load_predictor
+from cryoden.data.normalize import STANDARD, GreyScale, Normalization, measure_scale, sample_rows
+from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_resized, rescaled_rate, rescaled_shape
+from cryoden.errors import ModelError, OptionError, option_problem
+from cryoden.formats.files import PathLike
+from cryoden.formats.model_file import ModelCard, read_model
+from cryoden.formats.pixels import require_image
+from cryoden.model.devices import pick_device
+from cryoden.model.networks import build_network
+from cryoden.model.predictor import Predictor, load_weights
+from cryoden.model.processes import local_rank
 
-NETWORK_LABELS = {"unet": "U-Net", "cnn3": "CNN3"}
+LABELS = {"unet": "U-Net", "cnn3": "CNN3", "gaussian": "Gaussian filter", "wiener": "Wiener filter"}
+"""What people call the kinds of model, which a card names in `network`."""
 
-NoiseResponse = Tuple[np.ndarray, np.ndarray, float]
-"""f((a - b) / sqrt(2)) and f(a) on one cut-out, in the units of the odd half, and their A/px."""
+N_VIEWS = {"fast": 1, "best": 8}
+"""Rotated and mirrored views that are averaged, for each quality."""
 
 
-class NetworkDenoiser:
-    """A trained model that denoises halves in their own units, at its own sampling rate.
+class Denoiser(ABC):
+    """Makes a denoised micrograph of a noisy one.
 
-    Parameters
+    Attributes
     ----------
-    path
-        Model file.
-    config
-        The options.
-    device
-        Where it computes.
+    label
+        What people call it.
+    sampling_rate
+        A/px of what it returns; None: that of the image that it is given.
+    edge_px
+        So far into an image a prediction depends on how the image goes on beyond its edge.
+    n_ahead
+        Micrographs of which the images are best handed to `denoise_ahead` together.
     """
 
-    def __init__(self, path: str, config: EvaluateConfig, device: torch.device) -> None:
-        self.path = path
-        self.card, self.predictor = load_predictor(path, config, device)
-        self.normalization = card_normalization(self.card)
+    label: str
+    sampling_rate: Optional[float] = None
+    edge_px: int = 0
+    n_ahead: int = 1
 
-    def predict(self, image: np.ndarray, scale: GreyScale) -> np.ndarray:
-        """Return the denoised image in the units of the image."""
-        standard = torch.from_numpy(scale.standardize(image))
-        return scale.restore(self.predictor(standard).cpu().numpy())
-
-    def predict_cut(self, image: np.ndarray, scale: GreyScale) -> np.ndarray:
-        """Return the denoised cut-out, as `Predictor.on_cut` makes it, in the units of the image."""
-        standard = torch.from_numpy(scale.standardize(image))
-        return scale.restore(self.predictor.on_cut(standard).cpu().numpy())
-
-    def region(self, name: str) -> Optional[Tuple[float, float]]:
-        """Return the rows of a micrograph that the model was not trained on, as shares of its height; None: no row."""
-        held_out = self.card.training.get("held_out", {})
-        if name in held_out:
-            return float(held_out[name][0]), float(held_out[name][1])
-        return None if name in self.card.training.get("trained_on", ()) else (0.0, 1.0)
-
-    def shape_of(self, pair: HalfPair) -> Tuple[int, int]:
-        """Return rows and columns of a micrograph at the model's sampling rate."""
-        return rescaled_shape(pair.file_shape, pair.file_rate, self.card.sampling_rate)
-
-    def denoise(self, pair: HalfPair, halves: Sequence[np.ndarray]) -> Tuple[List[np.ndarray], NoiseResponse]:
-        """Denoise both halves of a micrograph, and a cut-out of their noise.
+    @staticmethod
+    def load(
+        path: PathLike,
+        device: Union[str, torch.device] = "auto",
+        quality: str = "fast",
+        precision: str = "auto",
+        tile: Optional[int] = None,
+    ) -> ModelDenoiser:
+        """Read a model file.
 
         Parameters
         ----------
-        pair
-            Where the halves come from.
-        halves
-            Odd and even, of the shape of `shape_of`.
-
-        Returns
-        -------
-        denoised
-            Odd and even, in the units of the halves.
-        response
-            What the model makes of noise alone.
+        path
+            Of a network or a linear filter.
+        device
+            Where it computes: `auto`, `cpu`, `cuda` or `cuda:N`.
+        quality
+            `fast`, or `best` for the mean of 8 rotated and mirrored views.
+        precision
+            `auto`, `bfloat16` or `float32`.
+        tile
+            Side of the tiles in pixels; None: as large as the memory allows.
 
         Raises
         ------
-        PixelError
-            If a half cannot be scaled as the model wants it.
+        FileError
+            If the file cannot be read.
+        ModelError
+            If it is no model, or its weights do not fit what it says to be.
+        DeviceError
+            If the device is not there.
+        OptionError
+            If the quality is unknown.
         """
-        try:
-            scales = [measure_scale(half, self.normalization) for half in halves]
-        except PixelError as error:
-            raise PixelError(f"'{pair.name}' cannot be given to {self.path}: {error}") from error
-        denoised = [self.predict(half, scale) for half, scale in zip(halves, scales)]
-        return denoised, self._noise_response(pair, halves, scales[0], denoised[0])
+        from cryoden.model.filters import LinearFilter  # a filter is a denoiser too
 
-    def _noise_response(
-        self, pair: HalfPair, halves: Sequence[np.ndarray], scale: GreyScale, denoised: np.ndarray
-    ) -> NoiseResponse:
-        step, radius = self.predictor.network.step, self.predictor.network.receptive_radius
-        side = min(NOISE_SIDE, *halves[0].shape) // step * step
-        cuts = [centre(half, side) for half in halves]
-        noise = (cuts[0] - cuts[1]) / np.float32(np.sqrt(2))
-        noise += np.float32(cuts[0].mean() - noise.mean())
-        rate = pair.file_rate * pair.file_shape[1] / halves[0].shape[1]
-        # Near the edges of a cut-out without halo the prediction is another one: they are not compared.
-        inner = side - 2 * min(radius, side // 4)
-        return centre(self.predict_cut(noise, scale), inner), centre(denoised, inner), rate
+        card, tensors = read_model(path)
+        if card.network in LinearFilter.KINDS:
+            return LinearFilter.of_file(card, tensors, str(path), _device(device))
+        network = build_network(card.network, card.channels)
+        load_weights(network, tensors, str(path))
+        if quality not in N_VIEWS:
+            raise OptionError([option_problem("quality", f"is {quality!r}; it must be one of {', '.join(N_VIEWS)}.")])
+        predictor = Predictor(network, _device(device), tile, N_VIEWS[quality], precision)
+        return NetworkDenoiser(card, predictor, str(path))
 
-    def facts(self) -> Dict[str, Any]:
-        """Return what the report says of the model beside its quality, as JSON types."""
-        training = self.card.training
-        return {
-            "path": self.path,
-            "network": self.card.network,
-            "sampling_rate": self.card.sampling_rate,
-            "n_weights": int(sum(weight.numel() for weight in self.predictor.network.parameters())),
-            "channels": list(self.card.channels),
-            "epoch": training.get("epoch"),
-            "seconds": training.get("seconds"),
-        }
+    @abstractmethod
+    def denoise(self, image: np.ndarray, sampling_rate: float, scale: Optional[GreyScale] = None) -> np.ndarray:
+        """Return the denoised image in its own grey scale, float32, at the denoiser's pixel size.
+
+        Parameters
+        ----------
+        image
+            `(y, x)`, of any grey scale.
+        sampling_rate
+            Its A/px.
+        scale
+            Its grey scale, where that is not to be measured on it (a cut-out, pure noise).
+
+        Raises
+        ------
+        CryodenError
+            If the image cannot be used: constant, coarser than the denoiser's pixels, too large for the memory.
+        """
+
+    def denoise_ahead(self, images: Mapping[str, Tuple[np.ndarray, float]]) -> None:  # noqa: B027  most need no notice
+        """Take note of images `(pixels, A/px)` by name, which `denoise` will be asked for next.
+
+        A program that takes long to start denoises them now, all in one go; what it made is kept until the next call.
+
+        Raises
+        ------
+        CryodenError
+            If that fails.
+        """
+
+    def measure_scale(self, image: np.ndarray) -> GreyScale:
+        """Return the grey scale of an image as the denoiser sees it; raises PixelError."""
+        return measure_scale(image, STANDARD)
 
 
-def unseen_rows(networks: Sequence[NetworkDenoiser], name: str) -> Optional[Tuple[float, float]]:
-    """Return the rows of a micrograph that no network was trained on, as shares of its height; None: no row."""
-    regions = [network.region(name) for network in networks]
-    known = [region for region in regions if region is not None]
-    if len(known) < len(regions):
-        return None
-    return max([0.0, *(region[0] for region in known)]), min([1.0, *(region[1] for region in known)])
+@dataclass(frozen=True)
+class ScaledImage:
+    """An image at a denoiser's pixel size, on its device.
+
+    Attributes
+    ----------
+    pixels
+        Float32 `(y, x)`, in the grey scale of the micrograph.
+    scale
+        That grey scale.
+    sampling_rate
+        A/px.
+    """
+
+    pixels: torch.Tensor
+    scale: GreyScale
+    sampling_rate: float
 
 
-def working_rate(networks: Sequence[NetworkDenoiser], config: EvaluateConfig) -> Optional[float]:
-    """Return the sampling rate in A/px at which images are compared; None: that of the files.
+class ModelDenoiser(Denoiser):
+    """A denoiser that a model file holds.
+
+    Parameters
+    ----------
+    card
+        What the file says of it.
+    device
+        Where it computes.
+    path
+        The file; empty where there is none.
 
     Raises
     ------
     ModelError
-        If the options ask for a finer one than a network works at.
+        If the model wants a normalisation that is unknown here.
     """
-    if not networks:
-        return config.sampling_rate
-    coarsest = max(networks, key=lambda network: network.card.sampling_rate)
-    rate = coarsest.card.sampling_rate
-    if config.sampling_rate and config.sampling_rate * (1 + SAME_RATE_TOLERANCE) < rate:
+
+    n_views = 1
+    n_weights: int
+
+    def __init__(self, card: ModelCard, device: torch.device, path: str = "") -> None:
+        self.card, self.device, self.path = card, device, path
+        self.normalization = card_normalization(card, path)
+        self.label = LABELS[card.network]
+        self.sampling_rate: float = card.sampling_rate
+
+    def denoise(self, image: np.ndarray, sampling_rate: float, scale: Optional[GreyScale] = None) -> np.ndarray:
+        """Return the denoised image; see `Denoiser.denoise`."""
+        self.require_rate("The image", sampling_rate)
+        pixels = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(self.device)
+        denoised = self.predict(self.scaled(pixels, sampling_rate, scale))
+        self.require_finite("the image", *(float(extreme) for extreme in denoised.aminmax()))
+        return denoised.cpu().numpy()
+
+    def measure_scale(self, image: np.ndarray) -> GreyScale:
+        """Return the grey scale of an image as the model wants it; raises PixelError."""
+        return measure_scale(image, self.normalization)
+
+    def require_rate(self, what: str, sampling_rate: float) -> None:
+        """Refuse an image, called `what`, whose pixels in A are coarser than the model's; raises ModelError."""
+        if sampling_rate > self.sampling_rate * (1 + SAME_RATE_TOLERANCE):
+            raise ModelError(
+                f"{what} has {sampling_rate:.4g} A/px, coarser than the {self.sampling_rate:.4g} A/px of the model; "
+                "train a model at this or a coarser sampling rate.",
+                subject=self.path,
+            )
+
+    def require_finite(self, what: str, *values: float) -> None:
+        """Refuse a prediction of `what` by its extremes: weights that are finite but huge make numbers that are not.
+
+        Raises
+        ------
+        ModelError
+            If one is not finite.
+        """
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"Model {self.path} makes values that are NaN or infinite of {what}; train again, or give another one.",
+                subject=self.path,
+            )
+
+    def scaled(self, pixels: torch.Tensor, sampling_rate: float, scale: Optional[GreyScale] = None) -> ScaledImage:
+        """Return an image of the device, float32 `(y, x)`, at the model's pixel size with its grey scale.
+
+        Raises
+        ------
+        PixelError
+            If it holds no image.
+        """
+        require_image(*(float(extreme) for extreme in pixels.aminmax()))
+        measured = scale or self._measured(pixels)
+        shape = rescaled_shape(shape_of(pixels), sampling_rate, self.sampling_rate)
+        rate = rescaled_rate(shape_of(pixels), sampling_rate, shape)
+        if shape != shape_of(pixels):
+            # Measured above all the same: saturated pixels are no longer equal at another pixel size.
+            pixels = resized(pixels, shape)
+            measured = scale or self._measured(pixels)
+        return ScaledImage(pixels, measured, rate)
+
+    def predict(self, image: ScaledImage, is_standardised: bool = False) -> torch.Tensor:
+        """Return the prediction on the device, float32.
+
+        Parameters
+        ----------
+        image
+            What `scaled` returned.
+        is_standardised
+            Whether grey values stay as the model gives them: background 0, noise of the input 1.
+
+        Raises
+        ------
+        torch.cuda.OutOfMemoryError, MemoryError, RuntimeError
+            If the memory does not suffice, see `is_out_of_memory`.
+        """
+        prediction = self._apply(image.scale.standardize(image.pixels), image.sampling_rate)
+        return prediction if is_standardised else image.scale.restore(prediction)
+
+    @abstractmethod
+    def _apply(self, standard: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+        """Return what the model makes of a standardised image `(y, x)` of its pixel size."""
+
+    def _measured(self, pixels: torch.Tensor) -> GreyScale:
+        return measure_scale(pixels[:: sample_rows(shape_of(pixels)).step].cpu().numpy(), self.normalization)
+
+
+class NetworkDenoiser(ModelDenoiser):
+    """A trained network.
+
+    Parameters
+    ----------
+    card
+        What its file says of it.
+    predictor
+        The network, ready to be applied.
+    path
+        The file.
+    """
+
+    def __init__(self, card: ModelCard, predictor: Predictor, path: str = "") -> None:
+        super().__init__(card, predictor.device, path)
+        self.predictor, self.n_views = predictor, predictor.views
+        self.n_weights = sum(weight.numel() for weight in predictor.network.parameters())
+        self.edge_px = predictor.network.receptive_radius
+
+    def _apply(self, standard: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+        return self.predictor(standard)
+
+
+def card_normalization(card: ModelCard, path: str = "") -> Normalization:
+    """Return how a model wants its images standardised.
+
+    Raises
+    ------
+    ModelError
+        If it was trained with a normalisation that is unknown here.
+    """
+    try:
+        return Normalization(**card.normalization)
+    except TypeError as error:
         raise ModelError(
-            f"{coarsest.path} works at {rate:.4g} A/px, coarser than the {config.sampling_rate:.4g} A/px of "
-            "--sampling-rate; compare at its sampling rate or a coarser one."
-        )
-    return config.sampling_rate or rate
+            f"The normalisation {card.normalization} of model {path} is unknown here; update cryoden.", subject=path
+        ) from error
 
 
-def network_candidates(networks: Sequence[NetworkDenoiser]) -> List[Candidate]:
-    """Return a row of the table for each network; those of one kind are told apart by their files."""
-    kinds, paths = [network.card.network for network in networks], [network.path for network in networks]
-    rows = []
-    for number, network in enumerate(networks):
-        label = NETWORK_LABELS[network.card.network]
-        if kinds.count(network.card.network) > 1:
-            label += f" ({_distinct_name(network.path, paths)})"
-        note = f"{network.card.sampling_rate:.3g} A/px, {network.path}"
-        rows.append(Candidate(f"model{number + 1}", label, "network", note))
-    return rows
+def resized(image: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
+    """Return an image `(y, x)` with fewer or more pixels over the same area; see `fourier_resized`."""
+    return fourier_resized(image, shape, torch.fft.rfft2, torch.fft.irfft2)
 
 
-def absent_networks(networks: Sequence[NetworkDenoiser]) -> List[Candidate]:
-    """Return a row for each kind of network that was not given."""
-    kinds = {network.card.network for network in networks}
-    return [
-        Candidate(kind, label, "network", f"not given; train one with --network {kind} and name it with --model")
-        for kind, label in NETWORK_LABELS.items()
-        if kind not in kinds
-    ]
+def shape_of(image: torch.Tensor) -> Tuple[int, int]:
+    """Return rows and columns."""
+    return int(image.shape[0]), int(image.shape[1])
 
 
-def silent_networks(networks: Sequence[NetworkDenoiser]) -> List[str]:
-    """Return a warning for each network that does not say what it was trained on."""
-    return [
-        f"{network.path} does not say which micrographs it was trained on; if some of these are among them, the "
-        "numbers flatter it."
-        for network in networks
-        if "trained_on" not in network.card.training
-    ]
-
-
-def _distinct_name(path: str, others: Sequence[str]) -> str:
-    """Return the shortest end of a path, without its ending, that tells it from the others; its folder if that does."""
-    parents = [Path(other).parent.name for other in others]
-    return Path(path).parent.name if len(set(parents)) == len(parents) else str(Path(path).with_suffix(""))
+def _device(device: Union[str, torch.device]) -> torch.device:
+    return pick_device(device, local_rank()) if isinstance(device, str) else device

@@ -15,15 +15,7 @@ import torch
 
 from cryoden.config import DenoiseConfig
 from cryoden.data.pairs import list_halves
-from cryoden.errors import (
-    NOT_REACHED,
-    CryodenError,
-    FileError,
-    FullDiskError,
-    NothingDoneError,
-    PairError,
-    Problem,
-)
+from cryoden.errors import NOT_REACHED, FileError, FullDiskError, NothingDoneError, PairError, Problem, problem_of
 from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
@@ -31,9 +23,9 @@ from cryoden.formats.outcome import Outcome
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
+from cryoden.model.denoiser import Denoiser
 from cryoden.model.devices import try_kernels
 from cryoden.model.pipeline import Job, Result, WrittenImage, denoised
-from cryoden.model.predictor import card_normalization, load_predictor
 from cryoden.model.processes import all_gather, process_group
 
 log = logging.getLogger(__name__)
@@ -58,13 +50,13 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     CryodenError
         If nothing can be done: no model, no device, no micrograph that can be denoised.
     """
-    card, predictor = load_predictor(config.model, config)
+    denoiser = Denoiser.load(config.model, config.device, config.quality, config.precision, config.tile)
     table, jobs, failures = _list_jobs(config)
     output = make_folder(config.output)
-    record = _record(config, card)
+    record = _record(config, denoiser.card)
     is_continued = _guard_options(output, config, record, jobs)
     finished = [job for job in jobs if is_continued and _is_finished(job, config)]
-    rates = {job.row: open_stack(job.output).sampling_rate or card.sampling_rate for job in finished}
+    rates = {job.row: open_stack(job.output).sampling_rate or denoiser.sampling_rate for job in finished}
     todo = [job for job in jobs if job.row not in rates]
     if finished:
         log.info("%d of %d micrographs were finished before.", len(finished), len(jobs))
@@ -74,10 +66,10 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         if todo:  # before the first result: a kill must not leave one of which nobody knows how it was made
             write_json(output / RECORD_NAME, record)
         mine = todo[shard.rank :: shard.n_ranks]
-        try_kernels(len(mine) * predictor.views * (2 if config.odd else 1))
+        try_kernels(len(mine) * denoiser.n_views * (2 if config.odd else 1))
         log_path = output / (LOG_NAME if shard.rank == 0 else f"log_{shard.rank}.jsonl")
         progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising"))
-        results = denoised(mine, predictor, card.sampling_rate, card_normalization(card), result)
+        results = denoised(mine, denoiser, result)
         for job, rate in _successes(mine, results, progress, failures):
             rates[job.row] = rate
         for other_rates, other_failures in all_gather([(rates, failures)], shard):
@@ -94,7 +86,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
 
 def _successes(
     jobs: Sequence[Job],
-    results: Generator[Tuple[Job, Union[WrittenImage, CryodenError]], None, None],
+    results: Generator[Tuple[Job, Union[WrittenImage, Exception]], None, None],
     progress: ProgressLog,
     failures: Dict[str, Problem],
 ) -> Iterator[Tuple[Job, float]]:
@@ -103,9 +95,9 @@ def _successes(
     begun = time.monotonic()
     for number, (job, outcome) in enumerate(results, 1):
         seconds, begun = round(time.monotonic() - begun, 3), time.monotonic()
-        if isinstance(outcome, CryodenError):
-            failures[job.path] = outcome.problem
-            progress.report(micrograph=job.path, status="failed", reason=str(outcome))
+        if isinstance(outcome, Exception):
+            failures[job.path] = problem_of(outcome, job.path)
+            progress.report_failure(failures[job.path], outcome, micrograph=job.path)
             if isinstance(outcome, FullDiskError):
                 failures.update({later.path: NOT_REACHED for later in jobs[number:]})
                 results.close()

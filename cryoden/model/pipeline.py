@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Deque, Generator, Iterator, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Deque, Generator, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 import torch
@@ -15,15 +17,14 @@ from torch.nn import functional
 
 from cryoden.data.gpu_transfer import GpuTransfer, ready
 from cryoden.data.loader_choice import free_bytes
-from cryoden.data.normalize import GreyScale, Normalization, measure_scale, sample_rows
-from cryoden.data.rescale import SAME_RATE_TOLERANCE, kept_frequencies, rescaled_rate, rescaled_shape
-from cryoden.errors import CryodenError, DeviceError, FileError, ModelError, PairError, PixelError
+from cryoden.errors import CryodenError, DeviceError, FileError, PairError, PixelError, Remedy
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter, PixelStatistics
-from cryoden.formats.pixels import file_context, require_image
+from cryoden.formats.pixels import file_context
 from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
-from cryoden.model.predictor import Predictor
+from cryoden.model.denoiser import ModelDenoiser, ScaledImage, resized, shape_of
+from cryoden.model.predictor import is_out_of_memory
 
 N_THREADS = 3
 """Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
@@ -92,54 +93,41 @@ class WrittenImage:
 
 
 @dataclass(frozen=True)
-class _Image:
-    """One image on its way: pixels on the device, at the model's pixel size, and their grey scale."""
-
-    pixels: torch.Tensor
-    scale: GreyScale
-
-
-@dataclass(frozen=True)
 class _LoadedMicrograph:
     """A micrograph on its way: its full image, or both halves; `shape` and `file_rate` are those of its file."""
 
-    images: Tuple[_Image, ...]
-    rate: float
+    images: Tuple[ScaledImage, ...]
     shape: Tuple[int, int]
     file_rate: float
 
 
 def denoised(
-    jobs: Sequence[Job], predictor: Predictor, model_rate: float, normalization: Normalization, result: Result
-) -> Generator[Tuple[Job, Union[WrittenImage, CryodenError]], None, None]:
+    jobs: Sequence[Job], denoiser: ModelDenoiser, result: Result
+) -> Generator[Tuple[Job, Union[WrittenImage, Exception]], None, None]:
     """Denoise and write every micrograph; yield (job, what was written or why not) in input order.
 
     Parameters
     ----------
     jobs
         What to denoise. Folders are made as needed.
-    predictor
-        The network.
-    model_rate
-        A/px at which it was trained; micrographs are Fourier-cropped to it.
-    normalization
-        How it wants images standardised.
+    denoiser
+        Of a model file. Micrographs are Fourier-cropped to its pixel size.
     result
         How results are written.
     """
-    transfer = GpuTransfer(predictor.device)
+    transfer = GpuTransfer(denoiser.device)
 
     def compute(job: Job, micrograph: _LoadedMicrograph) -> Tuple[Any, ...]:
         with _enough_memory(job):
-            prediction = _predict(micrograph, predictor, result)
-        return job, micrograph, prediction, ready(prediction), result, transfer
+            prediction = _predict(micrograph, denoiser, result)
+        return job, micrograph, prediction, ready(prediction), denoiser, result, transfer
 
     yield from overlapped(
         jobs,
-        lambda job: _read(job, model_rate, normalization, transfer),
+        lambda job: _read(job, denoiser, transfer),
         compute,
         _write,
-        threads_for(jobs, predictor.device),
+        threads_for(jobs, denoiser.device),
     )
 
 
@@ -164,8 +152,12 @@ def overlapped(
     compute: Callable[[Item, Loaded], Tuple[Any, ...]],
     write: Callable[..., Done],
     n_threads: int = 1,
-) -> Generator[Tuple[Item, Union[Done, CryodenError]], None, None]:
+    look_ahead: Optional[Callable[[List[Loaded]], None]] = None,
+    n_ahead: int = 1,
+) -> Generator[Tuple[Item, Union[Done, Exception]], None, None]:
     """Yield (item, what came of it or why nothing did) in order; reading, computing and writing overlap.
+
+    Whatever goes wrong with an item, foreseen or not, is that item's failure, and the others go on.
 
     Parameters
     ----------
@@ -178,7 +170,10 @@ def overlapped(
     write
         Runs behind, in threads; what it returns is yielded.
     n_threads
-        For reading, and for writing; so many items, and one more, are held on either side.
+        For reading, and for writing; so many items, and `n_ahead` more, are held on either side.
+    look_ahead
+        Is shown what was loaded of the next `n_ahead` items before the first of them is computed. What it raises ends
+        everything.
     """
     reading: Deque[Future] = deque()
     writing: Deque[Tuple[Item, Future]] = deque()
@@ -191,18 +186,26 @@ def overlapped(
 
     with ThreadPoolExecutor(n_threads) as readers, ThreadPoolExecutor(n_threads) as writers:
         try:
-            for _ in range(n_threads + 1):
+            for _ in range(n_threads + n_ahead):
                 read_next()
-            for item in items:
+
+            for number, item in enumerate(items):
+                if look_ahead is not None and number % n_ahead == 0:
+                    next_ones = list(islice(reading, n_ahead))
+                    wait(next_ones)
+                    look_ahead([loading.result() for loading in next_ones if loading.exception() is None])
+                    del next_ones
+
                 loading = reading.popleft()
                 wait([loading])
                 read_next()
                 try:
                     written = writers.submit(write, *compute(item, loading.result()))
-                except CryodenError as error:
+                except Exception as error:
                     written = Future()
                     written.set_exception(error)
                 del loading
+
                 writing.append((item, written))
                 if len(writing) > n_threads:
                     yield _outcome(*writing.popleft())
@@ -215,63 +218,56 @@ def overlapped(
 
 @contextmanager
 def _enough_memory(job: Job) -> Iterator[None]:
-    """Let a micrograph fail, not the whole list, if it is too large for the GPU."""
+    """Let a micrograph fail, not the whole list, if it is too large for the memory."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold images, for which the next micrograph has a use
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise DeviceError(
+                f"The memory of the GPU does not suffice for {job.path}; free some, or compute on the CPU.",
+                subject=job.path,
+                remedy=Remedy("set_to", "device", "cpu"),
+            ) from error
         raise DeviceError(
-            f"The memory of the GPU does not suffice for {job.path}; free it and start again (finished micrographs are "
-            "kept), or compute with --device cpu."
+            f"The memory does not suffice for {job.path}; free some.", subject=job.path, remedy=Remedy("continue")
         ) from error
 
 
-def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, CryodenError]]:
+def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, Exception]]:
     try:
         return item, written.result()
-    except CryodenError as error:
+    except Exception as error:
         return item, error
 
 
 # ---------------------------------------------------------------------- in the readers' threads
-def _read(job: Job, model_rate: float, normalization: Normalization, transfer: GpuTransfer) -> _LoadedMicrograph:
-    images, shapes, rate, from_rate = [], [], 0.0, 0.0
+def _read(job: Job, denoiser: ModelDenoiser, transfer: GpuTransfer) -> _LoadedMicrograph:
+    images, shapes, rate = [], [], 0.0
     for path in job.halves or (job.path,):
         stack = open_micrograph(path)
         if not (job.sampling_rate or stack.sampling_rate):
-            raise FileError(f"{path} does not say its pixel size; give it with --sampling-rate (A/px).")
-        from_rate = float(job.sampling_rate or stack.sampling_rate or 0)
-        if from_rate > model_rate * (1 + SAME_RATE_TOLERANCE):
-            raise ModelError(
-                f"{path} has {from_rate:.4g} A/px, coarser than the {model_rate:.4g} A/px of the model; "
-                "train a model at this or a coarser sampling rate."
-            )
+            raise FileError(f"{path} does not say its pixel size.", subject=path, remedy=Remedy("set", "sampling_rate"))
+        rate = float(job.sampling_rate or stack.sampling_rate or 0)
+        denoiser.require_rate(path, rate)
         shapes.append(stack.shape)
-        shape = rescaled_shape(stack.shape, from_rate, model_rate)
-        rate = rescaled_rate(stack.shape, from_rate, shape)
+
         with _enough_memory(job), transfer.stream(), file_context(path):
-            pixels = transfer.upload(stack)
-            require_image(*(float(extreme) for extreme in pixels.aminmax()))
-            scale = _measured(pixels, normalization)  # saturated pixels are no longer equal at another pixel size
-            if shape != stack.shape:
-                pixels = fourier_resized(pixels, shape)
-                scale = _measured(pixels, normalization)
-        images.append(_Image(transfer.synchronize(pixels), scale))
+            image = denoiser.scaled(transfer.upload(stack), rate)
+            transfer.synchronize(image.pixels)
+        images.append(image)
     if len(set(shapes)) > 1:
-        raise PairError(f"The halves of {job.path} differ in size; split its movie again.")
-    return _LoadedMicrograph(tuple(images), rate, shapes[0], from_rate)
-
-
-def _measured(pixels: torch.Tensor, normalization: Normalization) -> GreyScale:
-    return measure_scale(pixels[:: sample_rows(_shape(pixels)).step].cpu().numpy(), normalization)
+        raise PairError(f"The halves of {job.path} differ in size; split its movie again.", subject=job.path)
+    return _LoadedMicrograph(tuple(images), shapes[0], rate)
 
 
 # ---------------------------------------------------------------------- between them
-def _predict(micrograph: _LoadedMicrograph, predictor: Predictor, result: Result) -> torch.Tensor:
+def _predict(micrograph: _LoadedMicrograph, denoiser: ModelDenoiser, result: Result) -> torch.Tensor:
     total: Optional[torch.Tensor] = None
     for image in micrograph.images:
-        prediction = predictor(image.scale.standardize(image.pixels))
-        if not result.is_standardised:
-            prediction = image.scale.restore(prediction)
+        prediction = denoiser.predict(image, result.is_standardised)
         total = prediction if total is None else total + prediction
     assert total is not None
     return total / len(micrograph.images)
@@ -283,22 +279,31 @@ def _write(
     micrograph: _LoadedMicrograph,
     prediction: torch.Tensor,
     is_ready: Optional[torch.cuda.Event],
+    denoiser: ModelDenoiser,
     result: Result,
     transfer: GpuTransfer,
 ) -> WrittenImage:
     make_folder(job.output.parent)
-    shape, rate = _shape(prediction), micrograph.rate
+    shape, rate = shape_of(prediction), micrograph.images[0].sampling_rate
     if result.is_full_size:
         shape, rate = micrograph.shape, micrograph.file_rate
+
     with _enough_memory(job), transfer.stream(is_ready):
-        if result.thumbnails != "none":
-            small = functional.avg_pool2d(prediction[None], thumbnail_factor(_shape(prediction)))[0]
-            write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())
-        image = fourier_resized(prediction, shape)
+        image = resized(prediction, shape)
         statistics = _statistics(image)
+        denoiser.require_finite(job.path, statistics.low, statistics.high, statistics.mean, statistics.deviation)
+
+        if result.thumbnails != "none":
+            small = functional.avg_pool2d(prediction[None], thumbnail_factor(shape_of(prediction)))[0]
+            write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())
+
         if result.dtype == "float16":
             if max(-statistics.low, statistics.high) > np.finfo(np.float16).max:
-                raise PixelError(f"{job.path} has values above 65504, too large for float16; write float32.")
+                raise PixelError(
+                    f"{job.path} has values above 65504, too large for float16.",
+                    subject=job.path,
+                    remedy=Remedy("set_to", "dtype", "float32"),
+                )
             image = image.half()
         with whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype, 1, statistics) as writer:
             for band in transfer.download(image):
@@ -310,18 +315,3 @@ def _statistics(image: torch.Tensor) -> PixelStatistics:
     low, high = image.aminmax()
     variance, mean = torch.var_mean(image, correction=0)
     return PixelStatistics(float(low), float(high), float(mean), float(variance) ** 0.5)
-
-
-def fourier_resized(image: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
-    """Return an image `(y, x)` with fewer or more pixels over the same area; see `cryoden.data.rescale`."""
-    if _shape(image) == shape:
-        return image
-    spectrum = torch.fft.rfft2(image)
-    resized = spectrum.new_zeros((shape[0], shape[1] // 2 + 1))
-    for to, source in kept_frequencies(_shape(image), shape):
-        resized[to] = spectrum[source]
-    return torch.fft.irfft2(resized, s=shape) * (shape[0] * shape[1] / image.numel())
-
-
-def _shape(image: torch.Tensor) -> Tuple[int, int]:
-    return int(image.shape[0]), int(image.shape[1])

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Callable, Dict, Optional, Tuple, Union
+from typing import Dict, Optional
 
 import numpy as np
 import torch
 from torch import nn
 
-from cryoden.config import DenoiseConfig, EvaluateConfig
 from cryoden.data.crops import TilePlan, reflected_indices
 from cryoden.data.loader_choice import free_bytes
-from cryoden.data.normalize import Normalization
 from cryoden.errors import ModelError
-from cryoden.formats.model_file import ModelCard, read_model
-from cryoden.model.devices import fast_arithmetic, pick_device, resolve_precision
-from cryoden.model.networks import Network, build_network
-from cryoden.model.processes import local_rank
+from cryoden.model.devices import fast_arithmetic, resolve_precision
+from cryoden.model.networks import Network
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +25,9 @@ MEMORY_SHARE = 0.5
 
 MOST_ELEMENTS = (1 << 31) - 1
 """Larger tensors have no fast convolution."""
+
+OUT_OF_HOST_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "bad_alloc")
+"""What the errors say that PyTorch raises where host memory does not suffice."""
 
 
 class Predictor:
@@ -42,7 +41,7 @@ class Predictor:
         Where it computes.
     tile
         Side of the tiles in pixels, halo included; None: as large as the free memory allows. It is halved when the
-        GPU's memory does not suffice.
+        memory does not suffice.
     views
         1, or 8 to average over the rotated and mirrored views.
     precision
@@ -80,33 +79,28 @@ class Predictor:
 
         Raises
         ------
-        torch.cuda.OutOfMemoryError
-            If even the smallest tile does not fit into the GPU.
+        torch.cuda.OutOfMemoryError, MemoryError, RuntimeError
+            If even the smallest tile does not fit into the memory, see `is_out_of_memory`.
         """
         image = image.to(self.device)
         while True:
             try:
-                return self._all_views(image, self._tiled)
-            except torch.cuda.OutOfMemoryError:
-                if self.tile // 2 <= 2 * self.halo:
+                return self._all_views(image)
+            except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
+                if not is_out_of_memory(error) or self.tile // 2 <= 2 * self.halo:
                     raise
-                self._tile = self.tile // 2
-                torch.cuda.empty_cache()
-                log.warning("GPU memory is short: going on with tiles of %d px.", self.tile)
+                whose = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "Host"
 
-    @torch.inference_mode()
-    def on_cut(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the prediction for a cut-out whose sides are multiples of the network's step, without halo.
+            # Only here, where the exception and the tensors of its frames are gone, is their memory free again.
+            torch.cuda.empty_cache()
+            self._tile = self.tile // 2
+            log.warning("%s memory is short: going on with tiles of %d px.", whose, self._tile)
 
-        A quick look: near its edges, the prediction is not that of the whole image.
-        """
-        return self._all_views(image.to(self.device), self._apply)
-
-    def _all_views(self, image: torch.Tensor, predict: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        total = predict(image)
+    def _all_views(self, image: torch.Tensor) -> torch.Tensor:
+        total = self._tiled(image)
         for view in range(1, self.views):
             turned = image.transpose(0, 1) if view >= 4 else image
-            result = torch.rot90(predict(torch.rot90(turned, view % 4)), -(view % 4))
+            result = torch.rot90(self._tiled(torch.rot90(turned, view % 4)), -(view % 4))
             total += result.transpose(0, 1) if view >= 4 else result
         return total / self.views
 
@@ -127,47 +121,12 @@ class Predictor:
         return output
 
 
-def load_predictor(
-    path: str, config: Union[DenoiseConfig, EvaluateConfig], device: Optional[torch.device] = None
-) -> Tuple[ModelCard, Predictor]:
-    """Read a model file and put its network on a device.
-
-    Parameters
-    ----------
-    path
-        Model file.
-    config
-        The options: quality, arithmetic, tiles, device.
-    device
-        Where the network computes; None: on the device that the options name.
-
-    Raises
-    ------
-    ModelError
-        If the weights do not fit the network that the file names.
-    DeviceError
-        If the device is not there.
-    """
-    card, weights = read_model(path)
-    network = build_network(card.network, card.channels)
-    load_weights(network, weights, path)
-    views = 8 if config.quality == "best" else 1
-    device = device or pick_device(config.device, local_rank())
-    return card, Predictor(network, device, config.tile, views, config.precision)
-
-
-def card_normalization(card: ModelCard) -> Normalization:
-    """Return how the model wants its images standardised.
-
-    Raises
-    ------
-    ModelError
-        If it was trained with a normalisation that is unknown here.
-    """
-    try:
-        return Normalization(**card.normalization)
-    except TypeError as error:
-        raise ModelError(f"The model's normalisation {card.normalization} is unknown here; update cryoden.") from error
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory, of a GPU or of the host, does not suffice."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    # PyTorch has no class of its own for host memory: only its allocators' words tell.
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_HOST_MEMORY)
 
 
 def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:

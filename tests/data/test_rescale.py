@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cryoden.data.rescale import fourier_crop, rescaled_rate, rescaled_shape
 from cryoden.errors import OptionError
-from cryoden.model.pipeline import fourier_resized
+from cryoden.model.denoiser import resized
 
 
 def sinusoid(shape: Tuple[int, int], cycles: Tuple[int, int]) -> np.ndarray:
@@ -68,17 +68,17 @@ def test_finer_pixels_cannot_be_asked_for() -> None:
 def test_padding_undoes_cropping_of_a_smooth_image(shape: Tuple[int, int]) -> None:
     image = sinusoid(shape, (3, 5))
     small = fourier_crop(image, (32, 34))
-    np.testing.assert_allclose(fourier_resized(torch.from_numpy(small), shape).numpy(), image, atol=1e-5)
+    np.testing.assert_allclose(resized(torch.from_numpy(small), shape).numpy(), image, atol=1e-5)
 
 
 @pytest.mark.parametrize(("shape", "new"), [((64, 64), (32, 34)), ((65, 71), (40, 50)), ((65, 71), (64, 70))])
 def test_arrays_and_tensors_are_cropped_alike(shape: Tuple[int, int], new: Tuple[int, int]) -> None:
     image = np.random.default_rng(1).normal(5, 1, shape).astype(np.float32)
-    cropped = fourier_resized(torch.from_numpy(image), new)
+    cropped = resized(torch.from_numpy(image), new)
     np.testing.assert_allclose(cropped.numpy(), fourier_crop(image, new), atol=1e-5)
 
 
 def test_the_same_size_changes_nothing() -> None:
     image = sinusoid((32, 34), (3, 5)).astype(np.float32)
     np.testing.assert_array_equal(fourier_crop(image, (32, 34)), image)
-    np.testing.assert_array_equal(fourier_resized(torch.from_numpy(image), (32, 34)).numpy(), image)
+    np.testing.assert_array_equal(resized(torch.from_numpy(image), (32, 34)).numpy(), image)

@@ -159,7 +159,7 @@ def test_no_pixel_size(tmp_path: Path, cryoden: Run, make_model: Callable) -> No
     write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(size=(60, 60)), 0.0)
     result = cryoden("denoise", "a.mrc", "--model", make_model(), "--output", "out")
     assert result.status == 2
-    assert result.last_error.endswith("a.mrc does not say its pixel size; give it with --sampling-rate (A/px).")
+    assert result.last_error.endswith("a.mrc does not say its pixel size. Give --sampling-rate.")
 
 
 def test_advice_can_be_followed_in_the_same_folder(tmp_path: Path, cryoden: Run, make_model: Callable) -> None:
@@ -305,7 +305,15 @@ def test_small_tiles_give_the_same_micrograph(micrographs: Path, cryoden: Run, m
     np.testing.assert_allclose(many, one, atol=1e-5 * one.std())
 
 
-def test_tiles_are_halved_until_the_memory_suffices(caplog: pytest.LogCaptureFixture) -> None:
+OUT_OF_MEMORY = {
+    "GPU": torch.cuda.OutOfMemoryError(),
+    "Host": RuntimeError("[enforce fail at alloc_cpu.cpp:126] DefaultCPUAllocator: can't allocate memory: you tried"),
+    "Host ": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_tiles_are_halved_until_the_memory_suffices(caplog: pytest.LogCaptureFixture, kind: str) -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(300, 260)).astype(np.float32))
     network = build_network("unet", (4, 8))
     whole = Predictor(network, torch.device("cpu"))(image)
@@ -314,15 +322,26 @@ def test_tiles_are_halved_until_the_memory_suffices(caplog: pytest.LogCaptureFix
 
     def small_only(images: torch.Tensor) -> torch.Tensor:
         if images.numel() > 150**2:
-            raise torch.cuda.OutOfMemoryError
+            raise OUT_OF_MEMORY[kind]
         return forward(images)
 
     network.forward = small_only  # type: ignore[method-assign]
     assert float((predictor(image) - whole).abs().max()) < 1e-5 * float(whole.std())
     assert predictor.tile == 100
     assert [record.getMessage() for record in caplog.records] == [
-        "GPU memory is short: going on with tiles of 200 px.", "GPU memory is short: going on with tiles of 100 px.",
-    ]  # fmt: skip
+        f"{kind.strip()} memory is short: going on with tiles of {side} px." for side in (200, 100)
+    ]
+
+
+def test_other_errors_of_a_network_are_not_taken_for_a_lack_of_memory() -> None:
+    network = build_network("unet", (4, 8))
+
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    network.forward = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="shapes"):
+        Predictor(network, torch.device("cpu"), 400)(torch.zeros((300, 260)))
 
 
 def test_halves_give_the_mean_of_both_predictions(micrographs: Path, cryoden: Run, make_model: Callable) -> None:
@@ -383,7 +402,7 @@ def test_values_too_large_for_float16(tmp_path: Path, cryoden: Run, make_model: 
     write_mrc(tmp_path / "a.mrc", np.random.default_rng(1).normal(1e5, 10, (60, 60)))
     result = cryoden("denoise", "a.mrc", "--model", make_model(), "--output", "out", "--dtype", "float16")
     assert result.status == 2
-    assert result.last_error.endswith("a.mrc has values above 65504, too large for float16; write float32.")
+    assert result.last_error.endswith("a.mrc has values above 65504, too large for float16. Give --dtype float32.")
     assert images_in(Path("out")) == ["log.jsonl"]
 
 
