@@ -49,7 +49,7 @@ METRICS, METRICS_CSV, METRICS_STAR = "metrics.json", "metrics.csv", "metrics.sta
 REPORT = "report.html"
 
 # ---------------------------------------------------------------------- simulation
-SIMULATION_RECORD = "simulation.json"
+SIMULATION_RECORD, PAIRS_RECORD = "simulation.json", "pairs.json"
 MOVIES, TRUTH = "movies", "truth"
 CLEAN = "clean"
 GAIN, DEFECTS = "gain.mrc", "defects.txt"

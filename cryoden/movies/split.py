@@ -29,7 +29,7 @@ from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, 
 from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.run_record import require_distinct, require_no_input
+from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input, require_unclaimed
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -277,13 +277,7 @@ def _is_continued(output: Path, record: Mapping[str, Any], movies: Sequence[Movi
                 remedy=Remedy("other_folder"),
             )
         return True
-    foreign = [target for movie in movies for target in movie.targets if target.exists()]
-    if foreign:
-        raise ExistingResultsError(
-            f"{foreign[0]} is there, and was not made by this command.",
-            subject=str(foreign[0]),
-            remedy=Remedy("other_folder"),
-        )
+    require_unclaimed(RunRecord(path, record), (target for movie in movies for target in movie.targets))
     return False
 
 

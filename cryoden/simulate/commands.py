@@ -1,4 +1,4 @@
-"""What the commands of the simulation print; each returns what failed, name -> reason."""
+"""The commands of the simulation: what they print; each returns what failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Mapping
 
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
 from cryoden.errors import Problem
-from cryoden.simulate.movies import MOVIES_STAR, simulate_movies
+from cryoden.formats import outputs
+from cryoden.simulate.movies import simulate_movies
 from cryoden.simulate.pairs import simulate_pairs
 
 
@@ -22,5 +23,7 @@ def run_simulate_movies(config: SimulateMoviesConfig) -> Mapping[str, Problem]:
     """Simulate movies and say where they are."""
     facts = simulate_movies(config)
     n_particles = sum(len(item.coordinates) for item in facts.values())
-    print(f"{len(facts)} movies with {n_particles} particles are simulated: {Path(config.output) / MOVIES_STAR}")
+    print(
+        f"{len(facts)} movies with {n_particles} particles are simulated: {Path(config.output) / outputs.MOVIES_STAR}"
+    )
     return {}

@@ -18,7 +18,7 @@ BAND_PIXELS = 1 << 17
 
 @dataclass(frozen=True)
 class Detector:
-    """What multiplies and spoils the counts.
+    """The sensitivity of every pixel, and the defective ones.
 
     Attributes
     ----------
@@ -51,17 +51,19 @@ class Detector:
             Draws the electrons.
         """
         counts = np.empty(expected.shape, count_type)
+        highest = np.iinfo(count_type).max
         n_rows, n_columns = expected.shape
-        most = np.iinfo(count_type).max
         step = max(1, BAND_PIXELS // n_columns)
         for first in range(0, n_rows, step):
             rows = slice(first, first + step)
             means = np.maximum(expected[rows], 0) * np.float32(dose)
             means /= self.gain[rows]
+
             for pixels, mean in ((self.dead, 0.0), (self.hot, HOT * dose)):
                 low, high = np.searchsorted(pixels, (first * n_columns, (first + step) * n_columns))
                 means.reshape(-1)[pixels[low:high] - first * n_columns] = mean
-            counts[rows] = np.minimum(rng.poisson(means), most)
+
+            counts[rows] = np.minimum(rng.poisson(means), highest)
         return counts
 
 

@@ -27,8 +27,8 @@ SPECTRUM_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Exposure:
-    """The expected images of one exposure, as transforms from which each frame's is made.
+class ExpectedFrames:
+    """What the frames of one movie are expected to show, as transforms from which each one is made.
 
     Attributes
     ----------
@@ -53,37 +53,41 @@ class Exposure:
         Parameters
         ----------
         before
-            Exposure in e/A^2 before the frame.
+            Dose in e/A^2 before the frame.
         shift
             Rows and columns in pixels by which the specimen lies away from its place in the first frame.
         """
-        spectrum = np.empty_like(self.contrast)
-        turns = [
+        along_y, along_x = (
             np.exp(np.complex64(-2j * np.pi * pixels * self.grid.rate) * frequency)
             for frequency, pixels in zip(self.grid.frequencies(), shift)
-        ]
+        )
+
+        # In bands of rows: several passes over a whole spectrum would wait for the memory, not for the arithmetic.
+        spectrum = np.empty_like(self.contrast)
         for first in range(0, len(spectrum), SPECTRUM_ROWS):
             rows = slice(first, first + SPECTRUM_ROWS)
             np.multiply(self.contrast[rows], np.exp(np.float32(-before) * self.decay[rows]), out=spectrum[rows])
             spectrum[rows] += self.plain[rows]
-            spectrum[rows] *= turns[0][rows]
-            spectrum[rows] *= turns[1]
+            spectrum[rows] *= along_y[rows]
+            spectrum[rows] *= along_x
         return self.grid.cut(scipy.fft.irfft2(spectrum, self.grid.shape, overwrite_x=True))
 
 
-def expose(config: SimulateMoviesConfig, grid: Grid, specimen: Specimen, optics: Optics) -> Exposure:
+def expected_frames(config: SimulateMoviesConfig, grid: Grid, specimen: Specimen, optics: Optics) -> ExpectedFrames:
     """Return what all frames of a movie have in common; the damage within a frame is in its contrast already."""
     k = grid.frequency()
     blur = detection_blur(k, config.blur * config.sampling_rate)
     contrast = scipy.fft.rfft2(specimen.phase, workers=-1)
     contrast *= (2 * optics.ctf(k) * blur).astype(np.float32)
+
     decay = np.zeros_like(k)
     if not config.no_damage:
         decay = (0.5 / critical_exposure(k, config.voltage)).astype(np.float32)
         contrast *= fading(k, config.voltage, 0.0, config.dose_per_frame).astype(np.float32)
+
     plain = scipy.fft.rfft2(specimen.transmission, workers=-1)
     plain *= blur
-    return Exposure(grid, contrast, plain, decay)
+    return ExpectedFrames(grid, contrast, plain, decay)
 
 
 def true_image(
@@ -116,7 +120,7 @@ def true_image(
 
 
 def drift(n_frames: int, dose_per_frame: float, length: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the specimen's place `(frames, 2)` in rows and columns: 0 in the first frame, `length` away in the last.
+    """Return where the specimen is `(frames, 2)`, in rows and columns: 0 in the first frame, `length` away in the last.
 
     It starts fast and slows down with the exposure, in one direction, with a little random walk on top.
     """
@@ -124,9 +128,11 @@ def drift(n_frames: int, dose_per_frame: float, length: float, rng: np.random.Ge
     way = -np.expm1(-exposure / DRIFT_EXPOSURE)
     angle = rng.uniform(0, 2 * np.pi)
     places = np.outer(way / way[-1], (np.sin(angle), np.cos(angle)))
+
+    # The walk is bent so that it ends where it began: the whole way stays the one that was asked for.
     steps = DRIFT_JITTER * rng.standard_normal((n_frames, 2))
     walk = np.cumsum(steps, axis=0) - steps[0]
-    walk -= np.outer(exposure / exposure[-1], walk[-1])  # back home in the last frame
+    walk -= np.outer(exposure / exposure[-1], walk[-1])
     return length * (places + walk)
 
 

@@ -6,33 +6,32 @@ import logging
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from cryoden.config.simulate import SimulateMoviesConfig
-from cryoden.errors import FileError
-from cryoden.formats import star
+from cryoden.errors import ExistingResultsError, FileError, Remedy
+from cryoden.formats import outputs, star
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcWriter, write_image
+from cryoden.formats.run_record import RunRecord, require_unclaimed
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
-from cryoden.simulate.imaging import drift, expose, margin, true_image
+from cryoden.simulate.imaging import ExpectedFrames, drift, expected_frames, margin, true_image
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.shapes import Particle, build_shape, read_map
 from cryoden.simulate.specimen import Film, Grid, make_specimen
 
 log = logging.getLogger(__name__)
 
-RECORD_NAME = "simulation.json"
-"""Says, in the output folder, with which options its movies were made."""
-
-GAIN_NAME, DEFECTS_NAME = "gain.mrc", "defects.txt"
-MOVIES_STAR, TRUTH_STAR, COORDINATES_STAR = "movies.star", "micrographs.star", "coordinates.star"
+NOT_RECORDED = ("output", "movies", "threads")
+"""Options that do not change what a movie is."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,43 @@ class Facts:
     diameter_px: float
 
 
+@dataclass(frozen=True)
+class MovieFiles:
+    """The files of one simulated movie.
+
+    Attributes
+    ----------
+    name
+        Of the movie.
+    movie
+        Its frames.
+    truth
+        What their sum would show without noise, drift and uneven pixels.
+    facts
+        What is known of it; written last.
+    """
+
+    name: str
+    movie: Path
+    truth: Path
+    facts: Path
+
+    @classmethod
+    def of(cls, output: Path, name: str) -> MovieFiles:
+        """Return the files of a movie in an output folder."""
+        truth = output / outputs.TRUTH
+        return cls(name, output / outputs.MOVIES / f"{name}.mrcs", truth / f"{name}.mrc", truth / f"{name}.json")
+
+    @property
+    def all(self) -> Tuple[Path, ...]:
+        """All of them."""
+        return self.movie, self.truth, self.facts
+
+    def are_there(self) -> bool:
+        """Return whether the movie is finished."""
+        return all(path.is_file() for path in self.all)
+
+
 def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     """Write movies, their truth and their STAR files; movies that an earlier run finished are kept.
 
@@ -81,25 +117,26 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     """
     particle = _make_particle(config)
     output = make_folder(config.output)
-    _guard_options(config)
-    for folder in ("movies", "truth"):
+    for folder in (outputs.MOVIES, outputs.TRUTH):
         make_folder(output / folder)
+    files = [MovieFiles.of(output, f"movie_{number + 1:04d}") for number in range(config.movies)]
+    _guard_record(config, files)
+
     grid = Grid.around((config.size[0], config.size[1]), config.sampling_rate, margin(config))
-    detector = make_detector(
-        grid, config.gain_spread, config.dead_pixels, config.hot_pixels, _generator(config.seed, 0)
-    )
-    with whole_file(output / GAIN_NAME) as temporary:
+    rng = _generator(config.seed, 0)
+    detector = make_detector(grid, config.gain_spread, config.dead_pixels, config.hot_pixels, rng)
+    with whole_file(output / outputs.GAIN) as temporary:
         write_image(temporary, detector.gain, config.sampling_rate)
-    write_defects(output / DEFECTS_NAME, detector)
+    write_defects(output / outputs.DEFECTS, detector)
+
     facts = {}
-    for number in range(config.movies):
-        name = f"movie_{number + 1:04d}"
-        record = output / "truth" / f"{name}.json"
-        if not (record.is_file() and _movie_path(output, name).is_file()):
-            write_json(record, asdict(_simulate_movie(config, number, name, grid, particle, detector)))
-        facts[name] = Facts(**read_json(record))
-        log.info("%s", describe(name, facts[name]))
-    _write_tables(config, facts)
+    for number, movie in enumerate(files):
+        if not movie.are_there():
+            write_json(movie.facts, asdict(_simulate_movie(config, number, movie, grid, particle, detector)))
+        facts[movie.name] = Facts(**read_json(movie.facts))
+        log.info("%s", describe(movie.name, facts[movie.name]))
+    _require_there(files)
+    _write_tables(config, files, facts)
     return facts
 
 
@@ -113,74 +150,88 @@ def describe(name: str, facts: Facts) -> str:
 
 
 def _simulate_movie(
-    config: SimulateMoviesConfig, number: int, name: str, grid: Grid, particle: Particle, detector: Detector
+    config: SimulateMoviesConfig, number: int, files: MovieFiles, grid: Grid, particle: Particle, detector: Detector
 ) -> Facts:
+    """Write one movie and its truth; return what is known of it."""
     rng = _generator(config.seed, 2, number, 0)
     defocus = 1e4 * (config.defocus + config.defocus_spread * rng.uniform(-1, 1))
     shifts = drift(config.frames, config.dose_per_frame, config.drift / config.sampling_rate, rng)
     film = Film(config.ice_thickness, config.ice_gradient, config.carbon)
     specimen = make_specimen(grid, particle, config.particles, film, config.voltage, rng)
     optics = Optics(config.voltage, config.spherical_aberration, config.amplitude_contrast, defocus)
-    dose = config.dose_per_frame * config.sampling_rate**2
+
+    n_electrons = config.frames * config.dose_per_frame * config.sampling_rate**2
     truth, contrast = true_image(config, grid, specimen, optics)
-    output = Path(config.output)
-    with whole_file(output / "truth" / f"{name}.mrc") as temporary:
-        write_image(temporary, np.float32(config.frames * dose) * truth, config.sampling_rate)
-    exposure = expose(config, grid, specimen, optics)
-    kind = count_type(dose)
-    total = 0
-    with whole_file(_movie_path(output, name)) as temporary, MrcWriter(
-        temporary, grid.frame_shape, config.sampling_rate, kind.name, config.frames
-    ) as writer:
+    with whole_file(files.truth) as temporary:
+        write_image(temporary, np.float32(n_electrons) * truth, config.sampling_rate)
 
-        def make(frame: int) -> np.ndarray:
-            image = exposure.image(frame * config.dose_per_frame, (shifts[frame][0], shifts[frame][1]))
-            return detector.count(image, dose, kind, _generator(config.seed, 2, number, frame + 1))
-
-        bar = tqdm(total=config.frames, unit="frame", desc=name, leave=False, disable=None)
-        for counts in _in_order(make, config.frames, config.threads or os.cpu_count() or 1):
-            total += int(counts.sum(dtype=np.int64))
-            writer.write_rows(counts)
-            bar.update()
-        bar.close()
+    expected = expected_frames(config, grid, specimen, optics)
+    n_counts = _write_counts(config, number, files, expected, shifts, detector)
     return Facts(
-        defocus,
-        shifts.tolist(),
-        specimen.coordinates.tolist(),
-        total / (config.frames * truth.size),
-        contrast,
-        config.frames * dose * contrast**2,
-        particle.diameter_A / config.sampling_rate,
+        defocus=defocus,
+        shifts=shifts.tolist(),
+        coordinates=specimen.coordinates.tolist(),
+        counts_per_pixel=n_counts / (config.frames * truth.size),
+        contrast=contrast,
+        snr=n_electrons * contrast**2,
+        diameter_px=particle.diameter_A / config.sampling_rate,
     )
 
 
+def _write_counts(
+    config: SimulateMoviesConfig,
+    number: int,
+    files: MovieFiles,
+    expected: ExpectedFrames,
+    shifts: np.ndarray,
+    detector: Detector,
+) -> int:
+    """Write the frames of one movie; return the sum of their counts."""
+    dose = config.dose_per_frame * config.sampling_rate**2
+    kind = count_type(dose)
+    shape = expected.grid.frame_shape
+
+    def frame(index: int) -> np.ndarray:
+        image = expected.image(index * config.dose_per_frame, (shifts[index][0], shifts[index][1]))
+        return detector.count(image, dose, kind, _generator(config.seed, 2, number, index + 1))
+
+    total = 0
+    with ExitStack() as stack:
+        temporary = stack.enter_context(whole_file(files.movie))
+        writer = stack.enter_context(MrcWriter(temporary, shape, config.sampling_rate, kind.name, config.frames))
+        bar = stack.enter_context(tqdm(total=config.frames, unit="frame", desc=files.name, leave=False, disable=None))
+        for counts in _in_order(frame, config.frames, config.threads or os.cpu_count() or 1):
+            total += int(counts.sum(dtype=np.int64))
+            writer.write_rows(counts)
+            bar.update()
+    return total
+
+
 def _in_order(make: Callable[[int], np.ndarray], n: int, n_threads: int) -> Iterator[np.ndarray]:
-    """Yield make(0), make(1)... computed side by side, never more than one beyond those in work."""
+    """Yield make(0), make(1)... computed in parallel; at most one finished result waits for its turn."""
     with ThreadPoolExecutor(n_threads) as pool:
-        coming = iter(range(n))
-        running = [pool.submit(make, index) for index in islice(coming, n_threads + 1)]
+        remaining = iter(range(n))
+        running = [pool.submit(make, index) for index in islice(remaining, n_threads + 1)]
         while running:
             yield running.pop(0).result()
-            running += [pool.submit(make, index) for index in islice(coming, 1)]
-
-
-def _movie_path(output: Path, name: str) -> Path:
-    return output / "movies" / f"{name}.mrcs"
+            running += [pool.submit(make, index) for index in islice(remaining, 1)]
 
 
 def _make_particle(config: SimulateMoviesConfig) -> Particle:
-    if config.map:
-        volume, rate = read_map(config.map)
-        side, image = len(volume) * rate, min(config.size) * config.sampling_rate
-        if side > image:
-            raise FileError(
-                f"Map {config.map} is {len(volume)} voxels of {rate:g} A = {side:g} A wide, but the frames are only "
-                f"{min(config.size)} px of {config.sampling_rate:g} A = {image:g} A. Give a smaller map or a larger "
-                "--size."
-            )
-    else:
+    if not config.map:
         rate = max(1.0, config.sampling_rate)  # finer than this a residue has nothing to show
-        volume = build_shape(config.shape, rate, _generator(config.seed, 1))
+        return Particle(build_shape(config.shape, rate, _generator(config.seed, 1)), rate, config.potential)
+
+    volume, rate = read_map(config.map)
+    side = len(volume) * rate
+    image = min(config.size) * config.sampling_rate
+    if side > image:
+        raise FileError(
+            f"Map {config.map} is {len(volume)} voxels of {rate:g} A = {side:g} A wide, but the frames are only "
+            f"{min(config.size)} px of {config.sampling_rate:g} A = {image:g} A. Give a smaller map or larger frames.",
+            subject=config.map,
+            remedy=Remedy("change", "size"),
+        )
     return Particle(volume, rate, config.potential)
 
 
@@ -189,34 +240,54 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
-def _guard_options(config: SimulateMoviesConfig) -> None:
-    """Refuse to mix two simulations in one folder; more movies of the same one are welcome."""
-    path = Path(config.output) / RECORD_NAME
-    record = {key: value for key, value in config.to_dict().items() if key not in ("output", "movies", "threads")}
+def _guard_record(config: SimulateMoviesConfig, files: Sequence[MovieFiles]) -> None:
+    """Record the options of the simulation; more movies of the same one may be added later.
+
+    Raises
+    ------
+    ExistingResultsError
+        If the folder holds another simulation, or files that no simulation made.
+    """
+    output = Path(config.output)
+    path = output / outputs.SIMULATION_RECORD
+    record = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
     if path.is_file() and read_json(path) != record:
-        raise FileError(
-            f"{config.output} holds movies simulated with other options ({path}); choose another --output folder."
+        raise ExistingResultsError(
+            f"{config.output} holds movies simulated with other options ({path}).",
+            subject=config.output,
+            remedy=Remedy("other_folder"),
         )
+    tables = (outputs.GAIN, outputs.DEFECTS, outputs.MOVIES_STAR, outputs.MICROGRAPHS_STAR, outputs.COORDINATES_STAR)
+    written = [path for movie in files for path in movie.all] + [output / name for name in tables]
+    require_unclaimed(RunRecord(path, record), written)
     write_json(path, record)
 
 
-def _write_tables(config: SimulateMoviesConfig, facts: Dict[str, Facts]) -> None:
+def _require_there(files: Sequence[MovieFiles]) -> None:
+    """Refuse to list files that were deleted while the command ran; raises FileError."""
+    gone = [path for movie in files for path in movie.all if not path.is_file()]
+    if gone:
+        raise FileError(
+            f"{gone[0]} was deleted while the command ran.", subject=str(gone[0]), remedy=Remedy("continue")
+        )
+
+
+def _write_tables(config: SimulateMoviesConfig, files: Sequence[MovieFiles], facts: Dict[str, Facts]) -> None:
+    """Write the STAR files of the movies, of their true micrographs, and of the particles."""
     output = Path(config.output)
-    truths = {name: star.star_path(output / "truth" / f"{name}.mrc") for name in facts}
-    base = star.new_table(
-        list(truths.values()),
-        config.sampling_rate,
-        config.voltage,
-        config.spherical_aberration,
-        config.amplitude_contrast,
-    )
+    truths = {movie.name: star.star_path(movie.truth) for movie in files}
+    optics = (config.sampling_rate, config.voltage, config.spherical_aberration, config.amplitude_contrast)
+    table = star.new_table(list(truths.values()), *optics)
     for axis in "UV":
-        base.images[f"rlnDefocus{axis}"] = [item.defocus for item in facts.values()]
-    base.images["rlnDefocusAngle"] = 0.0
-    star.write_table(output / TRUTH_STAR, base)
-    movies = base.images[[star.NAME, star.OPTICS_GROUP]].rename(columns={star.NAME: star.MOVIE_NAME})
-    movies[star.MOVIE_NAME] = [star.star_path(_movie_path(output, name)) for name in facts]
-    star.write_table(output / MOVIES_STAR, star.ImageTable(base.optics, movies, star.MOVIE_NAME))
+        table.images[f"rlnDefocus{axis}"] = [item.defocus for item in facts.values()]
+    table.images["rlnDefocusAngle"] = 0.0
+    star.write_table(output / outputs.MICROGRAPHS_STAR, table)
+
+    movies = table.images[[star.NAME, star.OPTICS_GROUP]].rename(columns={star.NAME: star.MOVIE_NAME})
+    movies[star.MOVIE_NAME] = [star.star_path(movie.movie) for movie in files]
+    star.write_table(output / outputs.MOVIES_STAR, star.ImageTable(table.optics, movies, star.MOVIE_NAME))
+
     rows = [(truths[name], x, y, 1) for name, item in facts.items() for x, y in item.coordinates]
     columns = [star.NAME, "rlnCoordinateX", "rlnCoordinateY", star.OPTICS_GROUP]
-    star.write_coordinates(output / COORDINATES_STAR, base.optics, pd.DataFrame(rows, columns=columns))
+    particles = pd.DataFrame(rows, columns=columns)
+    star.write_coordinates(output / outputs.COORDINATES_STAR, table.optics, particles)

@@ -12,15 +12,27 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from cryoden.config.simulate import SHAPES, SimulatePairsConfig
-from cryoden.errors import CryodenError, FileError, NothingDoneError, PixelError, Problem
+from cryoden.errors import (
+    NOT_REACHED,
+    FileError,
+    FullDiskError,
+    NothingDoneError,
+    PixelError,
+    Problem,
+    problem_of,
+)
+from cryoden.formats import outputs
 from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.progress_log import write_above_bar
+from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input, require_unclaimed
 from cryoden.simulate.shapes import Particle, build_shape
 
-KINDS = ("clean", "odd", "even")
+KINDS = (outputs.CLEAN, outputs.ODD, outputs.EVEN)
+"""Folders of the clean and the noisy images."""
+
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 PARTICLE_RATE, PARTICLE_AREA_PX = 2.0, 150.0**2
@@ -32,33 +44,44 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
 
     Raises
     ------
-    FileError
-        If no image can be used, or two would be written under one name.
+    CryodenError
+        If no image can be used, two would be written under one name, or one would be overwritten.
     """
     inputs = list(config.images) or [f"{config.phantom}_{number + 1:04d}" for number in range(config.pairs)]
     names = [mrc_name(path) if config.images else f"{path}.mrc" for path in inputs]
-    doubled = next((name for name in names if names.count(name) > 1), None)
-    if doubled:
-        raise FileError(f"Two images would both be written as {doubled}; rename one of them.")
-    output = make_folder(config.output)
+    output = Path(config.output)
+    require_distinct(zip(inputs, names))
+    targets = [output / kind / name for kind in KINDS for name in names]
+    require_no_input(targets, config.images)
+    options = {key: value for key, value in config.to_dict().items() if key != "output"}
+    record = RunRecord(output / outputs.PAIRS_RECORD, options)
+    require_unclaimed(record, targets)
     for kind in KINDS:
         make_folder(output / kind)
+    record.begin()
+
     paint = None if config.images else _phantom_painter(config)
     failures: Dict[str, Problem] = {}
     for number, (path, name) in enumerate(tqdm(list(zip(inputs, names)), unit="pair", disable=None)):
         rng = np.random.default_rng([config.seed, number])
         try:
             clean = paint(rng) if paint else read_picture(path)
-        except CryodenError as error:
-            failures[path] = error.problem
-            write_above_bar(str(error))
-            continue
-        for kind, image in zip(KINDS, noisy_pair(clean, config, rng)):
-            with whole_file(output / kind / name) as temporary:
-                write_image(temporary, image, config.sampling_rate)
+            _write_pair(output, name, noisy_pair(clean, config, rng), config.sampling_rate)
+        except Exception as error:
+            failures[path] = problem_of(error, path)
+            write_above_bar(str(failures[path]))
+            if isinstance(error, FullDiskError):
+                failures.update(dict.fromkeys(inputs[number + 1 :], NOT_REACHED))
+                break
     if len(failures) == len(inputs):
         raise NothingDoneError("images", "used", len(inputs), failures)
     return Outcome(len(inputs), failures)
+
+
+def _write_pair(output: Path, name: str, images: List[np.ndarray], sampling_rate: float) -> None:
+    for kind, image in zip(KINDS, images):
+        with whole_file(output / kind / name) as temporary:
+            write_image(temporary, image, sampling_rate)
 
 
 def noisy_pair(clean: np.ndarray, config: SimulatePairsConfig, rng: np.random.Generator) -> List[np.ndarray]:
@@ -85,15 +108,18 @@ def read_picture(path: str) -> np.ndarray:
     if ending in ENDINGS:
         return read_micrograph(path)[0]
     if ending not in PICTURE_ENDINGS:
-        raise FileError(f"{path} has the unknown ending {ending!r}; give {', '.join((*ENDINGS, *PICTURE_ENDINGS))}.")
+        known = ", ".join((*ENDINGS, *PICTURE_ENDINGS))
+        raise FileError(f"{path} has the unknown ending {ending!r}; give {known}.", subject=path)
     try:
         with Image.open(path) as picture:
             is_deep = picture.mode.startswith(("I", "F"))
             image = np.asarray(picture if is_deep else picture.convert("L"), dtype=np.float64)
     except (OSError, ValueError) as error:
-        raise FileError(f"{path} cannot be read as a picture ({error}); check what it is.") from error
+        raise FileError(f"{path} cannot be read as a picture ({error}). Check what it is.", subject=path) from error
     if image.min() == image.max():
-        raise PixelError(f"{path} is constant: every pixel is {image.flat[0]:g}. It holds no image; leave it out.")
+        raise PixelError(
+            f"{path} is constant: every pixel is {image.flat[0]:g}. It holds no image; leave it out.", subject=path
+        )
     return image
 
 
@@ -109,7 +135,7 @@ def _phantom_painter(config: SimulatePairsConfig) -> Callable[[np.random.Generat
 
 
 def _projections(shape: Tuple[int, int], particles: List[Particle], rng: np.random.Generator) -> np.ndarray:
-    """Return projections of all built-in particles, turned at random, dark on bright; they may overlap."""
+    """Return projections of all built-in particles in random directions, dark on bright; they may overlap."""
     image = np.zeros(shape)
     for _ in range(max(3, int(shape[0] * shape[1] / PARTICLE_AREA_PX))):
         particle = particles[rng.integers(len(particles))]

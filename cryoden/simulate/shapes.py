@@ -13,12 +13,20 @@ from cryoden.errors import FileError, PixelError
 from cryoden.formats.files import PathLike
 from cryoden.formats.mrc import MrcStack
 
-RESIDUE_STEP, RESIDUE_DENSITY = 3.8, 1 / 135.0
-"""Distance in A of neighbouring residues along a chain, and residues per A^3 of protein (110 Da at 1.35 g/cm^3)."""
+RESIDUE_STEP = 3.8
+"""Distance in A of neighbouring residues along a chain."""
 
-HELIX_RESIDUES, WOBBLE, TURN_TRIES = 12, 0.3, 50
-"""Residues of a chain between two turns, about those of a helix; how much its direction wanders from one to the next;
-directions tried before a chain stays where it is."""
+RESIDUE_DENSITY = 1 / 135.0
+"""Residues per A^3 of protein (110 Da at 1.35 g/cm^3)."""
+
+HELIX_RESIDUES = 12
+"""Residues of a chain between two changes of direction, about those of a helix."""
+
+WOBBLE = 0.3
+"""How much the direction of a chain wanders from one residue to the next."""
+
+DIRECTION_TRIES = 50
+"""Directions tried before a chain stays where it is."""
 
 RESIDUE_WIDTH = 1.6
 """Standard deviation in A of a residue's potential, temperature included."""
@@ -83,7 +91,7 @@ class Particle:
         Parameters
         ----------
         rotation
-            Turns the particle; the projection runs along z of the turned particle.
+            Of the particle; the projection runs along z of the rotated particle.
         rate
             A/px.
         shift
@@ -123,16 +131,22 @@ def read_map(path: PathLike) -> Tuple[np.ndarray, float]:
     """
     stack = MrcStack(path)
     n_rows, n_columns = stack.shape
+
     if not stack.n_frames == n_rows == n_columns:
         raise FileError(
             f"Map {path} is {stack.n_frames} x {n_rows} x {n_columns} voxels; a particle's map is a cube. "
-            "Crop or pad it to one."
+            "Crop or pad it to one.",
+            subject=str(path),
         )
     if not stack.sampling_rate:
-        raise FileError(f"Map {path} does not say its voxel size; write it into the header.")
+        raise FileError(f"Map {path} does not say its voxel size. Write it into the header.", subject=str(path))
+
     volume = np.stack([stack.read_rows(index, 0, n_rows) for index in range(stack.n_frames)]).astype(np.float32)
     if not np.isfinite(volume).all() or volume.max() <= 0:
-        raise PixelError(f"Map {path} has no positive or not finite values; protein must be positive. Mend it.")
+        raise PixelError(
+            f"Map {path} has no positive values, or some that are not finite; protein must be positive.",
+            subject=str(path),
+        )
     return np.maximum(volume, 0), stack.sampling_rate
 
 
@@ -157,7 +171,7 @@ def _chain(n: int, inside: Callable[[np.ndarray], bool], rng: np.random.Generato
     for i in range(1, n):
         if i % HELIX_RESIDUES == 0:
             direction = rng.standard_normal(3)
-        for _ in range(TURN_TRIES):
+        for _ in range(DIRECTION_TRIES):
             direction /= np.linalg.norm(direction)
             step = points[i - 1] + RESIDUE_STEP * direction
             if inside(step):

@@ -129,7 +129,7 @@ class Film:
 def make_specimen(
     grid: Grid, particle: Particle, n_particles: int, film: Film, voltage: float, rng: np.random.Generator
 ) -> Specimen:
-    """Place particles at random, without touching each other or the carbon, and turn them in random directions.
+    """Place particles at random, in random directions, without touching each other or the carbon.
 
     Parameters
     ----------
@@ -149,15 +149,20 @@ def make_specimen(
     ice, carbon = _thickness(grid, film, rng)
     centres = _place(grid, carbon > 0, particle.diameter_A / grid.rate, n_particles, rng)
     sigma = interaction_parameter(voltage)
+
     particle_phase = np.zeros(grid.shape, np.float32)
     for centre in centres:
-        turned = Rotation.from_quat(rng.standard_normal(4))
-        _add(particle_phase, sigma * particle.project(turned, grid.rate, tuple(centre % 1)), np.floor(centre))
+        rotation = Rotation.from_quat(rng.standard_normal(4))
+        _add(particle_phase, sigma * particle.project(rotation, grid.rate, tuple(centre % 1)), np.floor(centre))
+
     grain = _grain(grid, _water_spectrum, WATER_DENSITY * WATER_POTENTIAL**2, ice, rng)
     if film.carbon:
         grain += _grain(grid, np.ones_like, CARBON_DENSITY * CARBON_POTENTIAL**2, carbon, rng)
+
     phase = particle_phase + np.float32(sigma) * grain
     transmission = np.exp(-ice / ICE_MEAN_FREE_PATH - carbon / CARBON_MEAN_FREE_PATH).astype(np.float32)
+
+    # Those in the margin are drawn for the sake of the edges, and are no part of the truth.
     places = centres - grid.first
     shown = np.all((places >= 0) & (places <= np.array(grid.frame_shape) - 1), axis=1)
     return Specimen(phase, particle_phase, transmission, places[shown][:, ::-1])
@@ -180,7 +185,7 @@ def _thickness(grid: Grid, film: Film, rng: np.random.Generator) -> Tuple[np.nda
 
 
 def _place(grid: Grid, taken: np.ndarray, distance_px: float, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return rows and columns `(n or fewer, 2)` of points on the grid, apart by a distance and none on taken pixels.
+    """Return rows and columns `(n or fewer, 2)` of points with a least distance, none of them on taken pixels.
 
     `n` is their number in the frames; the margin gets as many for its area.
     """
@@ -189,8 +194,8 @@ def _place(grid: Grid, taken: np.ndarray, distance_px: float, n: int, rng: np.ra
     n_placed = 0
     for _ in range(wanted):
         for point in rng.uniform(0, grid.shape, (PLACE_TRIES, 2)):
-            apart = np.square(centres[:n_placed] - point).sum(axis=1)
-            if not taken[int(point[0]), int(point[1])] and (apart >= distance_px**2).all():
+            squared = np.square(centres[:n_placed] - point).sum(axis=1)
+            if not taken[int(point[0]), int(point[1])] and (squared >= distance_px**2).all():
                 centres[n_placed] = point
                 n_placed += 1
                 break

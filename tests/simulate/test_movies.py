@@ -12,12 +12,15 @@ import starfile
 
 from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.movies.movie import Movie
+from cryoden.simulate import movies
 from cryoden.simulate.detector import HOT, Detector, count_type
 from cryoden.simulate.imaging import drift
 from cryoden.simulate.movies import Facts, simulate_movies
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.specimen import ICE_MEAN_FREE_PATH
 from tests.helpers import Result, read_mrc, write_mrc
+
+SMALL = ("--size", 64, 64, "--frames", 2, "--sampling-rate", 3, "--shape", "rod", "--particles", 0, "--movies", 1)
 
 SIZE, RATE = 256, 2.0
 PLAIN: Dict[str, Any] = {
@@ -26,8 +29,8 @@ PLAIN: Dict[str, Any] = {
 
 
 def simulate(folder: str, **options: Any) -> Dict[str, Facts]:
-    given = dict(movies=1, size=(SIZE, SIZE), frames=6, sampling_rate=RATE, shape="globule", **options)
-    return simulate_movies(SimulateMoviesConfig(output=folder, **given))
+    usual = {"movies": 1, "size": (SIZE, SIZE), "frames": 6, "sampling_rate": RATE, "shape": "globule"}
+    return simulate_movies(SimulateMoviesConfig(output=folder, **{**usual, **options}))
 
 
 def frames_of(folder: str, name: str = "movie_0001") -> np.ndarray:
@@ -50,7 +53,7 @@ def test_mean_dose_and_poisson_statistics() -> None:
     assert abs(neighbours) < 5 / np.sqrt(counts.size)
 
 
-def test_ice_takes_its_part() -> None:
+def test_ice_absorbs_its_share() -> None:
     simulate("out", **{**PLAIN, "ice_thickness": 1000.0}, ice_gradient=0.0, no_damage=True)
     expected = RATE**2 * np.exp(-1000.0 / ICE_MEAN_FREE_PATH)
     assert frames_of("out").mean() == pytest.approx(expected, rel=0.003)
@@ -169,7 +172,7 @@ def test_blur_carbon_map_and_other_options_change_the_truth(tmp_path: Path) -> N
     z = np.arange(side) - side / 2
     cube = (np.maximum.outer(np.maximum.outer(abs(z), abs(z)), abs(z)) < 8).astype(np.float32)
     write_mrc(tmp_path / "cube.mrc", cube, 4.0)
-    base = {"particles": 6}
+    base: Dict[str, Any] = {"particles": 6, "frames": 2}
     changes: Dict[str, Any] = {
         "blur": 1.5, "carbon": 0.5, "map": "cube.mrc", "potential": 5.0, "voltage": 200.0, "particles": 2,
         "spherical_aberration": 0.01,
@@ -216,7 +219,7 @@ def test_counts_that_do_not_fit_into_a_byte() -> None:
     assert counts[0, 1] == 127 < 10 * HOT
 
 
-def test_a_stopped_simulation_goes_on_and_another_one_is_refused(cryoden: Any) -> None:
+def test_a_stopped_simulation_is_continued_and_another_one_is_refused(cryoden: Any) -> None:
     words = ["simulate", "movies", "--output", "out", "--size", 128, 128, "--frames", 3, "--sampling-rate", 3]
     words += ["--shape", "rod", "--particles", 4]
     assert cryoden(*words, "--movies", 1).status == 0
@@ -227,9 +230,9 @@ def test_a_stopped_simulation_goes_on_and_another_one_is_refused(cryoden: Any) -
     assert result.out.startswith("2 movies with ")
     assert result.out.endswith("particles are simulated: out/movies.star\n")
     assert first.stat().st_mtime_ns == written
-    movies = starfile.read("out/movies.star")
-    assert list(movies["movies"]["rlnMicrographMovieName"]) == [f"out/movies/movie_000{i}.mrcs" for i in (1, 2)]
-    assert list(movies["optics"]["rlnMicrographOriginalPixelSize"]) == [3.0]
+    tables = starfile.read("out/movies.star")
+    assert list(tables["movies"]["rlnMicrographMovieName"]) == [f"out/movies/movie_000{i}.mrcs" for i in (1, 2)]
+    assert list(tables["optics"]["rlnMicrographOriginalPixelSize"]) == [3.0]
     truths = starfile.read("out/micrographs.star")["micrographs"]
     assert (truths["rlnDefocusU"] == truths["rlnDefocusV"]).all()
     assert 10000 <= truths["rlnDefocusU"].min() <= truths["rlnDefocusU"].max() <= 20000
@@ -265,6 +268,42 @@ def test_map_larger_than_the_frames(tmp_path: Path, cryoden: Any) -> None:
     assert result.status == 2
     assert result.last_error == (
         "cryoden: Map m.mrc is 70 voxels of 2 A = 140 A wide, but the frames are only 128 px of 1 A = 128 A. "
-        "Give a smaller map or a larger --size."
+        "Give a smaller map or larger frames. Choose another --size."
     )
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("name", ["gain.mrc", "movies.star", "movies/movie_0001.mrcs", "truth/movie_0001.mrc"])
+def test_files_that_no_simulation_made_are_not_overwritten(tmp_path: Path, cryoden: Any, name: str) -> None:
+    path = write_mrc(tmp_path / "out" / name, np.ones((8, 8)))
+    before = path.read_bytes()
+    result = cryoden("simulate", "movies", "--output", "out", *SMALL)
+    assert result.status == 2
+    assert result.last_error == (
+        f"cryoden: out/{name} is there, and was not made by this command. Choose another --output folder."
+    )
+    assert path.read_bytes() == before
+    assert not Path("out/simulation.json").exists()
+
+
+def test_a_truth_that_was_deleted_is_made_again(cryoden: Any) -> None:
+    assert cryoden("simulate", "movies", "--output", "out", *SMALL).status == 0
+    truth = Path("out/truth/movie_0001.mrc")
+    before = truth.read_bytes()
+    truth.unlink()
+    assert cryoden("simulate", "movies", "--output", "out", *SMALL).status == 0
+    assert truth.read_bytes() == before
+
+
+def test_a_movie_that_is_deleted_while_the_command_runs_is_in_no_star_file(
+    cryoden: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe_and_delete(name: str, facts: Facts) -> str:
+        Path("out/movies", f"{name}.mrcs").unlink()
+        return name
+
+    monkeypatch.setattr(movies, "describe", describe_and_delete)
+    result = cryoden("simulate", "movies", "--output", "out", *SMALL)
+    assert result.status == 2
+    assert result.last_error.startswith("cryoden: out/movies/movie_0001.mrcs was deleted while the command ran.")
+    assert not Path("out/movies.star").exists()

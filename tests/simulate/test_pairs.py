@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cryoden.config.simulate import PHANTOMS
+from cryoden.formats.mrc import write_image
+from cryoden.formats.outcome import read_ending
+from cryoden.simulate import pairs
 from tests.helpers import read_mrc, write_mrc
 
 
@@ -78,7 +82,7 @@ def test_no_image_can_be_used(cryoden: Any) -> None:
     assert result.status == 2
     assert result.last_error.startswith("cryoden: None of 1 images could be used; the first reason: none.png cannot")
     result = cryoden("simulate", "pairs", "a/x.png", "b/x.png", "--output", "out")
-    assert result.last_error == "cryoden: Two images would both be written as x.mrc; rename one of them."
+    assert result.last_error == "cryoden: a/x.png and b/x.png would both be written as x.mrc; rename one of them."
 
 
 @pytest.mark.parametrize("words", [["--sigma", "-1"], ["--dose", "0"], ["--pairs", "0"], ["--size", "10"]])
@@ -86,3 +90,60 @@ def test_options_out_of_range(cryoden: Any, words: list) -> None:
     result = cryoden("simulate", "pairs", "--output", "out", *words)
     assert result.status == 2
     assert words[0] in result.last_error
+
+
+def test_files_that_this_command_did_not_make_are_not_overwritten(tmp_path: Path, cryoden: Any) -> None:
+    words = ["simulate", "pairs", "--output", "out", "--phantom", "discs", "--pairs", 2, "--size", 64, 64]
+    path = write_mrc(tmp_path / "out" / "odd" / "discs_0002.mrc", np.ones((64, 64)))
+    before = path.read_bytes()
+    result = cryoden(*words)
+    assert result.status == 2
+    assert result.last_error.startswith("cryoden: out/odd/discs_0002.mrc is there, and was not made by this command.")
+    assert path.read_bytes() == before
+    path.unlink()
+    assert cryoden(*words).status == 0
+    assert cryoden(*words).status == 0
+
+
+def test_an_image_is_not_overwritten_by_its_pair(tmp_path: Path, cryoden: Any) -> None:
+    ramp = np.tile(np.arange(80.0), (70, 1))
+    path = write_mrc(tmp_path / "out" / "clean" / "a.mrc", ramp)
+    before = path.read_bytes()
+    assert cryoden("simulate", "pairs", "out/clean/a.mrc", "--output", "out").status == 2
+    assert path.read_bytes() == before
+
+
+def test_a_picture_with_a_fault_that_nobody_expected_ends_no_list(
+    cryoden: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = pairs.read_picture
+
+    def read_or_fail(path: str) -> np.ndarray:
+        if path == "b.png":
+            raise OverflowError("too large")
+        return read(path)
+
+    monkeypatch.setattr(pairs, "read_picture", read_or_fail)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(np.tile(np.arange(80, dtype=np.uint8), (70, 1))).save(name)
+    result = cryoden("simulate", "pairs", "a.png", "b.png", "c.png", "--output", "out")
+    assert result.status == 1
+    assert result.out.startswith("2 of 3 pairs")
+    assert result.last_error.startswith("cryoden: failed: b.png: b.png failed unexpectedly (OverflowError: too large)")
+
+
+def test_a_full_disk_ends_the_list_and_says_so_of_each(cryoden: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: List[Path] = []
+
+    def write_or_fail(path: Path, image: np.ndarray, rate: float) -> None:
+        written.append(path)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_image(path, image, rate)
+
+    monkeypatch.setattr(pairs, "write_image", write_or_fail)
+    words = ["simulate", "pairs", "--output", "out", "--phantom", "discs", "--pairs", 3, "--size", 64, 64]
+    result = cryoden(*words, "--outcome", "outcome.json")
+    assert result.status == 1
+    kinds = {name: problem.kind for name, problem in read_ending("outcome.json").items.items()}
+    assert kinds == {"discs_0002": "full_disk", "discs_0003": "full_disk"}

@@ -91,9 +91,9 @@ def test_built_in_shapes_have_their_mass(name: str, residues: int) -> None:
     ("volume", "rate", "reason"),
     [
         (np.ones((8, 8, 10)), 1.0, "Map m.mrc is 8 x 8 x 10 voxels; a particle's map is a cube."),
-        (np.ones((8, 8, 8)), 0.0, "Map m.mrc does not say its voxel size; write it into the header."),
-        (-np.ones((8, 8, 8)), 1.0, "Map m.mrc has no positive or not finite values; protein must be positive."),
-        (np.full((8, 8, 8), np.nan), 1.0, "Map m.mrc has no positive or not finite values"),
+        (np.ones((8, 8, 8)), 0.0, "Map m.mrc does not say its voxel size. Write it into the header."),
+        (-np.ones((8, 8, 8)), 1.0, "Map m.mrc has no positive values, or some that are not finite; protein"),
+        (np.full((8, 8, 8), np.nan), 1.0, "Map m.mrc has no positive values, or some that are not finite"),
     ],
 )
 def test_maps_that_cannot_be_used(tmp_path: Path, volume: np.ndarray, rate: float, reason: str) -> None:
