@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import (
     Any,
@@ -41,25 +42,26 @@ from cryoden.config.exchange import (
 )
 from cryoden.config.fetch import FetchConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
-from cryoden.errors import CryodenError, OptionError, Problem, option_problem
+from cryoden.errors import UNEXPECTED, CryodenError, OptionError, Problem, option_problem
 from cryoden.formats import outcome, outputs
 from cryoden.formats.files import read_json, write_json
-from cryoden.formats.outcome import Ending, write_ending, write_failures
+from cryoden.formats.outcome import Ending, write_ending
+from cryoden.system.ranks import rank
+from cryoden.system.signals import STOPPED_LINE, Stopped, stop_on_signals
+from cryoden.system.streams import forgiving_streams
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
 
 STATUS = {outcome.DONE: ALL_DONE, outcome.SOME_FAILED: SOME_FAILED, outcome.FAILED: NOTHING_DONE}
 
-IS_FIRST = os.environ.get("RANK", "0") == "0"
-"""Whether this is the process that speaks, where torchrun started several."""
-
 Failures = Mapping[str, Problem]
 """Input -> why it was left out."""
 
 FOOTER = (
     "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
-    "options given beside it win). Exit status: 0 all done, 1 some inputs failed, 2 nothing could be done."
+    "options given beside it win) and --outcome FILE.json (say there how it ended). Exit status: 0 all done, 1 some "
+    "inputs failed, 2 nothing could be done, 130 or 143 stopped by a signal."
 )
 
 
@@ -95,15 +97,14 @@ def _draw_fixed_pattern(output: Path) -> None:
 
 def run_train(config: TrainConfig) -> Failures:
     """Train, draw the curves and say how good the model is; returns the failures."""
-    from cryoden.formats.training_folder import CURVES_NAME
     from cryoden.model.training import train
     from cryoden.report.training_figures import draw_training
 
     training = train(config)
-    if not IS_FIRST:
+    if rank() != 0:
         return {}
     output = Path(config.output)
-    draw_training(output, output / CURVES_NAME)
+    draw_training(output, output / outputs.CURVES)
     print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
     return training.failures
 
@@ -113,9 +114,9 @@ def run_denoise(config: DenoiseConfig) -> Failures:
     from cryoden.model.denoising import denoise_micrographs
 
     outcome = denoise_micrographs(config)
-    if not IS_FIRST:
+    if rank() != 0:
         return {}
-    star = Path(config.output) / "micrographs.star"
+    star = Path(config.output) / outputs.MICROGRAPHS_STAR
     print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are denoised: {star}")
     return outcome.failures
 
@@ -227,36 +228,80 @@ def main(argv: Optional[List[str]] = None) -> int:
     if words == ["--version"]:
         print(__version__)
         return ALL_DONE
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with forgiving_streams():
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        return _main(words)
 
-    outcome_file: Optional[str] = None
+
+def _main(words: List[str]) -> int:
+    """Run the command that the words name, and say how it ended: on stderr, and in the file that is asked for."""
+    command = _Command()
+    status: Optional[int] = None
     try:
-        words, outcome_file = _take_option(words, "--outcome")
-        ending = Ending.of(_run(words))
+        with stop_on_signals():
+            ending = Ending.of(command.run(words))
+    except Stopped as stopped:
+        ending, status = Ending(outcome.STOPPED), stopped.status
+        _say(STOPPED_LINE)
     except CryodenError as error:
         ending = Ending.of_error(error)
-        print(f"cryoden: {error}", file=sys.stderr)
-    else:
-        for name, problem in ending.items.items():
-            print(f"cryoden: failed: {name}: {problem.text()}", file=sys.stderr)
-    if outcome_file:
-        write_ending(outcome_file, ending)
-    return STATUS[ending.status]
+        _say(str(error))
+    except Exception as error:  # a fault of this program's: one line, and where the rest is
+        problem = _unexpected(error, command.folder)
+        ending = Ending(outcome.FAILED, (problem,))
+        _say(problem.text())
+
+    for name, problem in ending.items.items() if ending.status == outcome.SOME_FAILED else ():
+        _say(f"failed: {name}: {problem.text()}")
+    if command.outcome_file:
+        write_ending(command.outcome_file, ending, is_first_wins=True)
+    return STATUS[ending.status] if status is None else status
 
 
-def _run(words: List[str]) -> Failures:
-    """Run the command that the words name; return which inputs were left out."""
-    words, save_to = _take_option(words, "--save-config")
-    config = parse(words)
-    if save_to:
-        write_json(save_to, config.to_dict())
-        return {}
+class _Command:
+    """A command on its way: what of its words is known already, however it ends.
 
-    failures = next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-    folder = config.filled_folder
-    if IS_FIRST and folder and Path(folder).is_dir():
-        write_failures(folder, failures)
-    return failures
+    Attributes
+    ----------
+    outcome_file
+        Where to say how it ended.
+    folder
+        That it fills.
+    """
+
+    def __init__(self) -> None:
+        self.outcome_file: Optional[str] = None
+        self.folder: Optional[str] = None
+
+    def run(self, words: List[str]) -> Failures:
+        """Run the command; return which inputs were left out."""
+        words, self.outcome_file = _take_option(words, "--outcome")
+        if self.outcome_file and rank() == 0:
+            Path(self.outcome_file).unlink(missing_ok=True)
+        words, save_to = _take_option(words, "--save-config")
+        config = parse(words)
+        self.folder = config.filled_folder
+        if save_to:
+            write_json(save_to, config.to_dict())
+            return {}
+        return next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+
+
+def _say(line: str) -> None:
+    print(f"cryoden: {line}", file=sys.stderr)
+
+
+def _unexpected(error: Exception, folder: Optional[str]) -> Problem:
+    """Return what is said of an error that nobody foresaw; the traceback goes into a file."""
+    place = Path(folder) if folder and Path(folder).is_dir() else Path(tempfile.gettempdir())
+    path = place / outputs.TRACEBACK
+    where = f"see {path}"
+    try:
+        path.write_text(traceback.format_exc())
+    except OSError:
+        where = f"its traceback could not be written to {path}"
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return Problem(UNEXPECTED, f"This should not have happened ({said}); {where}.", str(path))
 
 
 def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]]:

@@ -132,9 +132,10 @@ def leftovers(folder: Path) -> list:
 
 
 def images_in(folder: Path) -> list:
-    """Return every result below a folder: images, tables, models."""
+    """Return every result below a folder: images, tables, models, logs; not what is recorded of them."""
     endings = (".mrc", ".star", ".safetensors", ".pt", ".jsonl", ".png")
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in endings)
+    files = [path for path in folder.rglob("*") if path.suffix in endings and ".results" not in path.name]
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def python(

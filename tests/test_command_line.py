@@ -194,7 +194,9 @@ def test_output_folder_that_cannot_be_written(tmp_path: Path, cryoden: Run, make
     }[command]
     result = cryoden(command, *words, "--output", "file/out")
     assert result.status == 2
-    assert result.last_error == "cryoden: Output folder file/out cannot be written (Not a directory)."
+    assert result.last_error == (
+        "cryoden: Output folder file/out cannot be written (Not a directory). Choose another --output folder."
+    )
 
 
 def write_bad_input(name: str) -> str:
@@ -306,7 +308,8 @@ def test_training_from_the_command_line(tmp_path: Path, cryoden: Run) -> None:
     assert result.out.startswith("Best held-out R2 ")
     assert json.loads(Path("out/failures.json").read_text()) == {}
     assert sorted(p.name for p in Path("out").iterdir()) == [
-        "checkpoint.pt", "curves.png", "failures.json", "log.jsonl", "model.safetensors", "samples.npz",
+        "checkpoint.pt", "curves.png", "failures.json", "log.jsonl", "model.safetensors", "outcome.json",
+        "samples.npz",
     ]  # fmt: skip
 
 

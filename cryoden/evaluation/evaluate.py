@@ -29,6 +29,7 @@ from cryoden.evaluation.topaz_row import TopazRow
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
+from cryoden.formats.output_folder import fills_folder
 from cryoden.formats.pixels import file_context
 from cryoden.formats.progress_log import write_above_bar
 from cryoden.metrics import sanity_checks as checks
@@ -267,6 +268,7 @@ class Evaluation:
         return True
 
 
+@fills_folder("evaluate", lambda done: done[1].failures)
 def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
     """Evaluate, and write the numbers: metrics.json, metrics.csv, metrics.star, and what is inside the networks.
 

@@ -18,6 +18,7 @@ from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.outcome import Outcome
+from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, MANIFEST_NAME, PARTS, ROLES, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
 
@@ -27,6 +28,7 @@ PROGRESS_NAME = ".patches.part"
 """In the output folder while an export is under way: what is finished. Files have their final names at the end."""
 
 
+@fills_folder("patches export", failures_of)
 def export_patches(config: PatchesExportConfig) -> Outcome:
     """Write patch files and their manifest; a stopped export goes on at the first unfinished micrograph.
 

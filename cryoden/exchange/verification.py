@@ -16,6 +16,7 @@ from cryoden.errors import FileError, ModelError
 from cryoden.formats.bundle import INDEX_NAME, Bundle, Item, read_array, read_bundle, read_index, write_bundle
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME, ModelCard, read_model, write_model
+from cryoden.formats.output_folder import fills_folder, no_failures
 from cryoden.formats.patch_file import open_patches
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import load_weights
@@ -83,6 +84,7 @@ def compute(network: Network, inputs: np.ndarray, targets: np.ndarray) -> Dict[s
     return results
 
 
+@fills_folder("verify export", no_failures)
 def export_bundle(config: VerifyExportConfig) -> Bundle:
     """Write weights, a batch, and what follows from them; return the bundle.
 
@@ -138,6 +140,7 @@ def compare_bundles(config: VerifyCompareConfig) -> List[Difference]:
     return differences
 
 
+@fills_folder("verify import-weights", no_failures)
 def import_weights(config: ImportWeightsConfig) -> Path:
     """Write a model file with weights of another trainer and return its path.
 

@@ -27,11 +27,13 @@ from cryoden.fetch.empiar import (
 )
 from cryoden.formats.files import make_folder, require_room, write_json
 from cryoden.formats.images import ENDINGS, open_stack
+from cryoden.formats.output_folder import fills_folder
 
 RECORD_NAME = "entry.json"
 """In the entry's folder, for those who import it: title, image set, microscope, files that are whole."""
 
 
+@fills_folder("fetch", dict)
 def run_fetch(config: FetchConfig) -> Dict[str, Problem]:
     """Download an entry or a part of it; returns what failed, file -> reason.
 

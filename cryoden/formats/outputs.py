@@ -12,6 +12,9 @@ OUTCOME = "outcome.json"
 FAILURES = "failures.json"
 """Inputs that were left out, and why."""
 
+TRACEBACK = "traceback.txt"
+"""Of an error that nobody foresaw."""
+
 LOG = "log.jsonl"
 """One JSON line for each finished item, or epoch."""
 
@@ -59,6 +62,9 @@ MOVIES_STAR, COORDINATES_STAR = "movies.star", "coordinates.star"
 MANIFEST = "manifest.json"
 BUNDLE_INDEX = "index.json"
 ENTRY_RECORD = "entry.json"
+
+RECORDS = (HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SIMULATION_RECORD, MANIFEST, BUNDLE_INDEX)
+"""By which a folder is known to be filled by a command."""
 
 
 def log_of(rank: int) -> str:

@@ -113,7 +113,7 @@ class RunRecord:
     lacking
         Values of options that version 0.1 did not have, and of what it recorded in another form.
     is_overwritten
-        Whether results that are there are made again, whoever made them.
+        Whether results that are there are made again, whoever made them; None where the command has no such option.
     rank
         Of this process among those that share the work; each has lines of its own.
     """
@@ -124,14 +124,16 @@ class RunRecord:
         options: Mapping[str, Any],
         files: Optional[Mapping[str, Optional[str]]] = None,
         lacking: Optional[Mapping[str, Any]] = None,
-        is_overwritten: bool = False,
+        is_overwritten: Optional[bool] = None,
         rank: int = 0,
     ) -> None:
         self.path = Path(path)
         self.options: Dict[str, Any] = json.loads(json.dumps(dict(options)))
         self._digests = {name: digest(file).hexdigest() for name, file in (files or {}).items() if file}
         self._run = _run_name(self.options, self._digests)
-        self._lacking, self._is_overwritten = dict(lacking or {}), is_overwritten
+        self._lacking = dict(lacking or {})
+        self._is_overwritten = bool(is_overwritten)
+        self._remedy = Remedy("other_folder" if is_overwritten is None else "overwrite")
         self._lock = threading.Lock()
         self._lines_path = lines_path(self.path, rank)
         self._content = _read_content(self.path)
@@ -222,8 +224,6 @@ class RunRecord:
 
     def _differences(self, run: str) -> Dict[str, Tuple[Any, Any]]:
         """Return option -> (value then, value now) of those in which a run differs from this one."""
-        if run == self._run:
-            return {}
         before = (self._content or {"runs": {}})["runs"].get(run, {"options": {}, "digests": {}})
         return option_differences(
             {**self._lacking, **before["options"]}, self.options, before["digests"], self._digests
@@ -231,10 +231,6 @@ class RunRecord:
 
     def _content_of(self, key: str) -> Optional[str]:
         return (self._content or {}).get(key)
-
-    @property
-    def _remedy(self) -> Remedy:
-        return Remedy("overwrite")
 
     def _append(self, name: str, state: str, inputs: List[Dict[str, Any]]) -> None:
         line = {"result": name, "run": self._run, "state": state, "inputs": inputs, "ns": time.time_ns()}
@@ -367,23 +363,4 @@ def require_no_input(targets: Iterable[PathLike], inputs: Iterable[PathLike]) ->
         if source is not None:
             raise FileError(
                 f"{source} would be overwritten by a result.", subject=str(source), remedy=Remedy("other_folder")
-            )
-
-
-def require_unclaimed(record: RunRecord, targets: Iterable[PathLike]) -> None:
-    """Refuse to write over files that no run of this command made: those of a folder without its record.
-
-    Raises
-    ------
-    ExistingResultsError
-        If one is there.
-    """
-    if not record.is_new:
-        return
-    for target in targets:
-        if Path(target).exists():
-            raise ExistingResultsError(
-                f"{target} is there, and was not made by this command.",
-                subject=str(target),
-                remedy=Remedy("other_folder"),
             )

@@ -20,6 +20,7 @@ from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, wr
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.outcome import Outcome
+from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.formats.thumbnails import thumbnail_path
@@ -40,6 +41,7 @@ LONGEST_WAIT = timedelta(days=7)
 """For the other processes of a torchrun at the end of a list."""
 
 
+@fills_folder("denoise", failures_of)
 def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     """Denoise every micrograph and write `micrographs.star`; finished ones are skipped.
 

@@ -23,6 +23,7 @@ from cryoden.data.loaders import Shard
 from cryoden.errors import Problem, TrainingError
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import MODEL_NAME
+from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.progress_log import write_above_bar
 from cryoden.formats.training_folder import CHECKPOINT_NAME, EPOCH_FOLDER, write_log, write_samples
 from cryoden.model import checkpoints
@@ -54,6 +55,7 @@ class Training:
     failures: Mapping[str, Problem]
 
 
+@fills_folder("train", failures_of)
 def train(config: TrainConfig) -> Training:
     """Train a denoiser; the best model is always on disk, and a stopped training goes on with `resume`.
 

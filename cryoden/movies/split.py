@@ -6,17 +6,15 @@ import logging
 import os
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from cryoden.config import HalvesConfig
 from cryoden.errors import (
     NOT_REACHED,
     CryodenError,
-    ExistingResultsError,
     FileError,
     FullDiskError,
     NothingDoneError,
@@ -25,11 +23,12 @@ from cryoden.errors import (
     problem_of,
 )
 from cryoden.formats import outputs
-from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
+from cryoden.formats.files import make_folder, mrc_name, whole_file, write_json
 from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
+from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input, require_unclaimed
+from cryoden.formats.run_record import Result, RunRecord, require_distinct, require_no_input
 from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -40,6 +39,7 @@ from cryoden.movies.preprocessing import (
     preprocessed_halves,
     require_gain_orientation,
 )
+from cryoden.system.signals import StoppablePool
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,10 @@ class MovieItem:
         """Of its sums, in their folders."""
         return self.targets[0].name
 
-    def is_there(self) -> bool:
-        """Return whether all of its sums are there."""
-        return all(target.is_file() for target in self.targets)
+    @property
+    def result(self) -> Result:
+        """Its sums, as they are recorded."""
+        return Result(self.name, self.targets, (self.path,))
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,10 @@ class Work:
         Opened references.
     pattern
         What was found in the halves so far.
-    is_continued
-        Whether sums that are there were made by an earlier run with these options.
+    record
+        Says of every sum from which movie and with which options it was made.
+    finished
+        Names of the movies that an earlier run split.
     n_threads
         For the Fourier transforms of one movie.
     disk_is_full
@@ -124,7 +127,8 @@ class Work:
     table: Optional[ImageTable]
     calibration: Calibration
     pattern: FixedPattern
-    is_continued: bool
+    record: RunRecord
+    finished: Set[str]
     n_threads: int = 1
     disk_is_full: threading.Event = field(default_factory=threading.Event)
 
@@ -137,6 +141,7 @@ class Work:
         return (self.table.voltage(row) if self.table else None) or self.config.voltage
 
 
+@fills_folder("halves", failures_of)
 def split_movies(config: HalvesConfig) -> Outcome:
     """Write odd, even and full sums of every movie and `micrographs.star`; finished movies are skipped.
 
@@ -149,20 +154,22 @@ def split_movies(config: HalvesConfig) -> Outcome:
     table, movies = _list_movies(config)
     calibration = open_calibration(config)
     calibration.require_usable()
-    output = make_folder(config.output)
+
+    output = Path(config.output)
+    references = {"gain": config.gain, "dark": config.dark}
+    record = RunRecord(output / outputs.HALVES_RECORD, _lasting_options(config), references)
+    require_own_folder(output, outputs.HALVES_RECORD, [_star_of(output, kind) for kind in outputs.SUMS])
+    finished = record.finished([movie.result for movie in movies])
+    paths = [movie.path for movie in movies]
+    if not finished:
+        require_gain_orientation(config, paths)
     for kind in outputs.SUMS:
         make_folder(output / kind)
-
-    record = _record(config)
-    is_continued = _is_continued(output, record, movies)
-    paths = [movie.path for movie in movies]
-    if not is_continued:
-        require_gain_orientation(config, paths)
-    write_json(output / outputs.HALVES_RECORD, record)  # before the first sum: a kill leaves none of unknown origin
+    record.begin()
 
     n_jobs = affordable_jobs(config, paths, calibration)
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    work = Work(config, table, calibration, _load_pattern(output), is_continued, n_threads)
+    work = Work(config, table, calibration, _load_pattern(output), record, finished, n_threads)
     rates, failures = _split_all(movies, work, n_jobs)
     failures.update(_missing(movies, rates))
     done = [movie for movie in movies if movie.path not in failures]
@@ -252,33 +259,12 @@ def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[Movie
     return table, movies
 
 
-def _record(config: HalvesConfig) -> Dict[str, Any]:
+def _lasting_options(config: HalvesConfig) -> Dict[str, Any]:
     """Return what the sums of one folder have in common."""
     record = {key: getattr(config, key) for key in RECORDED}
     if config.dose_per_frame is not None:  # without weights it is only written into the STAR file
         record["voltage"] = config.voltage
     return record
-
-
-def _is_continued(output: Path, record: Mapping[str, Any], movies: Sequence[MovieItem]) -> bool:
-    """Return whether the folder's sums are those of an earlier run with the same options.
-
-    Raises
-    ------
-    ExistingResultsError
-        If there are sums with other options, or files that this command did not make.
-    """
-    path = output / outputs.HALVES_RECORD
-    if path.is_file() and any(next((output / kind).glob("*.mrc"), None) for kind in outputs.SUMS):
-        if read_json(path) != record:
-            raise ExistingResultsError(
-                f"{output} holds halves made with other options ({path}).",
-                subject=str(output),
-                remedy=Remedy("other_folder"),
-            )
-        return True
-    require_unclaimed(RunRecord(path, record), (target for movie in movies for target in movie.targets))
-    return False
 
 
 def _load_pattern(output: Path) -> FixedPattern:
@@ -294,7 +280,7 @@ def _load_pattern(output: Path) -> FixedPattern:
 def _split_all(movies: Sequence[MovieItem], work: Work, n_jobs: int) -> Tuple[Dict[int, float], Dict[str, Problem]]:
     """Split the movies, several in parallel; return row -> A/px of those that are split, and why others are not."""
     progress_log = ProgressLog(Path(work.config.output) / outputs.LOG, len(movies), "movie", "Splitting")
-    with progress_log as progress, ThreadPoolExecutor(n_jobs) as pool:
+    with progress_log as progress, StoppablePool(n_jobs) as pool:
         results = list(pool.map(lambda movie: _process(movie, work, progress), movies))
     rates = {movie.row: result for movie, result in zip(movies, results) if isinstance(result, float)}
     failures = {movie.path: result for movie, result in zip(movies, results) if isinstance(result, Problem)}
@@ -313,7 +299,10 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
         else:
             config, voltage = work.config, work.voltage(movie.row)
             given = work.sampling_rate(movie.row)
-            split = write_halves(movie.path, movie.targets, config, work.calibration, given, voltage, work.n_threads)
+            with work.record.making(movie.result):
+                split = write_halves(
+                    movie.path, movie.targets, config, work.calibration, given, voltage, work.n_threads
+                )
             rate = split.sampling_rate
             facts = {"status": "split", "seconds": round(time.monotonic() - begun, 3), **asdict(split)}
     except Exception as error:
@@ -330,7 +319,7 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
 
 def _finished_rate(movie: MovieItem, work: Work) -> Optional[float]:
     """Return the A/px of a movie that is split already, None of one that is not."""
-    if not (work.is_continued and movie.is_there()):
+    if movie.name not in work.finished:
         return None
     return work.sampling_rate(movie.row) or MrcStack(movie.targets[0]).sampling_rate
 

@@ -17,6 +17,7 @@ from cryoden.errors import CryodenError, NothingDoneError
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
+from cryoden.formats.output_folder import fills_folder
 from cryoden.report.figures import save_figure, show_image
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class HalfCrop:
     correlation: float
 
 
+@fills_folder("show", lambda done: done[1].failures)
 def write_contact_sheets(config: ShowConfig) -> Tuple[List[Path], Outcome]:
     """Write contact sheets of crops, four to a sheet.
 

@@ -17,11 +17,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from cryoden.config.simulate import SimulateMoviesConfig
-from cryoden.errors import ExistingResultsError, FileError, Remedy
+from cryoden.errors import FileError, Remedy
 from cryoden.formats import outputs, star
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 from cryoden.formats.mrc import MrcWriter, write_image
-from cryoden.formats.run_record import RunRecord, require_unclaimed
+from cryoden.formats.output_folder import fills_folder, no_failures, require_own_folder
+from cryoden.formats.run_record import Result, RunRecord
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
 from cryoden.simulate.imaging import ExpectedFrames, drift, expected_frames, margin, true_image
 from cryoden.simulate.optics import Optics
@@ -32,6 +33,12 @@ log = logging.getLogger(__name__)
 
 NOT_RECORDED = ("output", "movies", "threads")
 """Options that do not change what a movie is."""
+
+
+COMMON_FILES = (
+    outputs.GAIN, outputs.DEFECTS, outputs.MOVIES_STAR, outputs.MICROGRAPHS_STAR, outputs.COORDINATES_STAR,
+)  # fmt: skip
+"""Files of a simulation that belong to all of its movies."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +104,13 @@ class MovieFiles:
         """All of them."""
         return self.movie, self.truth, self.facts
 
-    def are_there(self) -> bool:
-        """Return whether the movie is finished."""
-        return all(path.is_file() for path in self.all)
+    @property
+    def result(self) -> Result:
+        """The movie as it is recorded."""
+        return Result(self.name, self.all)
 
 
+@fills_folder("simulate movies", no_failures)
 def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     """Write movies, their truth and their STAR files; movies that an earlier run finished are kept.
 
@@ -116,11 +125,15 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
         If the map cannot be used or is larger than the frames, or the folder holds another simulation.
     """
     particle = _make_particle(config)
-    output = make_folder(config.output)
+    output = Path(config.output)
+    files = [MovieFiles.of(output, f"movie_{number + 1:04d}") for number in range(config.movies)]
+    lasting = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
+    record = RunRecord(output / outputs.SIMULATION_RECORD, lasting)
+    require_own_folder(output, outputs.SIMULATION_RECORD, [output / name for name in COMMON_FILES])
+    finished = record.finished([movie.result for movie in files])
     for folder in (outputs.MOVIES, outputs.TRUTH):
         make_folder(output / folder)
-    files = [MovieFiles.of(output, f"movie_{number + 1:04d}") for number in range(config.movies)]
-    _guard_record(config, files)
+    record.begin()
 
     grid = Grid.around((config.size[0], config.size[1]), config.sampling_rate, margin(config))
     rng = _generator(config.seed, 0)
@@ -131,8 +144,9 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
 
     facts = {}
     for number, movie in enumerate(files):
-        if not movie.are_there():
-            write_json(movie.facts, asdict(_simulate_movie(config, number, movie, grid, particle, detector)))
+        if movie.name not in finished:
+            with record.making(movie.result):
+                write_json(movie.facts, asdict(_simulate_movie(config, number, movie, grid, particle, detector)))
         facts[movie.name] = Facts(**read_json(movie.facts))
         log.info("%s", describe(movie.name, facts[movie.name]))
     _require_there(files)
@@ -238,29 +252,6 @@ def _make_particle(config: SimulateMoviesConfig) -> Particle:
 def _generator(seed: int, *key: int) -> np.random.Generator:
     """Return the generator of one purpose: detector (0), shape (1), movie (2, number, 0) and frame (2, number, n)."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
-
-
-def _guard_record(config: SimulateMoviesConfig, files: Sequence[MovieFiles]) -> None:
-    """Record the options of the simulation; more movies of the same one may be added later.
-
-    Raises
-    ------
-    ExistingResultsError
-        If the folder holds another simulation, or files that no simulation made.
-    """
-    output = Path(config.output)
-    path = output / outputs.SIMULATION_RECORD
-    record = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
-    if path.is_file() and read_json(path) != record:
-        raise ExistingResultsError(
-            f"{config.output} holds movies simulated with other options ({path}).",
-            subject=config.output,
-            remedy=Remedy("other_folder"),
-        )
-    tables = (outputs.GAIN, outputs.DEFECTS, outputs.MOVIES_STAR, outputs.MICROGRAPHS_STAR, outputs.COORDINATES_STAR)
-    written = [path for movie in files for path in movie.all] + [output / name for name in tables]
-    require_unclaimed(RunRecord(path, record), written)
-    write_json(path, record)
 
 
 def _require_there(files: Sequence[MovieFiles]) -> None:

@@ -26,6 +26,7 @@ from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
 from cryoden.formats.outcome import Outcome
+from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.progress_log import write_above_bar
 from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input, require_unclaimed
 from cryoden.simulate.shapes import Particle, build_shape
@@ -39,6 +40,7 @@ PARTICLE_RATE, PARTICLE_AREA_PX = 2.0, 150.0**2
 """A/px at which phantoms of particles are made, and pixels of the image for each particle."""
 
 
+@fills_folder("simulate pairs", failures_of)
 def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     """Write `clean/NAME.mrc`, `odd/NAME.mrc` and `even/NAME.mrc` of every image or phantom.
 
