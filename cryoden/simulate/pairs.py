@@ -26,9 +26,9 @@ from cryoden.formats.files import make_folder, mrc_name, whole_file
 from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
 from cryoden.formats.outcome import Outcome
-from cryoden.formats.output_folder import failures_of, fills_folder
+from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import write_above_bar
-from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input, require_unclaimed
+from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input
 from cryoden.simulate.shapes import Particle, build_shape
 
 KINDS = (outputs.CLEAN, outputs.ODD, outputs.EVEN)
@@ -57,7 +57,7 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     require_no_input(targets, config.images)
     options = {key: value for key, value in config.to_dict().items() if key != "output"}
     record = RunRecord(output / outputs.PAIRS_RECORD, options)
-    require_unclaimed(record, targets)
+    require_own_folder(output, outputs.PAIRS_RECORD, targets)
     for kind in KINDS:
         make_folder(output / kind)
     record.begin()

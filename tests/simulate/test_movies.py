@@ -242,7 +242,7 @@ def test_a_stopped_simulation_is_continued_and_another_one_is_refused(cryoden: A
     assert first.read_bytes() == before  # made again, and the same
     refused = cryoden(*words, "--movies", 2, "--dose-per-frame", 2)
     assert refused.status == 2
-    assert "out holds movies simulated with other options" in refused.last_error
+    assert "was made with other options" in refused.last_error
 
 
 @pytest.mark.parametrize(
