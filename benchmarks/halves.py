@@ -38,8 +38,11 @@ from cryoden.movies.preprocessing import bytes_needed, open_calibration, prepare
 from cryoden.movies.split import split_movies
 
 BLOCK_BYTES = 4 << 20
-N_JOB_MOVIES, JOB_SHARE = 4, 4
-"""The movies for --jobs, and how many times fewer frames each has."""
+N_JOB_MOVIES = 4
+"""Movies for --jobs."""
+
+JOB_SHARE = 4
+"""How many times fewer frames each of them has."""
 
 WAYS: Dict[str, Dict[str, Any]] = {
     "mrc": {},
@@ -64,6 +67,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="ways to measure, by the start of their names")
     parser.add_argument("--step", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+
     if options.step:
         print(json.dumps(measure(*options.step)))
         return
@@ -82,10 +86,12 @@ def make_movies(options: argparse.Namespace) -> None:
     write_movie(Path("movie.mrc"), frames)
     for number in range(N_JOB_MOVIES):
         write_movie(Path(f"small{number}.mrc"), frames[number :: JOB_SHARE * 2])
+
     for name, rows_per_strip in (("strips.tif", 64), ("whole.tif", n_rows)):
         with tifffile.TiffWriter(name) as tiff:
             for frame in frames:
                 tiff.write(frame, compression="lzw", rowsperstrip=rows_per_strip, contiguous=False, metadata=None)
+
     with MrcWriter("gain.mrc", (n_rows, n_columns), 1.0) as writer:
         for _ in range(0, n_rows, 1):
             writer.write_rows(rng.uniform(0.9, 1.1, (1, n_columns)).astype(np.float32))
@@ -109,9 +115,11 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
         name = way.format(n=N_JOB_MOVIES)
         words = json.dumps(complete(settings, options))
         repeats = options.repeats if "shifts" not in settings else 1
+
         turns = [(run_step("floor", words), run_step("split", words)) for _ in range(repeats)]
         floor, split = (float(np.median([turn[place]["seconds"] for turn in turns])) for place in (0, 1))
-        peak, estimated = max(turn[1]["peak_mb"] for turn in turns), turns[0][1]["estimated_mb"]
+        peak = max(turn[1]["peak_mb"] for turn in turns)
+        estimated = turns[0][1]["estimated_mb"]
         result[name] = {
             "floor_s": floor, "split_s": split, "ratio": floor / split, "peak_mb": peak, "estimated_mb": estimated,
             "floors_s": [turn[0]["seconds"] for turn in turns], "splits_s": [turn[1]["seconds"] for turn in turns],

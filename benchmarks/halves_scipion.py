@@ -29,12 +29,14 @@ PROJECT = "cryoden_benchmark_halves"
 def main():
     numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
     n_movies, side, n_frames, repeats = (*numbers, *(100, 1024, 20, 3)[len(numbers) :])
+
     manager = Manager()
     if manager.hasProject(PROJECT):
         manager.deleteProject(PROJECT)
     project = manager.createProject(PROJECT)
     os.chdir(project.path)
     os.makedirs("movies")
+
     try:
         write_movies(n_movies, side, n_frames)
         measure(project, n_movies, repeats)
@@ -59,6 +61,7 @@ def measure(project, n_movies, repeats):
         ProtImportMovies, filesPath=os.path.abspath("movies"), filesPattern="*.mrcs", samplingRate=1.5, voltage=300
     )
     project.launchProtocol(movies, wait=True)
+
     times = {"command_s": [], "steps_s": [], "launch_s": []}
     files = sorted(os.path.join("movies", name) for name in os.listdir("movies"))
     for number in range(repeats):
@@ -66,16 +69,19 @@ def measure(project, n_movies, repeats):
         command = [sys.executable, "-m", "cryoden", "halves", *files, "--output", f"plain{number}"]
         subprocess.run(command, check=True, capture_output=True)
         times["command_s"].append(time.monotonic() - begun)
+
         split = project.newProtocol(CryodenProtSplitHalves, inputMovies=movies.outputMovies)
         begun = time.monotonic()
         project.launchProtocol(split, wait=True)
         times["launch_s"].append(time.monotonic() - begun)
         steps = split.loadSteps()
         times["steps_s"].append(sum(step.getElapsedTime().total_seconds() for step in steps))
+
         size = split.outputMicrographs.getSize()
         if size != n_movies:
             raise SystemExit(f"{size} of {n_movies} movies were registered")
         shutil.rmtree(f"plain{number}")
+
     medians = {key: float(np.median(values)) for key, values in times.items()}
     ratios = {f"{key} / command_s": medians[key] / medians["command_s"] for key in ("steps_s", "launch_s")}
     print(f"{n_movies} movies: " + ", ".join(f"{key} {value:.2f}" for key, value in {**medians, **ratios}.items()))

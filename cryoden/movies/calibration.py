@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -48,8 +47,7 @@ class Reference:
     ) -> None:
         self.kind = kind
         self.path = Path(path)
-        with self._reading():
-            self._stack = open_movie_stack(path, is_tiff_flipped=is_tiff_flipped)
+        self._stack = open_movie_stack(path, is_tiff_flipped=is_tiff_flipped)
         if self._stack.n_frames != 1:
             raise FileError(
                 f"{kind} reference {path} has {self._stack.n_frames} images; it must be one. Average them first.",
@@ -63,7 +61,7 @@ class Reference:
         self.shape: Tuple[int, int] = self._stack.shape
         if quarter_turns % 2:
             self.shape = self.shape[::-1]
-            self._rotated = np.rot90(self._read(0, self._stack.shape[0]), quarter_turns)
+            self._rotated = np.rot90(self._stack.read_rows(0, 0, self._stack.shape[0]), quarter_turns)
 
     def rows(self, first: int, last: int, shape: Optional[Tuple[int, int]] = None) -> np.ndarray:
         """Return rows `first` to `last` (excluded) as float32 for frames of a shape, by default its own.
@@ -76,26 +74,10 @@ class Reference:
 
         if self._is_up_down:
             first, last = self.shape[0] - last, self.shape[0] - first
-        rows = self._read(first, last) if self._rotated is None else self._rotated[first:last]
+        rows = self._stack.read_rows(0, first, last) if self._rotated is None else self._rotated[first:last]
         rows = rows[::-1] if self._is_up_down else rows
         rows = rows[:, ::-1] if self._is_left_right else rows
         return rows.astype(np.float32)
-
-    def _read(self, first: int, last: int) -> np.ndarray:
-        """Return rows as the file has them."""
-        with self._reading():
-            return self._stack.read_rows(0, first, last)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Name the reference where a disk or a connection fails."""
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise FileError(
-                f"{self.kind} reference {self.path} cannot be read ({reason}).", subject=str(self.path)
-            ) from error
 
     def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool) -> None:
         """Refuse frames of another size.

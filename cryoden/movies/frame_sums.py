@@ -7,7 +7,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from cryoden.errors import FileError, PixelError
+from cryoden.errors import PixelError
 from cryoden.formats.stack import Stack
 
 MAX_OVERFLOWN_SHARE = 1e-3
@@ -56,7 +56,8 @@ def summed_bands(stack: Stack, groups: Sequence[Sequence[int]], halo: int = 0) -
     overflown: Dict[int, int] = {}
     for first in range(0, n_rows, stack.band_rows):
         last = min(first + stack.band_rows, n_rows)
-        top, bottom = max(0, first - halo), min(n_rows, last + halo)
+        top = max(0, first - halo)
+        bottom = min(n_rows, last + halo)
         yield SummedBand(first, last, top, _sum_groups(stack, groups, top, bottom, overflown))
     _require_no_overflow(stack, overflown)
 
@@ -77,9 +78,7 @@ def _sum_in_order(
 ) -> List[np.ndarray]:
     totals = [FrameSum() for _ in groups]
     for index, number in sorted((index, number) for number, group in enumerate(groups) for index in group):
-        rows = _read(stack, index, first, last)
-        overflown[index] = overflown.get(index, 0) + _count_overflown(rows)
-        totals[number].add(rows)
+        totals[number].add(_read(stack, index, first, last, overflown))  # no name: it would keep it during the next
     sums = [total.total() for total in totals]
 
     # Looked for in the sums, not in every frame: that is free for the movies that are whole.
@@ -97,19 +96,17 @@ def _bad_frame(stack: Stack, group: Sequence[int]) -> int:
     """Return the first frame, counted from 0, that is not finite."""
     for index in sorted(group):
         for first in range(0, stack.shape[0], stack.band_rows):
-            if not _is_finite(_read(stack, index, first, min(first + stack.band_rows, stack.shape[0]))):
+            last = min(first + stack.band_rows, stack.shape[0])
+            if not _is_finite(_read(stack, index, first, last, {})):
                 return index
     return group[0]
 
 
-def _read(stack: Stack, index: int, first: int, last: int) -> np.ndarray:
-    """Return rows of one frame; raises FileError where a disk or a connection fails."""
-    try:
-        return stack.read_rows(index, first, last)
-    except OSError as error:
-        raise FileError(
-            f"Movie {stack.path} cannot be read ({error.strerror or error}).", subject=str(stack.path)
-        ) from error
+def _read(stack: Stack, index: int, first: int, last: int, overflown: Dict[int, int]) -> np.ndarray:
+    """Return rows of one frame, and count its pixels that do not fit into 16 bits."""
+    rows = stack.read_rows(index, first, last)
+    overflown[index] = overflown.get(index, 0) + _count_overflown(rows)
+    return rows
 
 
 def _require_no_overflow(stack: Stack, overflown: Dict[int, int]) -> None:

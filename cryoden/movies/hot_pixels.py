@@ -11,7 +11,7 @@ REACH = 2
 """Rows and columns on either side that make the neighbourhood of a pixel (5 x 5)."""
 
 HALO = 2 * REACH
-"""Rows above and below a band without which its bad pixels cannot be found and replaced as in the whole image."""
+"""Rows above and below a band that are needed to find and replace its bad pixels as in the whole image."""
 
 TO_DEVIATION = 1.4826
 """Median of absolute differences -> deviation, for normal noise."""
@@ -35,10 +35,12 @@ def find_bad_pixels(total: np.ndarray, n_deviations: float, dead: Optional[np.nd
     """
     above = total - scipy.ndimage.uniform_filter(total, 2 * REACH + 1, mode="reflect")
     deviation = TO_DEVIATION * np.median(np.abs(above), axis=1, keepdims=True)
+
     # Up to half of the neighbourhood may be hot too: then its mean takes away half of the height, its median nothing.
     candidates = np.nonzero(above > 0.5 * n_deviations * deviation)
     medians = np.median(_neighbourhoods(total, candidates), axis=1)
     is_hot = total[candidates] - medians > n_deviations * deviation[candidates[0], 0]
+
     bad = np.zeros(total.shape, dtype=bool) if dead is None else dead.copy()
     bad[candidates[0][is_hot], candidates[1][is_hot]] = True
     return np.array(np.nonzero(bad))
@@ -64,13 +66,16 @@ def replace_pixels(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     good = _neighbourhoods(is_good, tuple(bad))
     values = np.where(good, _neighbourhoods(image, tuple(bad)), 0)
     n_good = good.sum(axis=1)
-    result = image.copy()
     with np.errstate(invalid="ignore"):
         means = values.sum(axis=1, dtype=np.float64) / n_good
-    for lonely in np.nonzero(n_good == 0)[0]:
-        row = bad[0, lonely]
+
+    # In the middle of a defect of 5 x 5 pixels and more there is no good neighbour.
+    for isolated in np.nonzero(n_good == 0)[0]:
+        row = bad[0, isolated]
         good_of_row = image[row][is_good[row]]
-        means[lonely] = (good_of_row if good_of_row.size else image[is_good]).mean(dtype=np.float64)
+        means[isolated] = (good_of_row if good_of_row.size else image[is_good]).mean(dtype=np.float64)
+
+    result = image.copy()
     result[tuple(bad)] = means
     return result
 

@@ -64,10 +64,7 @@ class Movie:
     ) -> None:
         self.path = Path(path)
         self.calibration = calibration
-        try:
-            self.stack = open_movie_stack(path, rendering, is_tiff_flipped)
-        except OSError as error:
-            raise FileError(f"Movie {path} cannot be read ({error.strerror or error}).", subject=str(path)) from error
+        self.stack = open_movie_stack(path, rendering, is_tiff_flipped)
         self.shape = self.stack.shape
         self.sampling_rate = self.stack.sampling_rate
         self.n_frames = self.stack.n_frames
@@ -177,6 +174,7 @@ class Movie:
                 stop = min(start + step, band.last)
                 around = slice(max(0, start - halo), min(n_rows, stop + halo))
                 part = slice(around.start - band.top, around.stop - band.top)
+
                 yield (
                     slice(start, stop),
                     around,

@@ -297,12 +297,7 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
         if rate is not None:
             facts: Dict[str, Any] = {"status": "kept"}
         else:
-            config, voltage = work.config, work.voltage(movie.row)
-            given = work.sampling_rate(movie.row)
-            with work.record.making(movie.result):
-                split = write_halves(
-                    movie.path, movie.targets, config, work.calibration, given, voltage, work.n_threads
-                )
+            split = _split(movie, work)
             rate = split.sampling_rate
             facts = {"status": "split", "seconds": round(time.monotonic() - begun, 3), **asdict(split)}
     except Exception as error:
@@ -317,6 +312,19 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
     return float(rate)
 
 
+def _split(movie: MovieItem, work: Work) -> Split:
+    with work.record.making(movie.result):
+        return write_halves(
+            movie.path,
+            movie.targets,
+            work.config,
+            work.calibration,
+            work.sampling_rate(movie.row),
+            work.voltage(movie.row),
+            work.n_threads,
+        )
+
+
 def _finished_rate(movie: MovieItem, work: Work) -> Optional[float]:
     """Return the A/px of a movie that is split already, None of one that is not."""
     if movie.name not in work.finished:
@@ -326,11 +334,11 @@ def _finished_rate(movie: MovieItem, work: Work) -> Optional[float]:
 
 def _add_to_pattern(pattern: FixedPattern, movie: MovieItem) -> None:
     """Look at the halves of a movie, unless an earlier run did; a movie that is split stays so if they are gone."""
-    odd, even = movie.targets[outputs.SUMS.index(outputs.ODD)], movie.targets[outputs.SUMS.index(outputs.EVEN)]
     if movie.name in pattern.names:
         return
+    target = dict(zip(outputs.SUMS, movie.targets))
     try:
-        pattern.add(movie.name, odd, even)
+        pattern.add(movie.name, target[outputs.ODD], target[outputs.EVEN])
     except (CryodenError, OSError) as error:
         log.warning("The halves of %s were not searched for a fixed pattern: %s", movie.name, error)
 
@@ -377,6 +385,7 @@ def _write_findings(output: Path, pattern: FixedPattern) -> Tuple[Problem, ...]:
         "is_fixed_pattern": found.is_fixed_pattern,
         "warnings": [warning.to_dict() for warning in warnings],
     }
+
     try:
         pattern.save(output / outputs.PATTERN)
         write_json(output / outputs.SANITY, content)

@@ -55,7 +55,8 @@ class Optics:
 
         Source: Rohou & Grigorieff (2015) J. Struct. Biol. 192, 216-221, eqs. 2-3, without astigmatism.
         """
-        lam, k2 = wavelength(self.voltage), np.square(k)
+        lam = wavelength(self.voltage)
+        k2 = np.square(k)
         phase = np.pi * lam * k2 * (self.defocus - 0.5 * lam**2 * k2 * self.spherical_aberration * 1e7)
         return -np.sin(phase + np.arcsin(self.amplitude_contrast))
 

@@ -36,8 +36,11 @@ KINDS = (outputs.CLEAN, outputs.ODD, outputs.EVEN)
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
-PARTICLE_RATE, PARTICLE_AREA_PX = 2.0, 150.0**2
-"""A/px at which phantoms of particles are made, and pixels of the image for each particle."""
+PARTICLE_RATE = 2.0
+"""A/px at which phantoms of particles are made."""
+
+PARTICLE_AREA_PX = 150.0**2
+"""Pixels of the image for each particle."""
 
 
 @fills_folder("simulate pairs", failures_of)
@@ -88,7 +91,8 @@ def _write_pair(output: Path, name: str, images: List[np.ndarray], sampling_rate
 
 def noisy_pair(clean: np.ndarray, config: SimulatePairsConfig, rng: np.random.Generator) -> List[np.ndarray]:
     """Return the scaled clean image and two with independent noise, float32 `(y, x)` each."""
-    low, high = float(clean.min()), float(clean.max())
+    low = float(clean.min())
+    high = float(clean.max())
     scaled = (clean.astype(np.float64) - low) / (high - low)
     if config.noise == "gaussian":
         images = [scaled, *(scaled + config.sigma * rng.standard_normal(scaled.shape) for _ in range(2))]
@@ -112,6 +116,7 @@ def read_picture(path: str) -> np.ndarray:
     if ending not in PICTURE_ENDINGS:
         known = ", ".join((*ENDINGS, *PICTURE_ENDINGS))
         raise FileError(f"{path} has the unknown ending {ending!r}; give {known}.", subject=path)
+
     try:
         with Image.open(path) as picture:
             is_deep = picture.mode.startswith(("I", "F"))
@@ -154,7 +159,8 @@ def _discs(shape: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[: shape[0], : shape[1]]
     image = 1 + 0.2 * x / shape[1]
     for _ in range(max(4, shape[0] * shape[1] // 12000)):
-        centre, radius = rng.uniform(0, shape), rng.uniform(6, 24)
+        centre = rng.uniform(0, shape)
+        radius = rng.uniform(6, 24)
         image -= rng.uniform(0.3, 0.8) / (1 + np.exp(np.hypot(y - centre[0], x - centre[1]) - radius))
     return image
 
@@ -164,7 +170,8 @@ def _lines(shape: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[: shape[0], : shape[1]]
     image = np.ones(shape)
     for _ in range(max(6, sum(shape) // 60)):
-        angle, width = rng.uniform(0, np.pi), rng.uniform(0.7, 2.0)
+        angle = rng.uniform(0, np.pi)
+        width = rng.uniform(0.7, 2.0)
         centre = rng.uniform(0, shape)
         away = (y - centre[0]) * np.cos(angle) - (x - centre[1]) * np.sin(angle)
         image -= 0.5 * np.exp(-0.5 * np.square(away / width))

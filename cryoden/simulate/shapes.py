@@ -67,16 +67,19 @@ class Particle:
     """
 
     def __init__(self, volume: np.ndarray, rate: float, potential: float) -> None:
-        self.n, self.rate = volume.shape[0], rate
+        self.n = volume.shape[0]
+        self.rate = rate
         body = scipy.ndimage.gaussian_filter(volume.astype(np.float32), BODY_WIDTH / rate, mode="constant")
         self.diameter_A = 2 * rate * _reach(body)
         scale = potential * float(volume.sum(dtype=np.float64)) / float(np.vdot(volume, body))
+
         offsets = np.arange(self.n) - self.n // 2
         correction = np.sinc(offsets / (2 * self.n)) ** 2
         padded = np.zeros((2 * self.n,) * 3, np.float32)
         middle = slice(self.n - self.n // 2, 2 * self.n - self.n // 2)
         corrected = volume / correction[:, None, None] / correction[None, :, None] / correction[None, None, :]
         padded[middle, middle, middle] = scale * corrected
+
         spectrum = scipy.fft.rfftn(scipy.fft.ifftshift(padded), workers=-1)
         # Rows of negative frequencies first, so that linear interpolation never meets a jump.
         self._spectrum = scipy.fft.fftshift(spectrum, axes=(0, 1)).astype(np.complex64)
@@ -102,16 +105,19 @@ class Particle:
         kx = scipy.fft.rfftfreq(side)[None, :]
         plane = np.stack(np.broadcast_arrays(kx, ky, 0.0 * kx), axis=-1) / rate
         x, y, z = np.moveaxis(rotation.inv().apply(plane.reshape(-1, 3)), 1, 0) * (2 * self.n * self.rate)
+
         # The other half of the spectrum is the complex conjugate of this one.
         mirrored = np.where(x < 0, -1.0, 1.0)
         index = np.stack((z * mirrored + self.n, y * mirrored + self.n, x * mirrored))
         values = scipy.ndimage.map_coordinates(self._spectrum, index, order=1, mode="constant")
         values = np.where(mirrored < 0, values.conj(), values).reshape(side, side // 2 + 1)
         values[np.hypot(ky, kx) > 0.5] = 0
+
         dy, dx = (side // 2 + offset for offset in shift)
         values = values * np.exp(-2j * np.pi * (ky * dy + kx * dx))
         # A slice of the transform is an integral over the other axis: one voxel's depth, and area per pixel, remain.
         image = scipy.fft.irfft2(values, (side, side)) * (self.rate**3 / rate**2)
+
         y, x = (np.arange(side) - centre for centre in (dy, dx))
         away = rate * np.hypot(y[:, None], x[None, :]) - self.diameter_A / 2
         # Outside the particle there is only a ripple of the interpolation, and the edge of the cube: both fade out.
@@ -171,12 +177,14 @@ def _chain(n: int, inside: Callable[[np.ndarray], bool], rng: np.random.Generato
     for i in range(1, n):
         if i % HELIX_RESIDUES == 0:
             direction = rng.standard_normal(3)
+
         for _ in range(DIRECTION_TRIES):
             direction /= np.linalg.norm(direction)
             step = points[i - 1] + RESIDUE_STEP * direction
             if inside(step):
                 break
             direction = rng.standard_normal(3)
+
         points[i] = step if inside(step) else points[i - 1]
         direction = direction + WOBBLE * rng.standard_normal(3)
     return points

@@ -20,20 +20,36 @@ ICE_MEAN_FREE_PATH = 3950.0
 """Way in A through ice on which 1 - 1/e of the electrons are lost behind an energy filter at 300 kV (Rice et al. 2018,
 J. Struct. Biol. 204, 38-44)."""
 
-CARBON_MEAN_FREE_PATH, CARBON_THICKNESS, HOLE_RADIUS = 1500.0, 200.0, 6000.0
-"""Of a holey support film, in A: the way on which 1 - 1/e of the electrons are lost, assumed shorter than in ice
-because carbon is denser; a usual thickness; holes of 1.2 um across, as in films called R1.2/1.3."""
+CARBON_MEAN_FREE_PATH = 1500.0
+"""As for ice, in A; assumed shorter because carbon is denser."""
 
-WATER_DENSITY, WATER_POTENTIAL = 0.0308, 4.53 / 0.0308
-"""Molecules per A^3 in ice of 0.92 g/cm^3; their integrated potential in V A^3, which gives ice its mean inner
-potential of 4.53 V (Vulovic et al. 2013, J. Struct. Biol. 183, 19-32)."""
+CARBON_THICKNESS = 200.0
+"""Of a holey support film, in A."""
 
-CARBON_DENSITY, CARBON_POTENTIAL = 0.100, 47.88 * 2.509
-"""Atoms per A^3 at 2 g/cm^3; integrated potential in V A^3 from the scattering amplitude 2.509 A (Kirkland 2010)."""
+HOLE_RADIUS = 6000.0
+"""In A: holes of 1.2 um across, as in films called R1.2/1.3."""
 
-WATER_RING, WATER_RING_WIDTH, WATER_RING_HEIGHT, WATER_LONG_WAVES = 1 / 3.7, 0.035, 0.8, 0.06
-"""Where the structure factor of ice has its ring (1/A), its width (1/A) and height above 1, and what is left at long
-waves: the ring of vitreous ice at 3.7 A, its form roughly drawn."""
+WATER_DENSITY = 0.0308
+"""Molecules per A^3 in ice of 0.92 g/cm^3."""
+
+WATER_POTENTIAL = 4.53 / 0.0308
+"""Integrated potential of a molecule in V A^3: it gives ice its mean inner potential of 4.53 V (Vulovic et al. 2013,
+J. Struct. Biol. 183, 19-32)."""
+
+CARBON_DENSITY = 0.100
+"""Atoms per A^3 at 2 g/cm^3."""
+
+CARBON_POTENTIAL = 47.88 * 2.509
+"""Integrated potential of an atom in V A^3, from the scattering amplitude 2.509 A (Kirkland 2010)."""
+
+WATER_RING = 1 / 3.7
+"""Where the structure factor of vitreous ice has its ring, in 1/A."""
+
+WATER_RING_WIDTH, WATER_RING_HEIGHT = 0.035, 0.8
+"""Of that ring: in 1/A, and above 1; its form is only roughly that of ice."""
+
+WATER_LONG_WAVES = 0.06
+"""The structure factor of ice at low frequencies."""
 
 PLACE_TRIES = 30
 """Places tried for each particle before the ice counts as full."""
@@ -178,7 +194,8 @@ def _thickness(grid: Grid, film: Film, rng: np.random.Generator) -> Tuple[np.nda
     if not film.carbon:
         return ice, np.zeros(grid.shape, np.float32)
     radius = HOLE_RADIUS / grid.rate
-    centre_y, centre_x = radius * np.sin(hole_angle), radius * np.cos(hole_angle)
+    centre_y = radius * np.sin(hole_angle)
+    centre_x = radius * np.cos(hole_angle)
     distance = np.hypot(rows[:, None] - np.float32(centre_y), columns[None, :] - np.float32(centre_x))
     edge = np.quantile(grid.cut(distance)[::8, ::8], 1 - film.carbon)
     return ice, np.where(distance > edge, np.float32(CARBON_THICKNESS), np.float32(0))
@@ -206,10 +223,12 @@ def _place(grid: Grid, taken: np.ndarray, distance_px: float, n: int, rng: np.ra
 
 def _add(image: np.ndarray, patch: np.ndarray, centre: np.ndarray) -> None:
     """Add a patch whose pixel `side // 2` lies at `centre`; what reaches beyond the image is left out."""
-    box, cut = [], []
+    box = []
+    cut = []
     for start, n_image, n_patch in zip(centre.astype(int), image.shape, patch.shape):
         first = start - n_patch // 2
-        low, high = max(first, 0), min(first + n_patch, n_image)
+        low = max(first, 0)
+        high = min(first + n_patch, n_image)
         box.append(slice(low, high))
         cut.append(slice(low - first, high - first))
     image[tuple(box)] += patch[tuple(cut)]

@@ -11,14 +11,13 @@ from typing import Any, Callable, Dict, List
 import numpy as np
 import pytest
 
-from cryoden.errors import FileError, Problem
+from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import read_json
 from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import read_failures
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.star import ImageTable, read_table, write_global_shifts
-from cryoden.movies import movie as movie_module
+from cryoden.formats.star import read_table, write_global_shifts
 from cryoden.movies.motion.stored_shifts import NOT_OBSERVED
 from tests.helpers import Result, leftovers, read_mrc, write_mrc, write_raw_mrc
 
@@ -62,26 +61,34 @@ def only_b_failed(result: Result) -> Problem:
 def test_a_disk_that_fails_while_a_movie_is_read(
     movies: List[str], cryoden: Run, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    error = OSError(number, os.strerror(number))
-    monkeypatch.setattr(MrcStack, "read_rows", fail_on_b(MrcStack.read_rows, error))
+    preadv = os.preadv
+
+    def read_or_fail(file: int, buffers: List[memoryview], offset: int) -> int:
+        if os.readlink(f"/proc/self/fd/{file}").endswith("/b.mrc"):
+            raise OSError(number, os.strerror(number))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", read_or_fail)
     problem = only_b_failed(cryoden("halves", *movies, "--output", "out"))
-    assert (problem.kind, problem.message) == ("file", f"Movie b.mrc cannot be read ({os.strerror(number)}).")
+    assert (problem.kind, problem.subject) == ("file", "b.mrc")
+    assert problem.message.startswith(f"b.mrc cannot be read ({os.strerror(number)})")
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO])
 def test_a_movie_that_cannot_be_opened(
     movies: List[str], cryoden: Run, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    open_stack = movie_module.open_movie_stack
+    open_file = os.open
 
-    def denied(path: Path, *arguments: Any) -> Any:
-        if Path(path).name == "b.mrc":
-            raise OSError(number, os.strerror(number), str(path))
-        return open_stack(path, *arguments)
+    def open_or_fail(path: str, *arguments: Any) -> int:
+        if os.path.basename(path) == "b.mrc":
+            raise OSError(number, os.strerror(number), path)
+        return open_file(path, *arguments)
 
-    monkeypatch.setattr(movie_module, "open_movie_stack", denied)
+    monkeypatch.setattr(os, "open", open_or_fail)
     problem = only_b_failed(cryoden("halves", *movies, "--output", "out", "--jobs", 2))
-    assert (problem.kind, problem.message) == ("file", f"Movie b.mrc cannot be read ({os.strerror(number)}).")
+    assert (problem.kind, problem.subject) == ("file", "b.mrc")
+    assert problem.message.startswith(f"b.mrc cannot be read ({os.strerror(number)})")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), MemoryError("Unable to\nallocate 64 GiB")])
@@ -108,35 +115,30 @@ def test_a_gain_reference_that_cannot_be_read_for_a_while(
 ) -> None:
     """A stale handle between the check of the reference and its last use is the failure of the movie that met it."""
     write_mrc(tmp_path / "gain.mrc", np.ones((30, 40)))
-    reading: List[str] = []
-    read_rows = MrcStack.read_rows
+    read: List[str] = []
+    preadv = os.preadv
 
-    def read_or_fail(self: MrcStack, *arguments: Any) -> np.ndarray:
-        reading.append(self.path.name)
-        if self.path.name == "gain.mrc" and "b.mrc" in reading and "c.mrc" not in reading:
+    def read_or_fail(file: int, buffers: List[memoryview], offset: int) -> int:
+        read.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}")))
+        if read[-1] == "gain.mrc" and "b.mrc" in read and "c.mrc" not in read:
             raise OSError(errno.ESTALE, "Stale file handle")
-        return read_rows(self, *arguments)
+        return preadv(file, buffers, offset)
 
-    monkeypatch.setattr(MrcStack, "read_rows", read_or_fail)
+    monkeypatch.setattr(os, "preadv", read_or_fail)
     problem = only_b_failed(cryoden("halves", *movies, "--output", "out", "--gain", "gain.mrc"))
     assert (problem.kind, problem.subject) == ("file", "gain.mrc")
-    assert problem.message == "Gain reference gain.mrc cannot be read (Stale file handle)."
+    assert problem.message.startswith("gain.mrc cannot be read (Stale file handle)")
 
 
-def test_a_refused_pixel_size_is_that_movies(movies: List[str], cryoden: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", ["-4", "nan", "inf", "1e-9", "words"])
+def test_a_pixel_size_that_none_has_is_that_movies(movies: List[str], cryoden: Run, size: str) -> None:
     Path("movies.star").write_text(
-        "data_optics\nloop_\n_rlnOpticsGroup\n_rlnMicrographOriginalPixelSize\n1 0.8\n2 0.9\n"
+        f"data_optics\nloop_\n_rlnOpticsGroup\n_rlnMicrographOriginalPixelSize\n1 0.8\n2 {size}\n"
         "data_movies\nloop_\n_rlnMicrographMovieName\n_rlnOpticsGroup\na.mrc 1\nb.mrc 2\nc.mrc 1\n"
     )
-    sampling_rate = ImageTable.sampling_rate
-
-    def refusing(self: ImageTable, row: int) -> Any:
-        if row == 1:
-            raise FileError("movies.star has the pixel size nan.", subject="movies.star")
-        return sampling_rate(self, row)
-
-    monkeypatch.setattr(ImageTable, "sampling_rate", refusing)
-    assert only_b_failed(cryoden("halves", "movies.star", "--output", "out")).subject == "movies.star"
+    problem = only_b_failed(cryoden("halves", "movies.star", "--output", "out"))
+    assert (problem.kind, problem.subject) == ("file", "movies.star")
+    assert problem.message.startswith(f"movies.star: optics group 2 has rlnMicrographOriginalPixelSize {size};")
 
 
 def test_a_full_disk_keeps_what_is_split_and_the_rest_has_no_turn(
