@@ -1,4 +1,4 @@
-"""How fast movies become halves, and in how much memory: beside reading the movie and writing the outputs raw.
+"""How fast movies are split into halves, and in how much memory, against raw reading and writing.
 
 Makes one movie of counted electrons (uint8) as MRC and as LZW TIFF in strips and in one strip per frame, with a gain
 reference and shifts, and measures each way of splitting it in a process of its own, after the movie was dropped from
@@ -9,8 +9,8 @@ the page cache:
 - with half of the frames, and several movies one after the other: the memory must stay flat,
 - several smaller movies with --jobs 1 and 2.
 
-Floor and way take turns in one run; ratios are of medians. Peak memory is that of the whole process (VmHWM), and stands
-beside what `--memory` reckons with. The last line is one JSON object.
+Floor and split alternate in one run; ratios are of medians. Peak memory is that of the whole process (VmHWM); what
+`--memory` assumes follows it. The last line is one JSON object.
 
 Usage: python benchmarks/halves.py [--shape 7420 7676] [--frames 40] [--folder DIR] [--repeats 3] [--only WAY...]
 """

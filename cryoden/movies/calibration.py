@@ -161,7 +161,7 @@ class Calibration:
     gain, dark
         References, or None.
     hot_deviations
-        Pixels so many deviations above their neighbourhood are replaced; None = keep all.
+        How many deviations above its neighbourhood a pixel is replaced; None = keep all.
     """
 
     gain: Optional[Reference] = None

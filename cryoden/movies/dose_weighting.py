@@ -66,6 +66,6 @@ def exposure_weight(critical: np.ndarray, dose: float) -> np.ndarray:
 
 
 def _squared_speed(voltage: float) -> float:
-    """Return (v / c)^2 of an electron accelerated by so many kV."""
+    """Return (v / c)^2 of an electron accelerated by a voltage in kV."""
     gamma = 1 + voltage / ELECTRON_REST_KEV
     return 1 - 1 / gamma**2

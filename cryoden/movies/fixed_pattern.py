@@ -26,7 +26,7 @@ BACKGROUND_PX = 33
 """Detail finer than this is compared: illumination and shadows, which micrographs may share, are coarser."""
 
 MIN_DEVIATIONS = 6.0
-"""What lies so many deviations above chance is reported; noise that neighbours share makes chance a little wider."""
+"""Deviations above chance from which a pattern is reported; noise that neighbours share makes chance a little wider."""
 
 MIN_SHARE = 0.05
 """Share of the covariance of partners that other micrographs may have too before it is reported."""

@@ -1,4 +1,4 @@
-"""Sums of frames as they are stored: exact, and watched for pixels that would spoil them unseen."""
+"""Sums of frames as they are stored: exact, and checked for pixels that are not finite or overflowed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _sum_in_order(
 ) -> List[np.ndarray]:
     totals = [FrameSum() for _ in groups]
     for index, number in sorted((index, number) for number, group in enumerate(groups) for index in group):
-        totals[number].add(_read(stack, index, first, last, overflown))  # no name: it would keep it during the next
+        totals[number].add(_read(stack, index, first, last, overflown))  # without a name, which would keep it alive
     sums = [total.total() for total in totals]
 
     # Looked for in the sums, not in every frame: that is free for the movies that are whole.

@@ -134,7 +134,7 @@ class Movie:
         self.n_bad_pixels = bad.shape[1]
 
         for index in self.frame_indices:
-            yield replace_pixels(self._calibrated_frame(index), bad)  # not kept here while it is worked on
+            yield replace_pixels(self._calibrated_frame(index), bad)  # without a name here, which would keep it alive
 
     def _calibrated_frame(self, index: int) -> np.ndarray:
         frame = np.empty(self.shape, np.float32)

@@ -371,7 +371,7 @@ def _write_tables(
 
 
 def _star_of(output: Path, kind: str) -> Path:
-    """Return the STAR file of a kind of sum: that of the full sums lies above their folder, where people look."""
+    """Return the STAR file of a kind of sum: that of the full sums is in the output folder itself."""
     return (output if kind == outputs.FULL else output / kind) / outputs.MICROGRAPHS_STAR
 
 

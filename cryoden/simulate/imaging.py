@@ -20,10 +20,10 @@ DRIFT_EXPOSURE = 8.0
 """Exposure in e/A^2 in which the drift slows down to 1/e of its first speed."""
 
 DRIFT_JITTER = 0.03
-"""Random part of the way between two frames, relative to the whole way."""
+"""Random part of the drift between two frames, relative to the whole drift."""
 
 SPECTRUM_ROWS = 16
-"""Rows of a spectrum that are worked on at once: few enough to stay in the processor's cache."""
+"""Rows of a spectrum that are processed at once: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ExpectedFrames:
         before
             Dose in e/A^2 before the frame.
         shift
-            Rows and columns in pixels by which the specimen lies away from its place in the first frame.
+            Rows and columns in pixels by which the specimen has moved since the first frame.
         """
         along_y, along_x = (
             np.exp(np.complex64(-2j * np.pi * pixels * self.grid.rate) * frequency)
@@ -125,11 +125,11 @@ def drift(n_frames: int, dose_per_frame: float, length: float, rng: np.random.Ge
     It starts fast and slows down with the exposure, in one direction, with a little random walk on top.
     """
     exposure = dose_per_frame * np.arange(n_frames)
-    way = -np.expm1(-exposure / DRIFT_EXPOSURE)
+    distance = -np.expm1(-exposure / DRIFT_EXPOSURE)
     angle = rng.uniform(0, 2 * np.pi)
-    places = np.outer(way / way[-1], (np.sin(angle), np.cos(angle)))
+    places = np.outer(distance / distance[-1], (np.sin(angle), np.cos(angle)))
 
-    # The walk is bent so that it ends where it began: the whole way stays the one that was asked for.
+    # The walk is tilted so that it ends where it began: the drift keeps the length that was asked for.
     steps = DRIFT_JITTER * rng.standard_normal((n_frames, 2))
     walk = np.cumsum(steps, axis=0) - steps[0]
     walk -= np.outer(exposure / exposure[-1], walk[-1])

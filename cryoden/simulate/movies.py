@@ -50,7 +50,7 @@ class Facts:
     defocus
         Underfocus in A.
     shifts
-        Rows and columns `(frames, 2)` in pixels by which the specimen lies away from its place in the first frame.
+        Rows and columns `(frames, 2)` in pixels by which the specimen has moved since the first frame.
     coordinates
         Columns and rows of the particles in the first frame.
     counts_per_pixel

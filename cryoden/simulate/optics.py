@@ -62,7 +62,7 @@ class Optics:
 
 
 def detection_blur(k: np.ndarray, deviation_A: float) -> np.ndarray:
-    """Return the transfer of a detector that counts electrons beside the place that they hit.
+    """Return the transfer of a detector that counts electrons near the place that they hit.
 
     The transform of a two-dimensional Gaussian, exp(-2 (pi s k)^2).
 

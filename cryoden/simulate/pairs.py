@@ -9,7 +9,6 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
 
 from cryoden.config.simulate import SHAPES, SimulatePairsConfig
 from cryoden.errors import (
@@ -27,7 +26,7 @@ from cryoden.formats.images import ENDINGS, read_micrograph
 from cryoden.formats.mrc import write_image
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
-from cryoden.formats.progress_log import write_above_bar
+from cryoden.formats.progress_log import ProgressLog
 from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input
 from cryoden.simulate.shapes import Particle, build_shape
 
@@ -67,17 +66,20 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
 
     paint = None if config.images else _phantom_painter(config)
     failures: Dict[str, Problem] = {}
-    for number, (path, name) in enumerate(tqdm(list(zip(inputs, names)), unit="pair", disable=None)):
-        rng = np.random.default_rng([config.seed, number])
-        try:
-            clean = paint(rng) if paint else read_picture(path)
-            _write_pair(output, name, noisy_pair(clean, config, rng), config.sampling_rate)
-        except Exception as error:
-            failures[path] = problem_of(error, path)
-            write_above_bar(str(failures[path]))
-            if isinstance(error, FullDiskError):
-                failures.update(dict.fromkeys(inputs[number + 1 :], NOT_REACHED))
-                break
+    with ProgressLog(output / outputs.LOG, len(inputs), "pair", "Simulating") as progress:
+        for number, (path, name) in enumerate(zip(inputs, names)):
+            rng = np.random.default_rng([config.seed, number])
+            try:
+                clean = paint(rng) if paint else read_picture(path)
+                _write_pair(output, name, noisy_pair(clean, config, rng), config.sampling_rate)
+            except Exception as error:
+                failures[path] = problem_of(error, path)
+                progress.report_failure(failures[path], error, image=path)
+                if isinstance(error, FullDiskError):
+                    failures.update(dict.fromkeys(inputs[number + 1 :], NOT_REACHED))
+                    break
+            else:
+                progress.report(image=path, status="simulated")
     if len(failures) == len(inputs):
         raise NothingDoneError("images", "used", len(inputs), failures)
     return Outcome(len(inputs), failures)

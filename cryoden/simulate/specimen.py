@@ -1,4 +1,4 @@
-"""What lies in the beam: particles in ice of uneven thickness, perhaps the carbon film at the edge of a hole.
+"""What the beam passes: particles in ice of uneven thickness, perhaps the carbon film at the edge of a hole.
 
 All images here cover the frames and a margin around them, so that what drifts in or is delocalised by the contrast
 transfer comes from somewhere. Lengths in A.
@@ -222,7 +222,7 @@ def _place(grid: Grid, taken: np.ndarray, distance_px: float, n: int, rng: np.ra
 
 
 def _add(image: np.ndarray, patch: np.ndarray, centre: np.ndarray) -> None:
-    """Add a patch whose pixel `side // 2` lies at `centre`; what reaches beyond the image is left out."""
+    """Add a patch whose pixel `side // 2` is at `centre`; what reaches beyond the image is left out."""
     box = []
     cut = []
     for start, n_image, n_patch in zip(centre.astype(int), image.shape, patch.shape):

@@ -17,26 +17,26 @@ SHAPE = (200, 240)
 
 def micrographs(folder: Path, n: int, pattern: Optional[np.ndarray] = None, seed: int = 1) -> FixedPattern:
     """Write halves with independent specimens and noise, and a common pattern; look at them."""
-    watch = FixedPattern()
+    halves = FixedPattern()
     for number in range(n):
         _, odd, even = two_halves(SHAPE, 1000 * seed + number, noise=2.0)
         common = 0 if pattern is None else pattern
         files = [write_mrc(folder / f"{kind}{number}.mrc", h + common) for kind, h in (("odd", odd), ("even", even))]
-        watch.add(f"m{number}", *files)
-    return watch
+        halves.add(f"m{number}", *files)
+    return halves
 
 
 def test_what_is_found_is_what_all_pairs_give(tmp_path: Path) -> None:
     """The sums give the mean over all pairs of different micrographs, calculated one by one."""
     pattern = np.random.default_rng(9).standard_normal(SHAPE)
-    watch = micrographs(tmp_path, 4, pattern)
+    halves = micrographs(tmp_path, 4, pattern)
     singles = []
     for number in range(4):
         one = FixedPattern()
         one.add("m", tmp_path / f"odd{number}.mrc", tmp_path / f"even{number}.mrc")
         singles.append(one.sums)
     pairs = [np.mean(a[0] * b[1]) for i, a in enumerate(singles) for j, b in enumerate(singles) if i != j]
-    found = watch.found()
+    found = halves.found()
     assert found.shared_covariance == pytest.approx(np.mean(pairs), rel=1e-5)
     assert found.own_covariance == pytest.approx(np.mean([np.mean(s[0] * s[1]) for s in singles]), rel=1e-5)
     assert found.n_micrographs == 4
@@ -66,22 +66,22 @@ def test_common_illumination_is_no_fixed_pattern(tmp_path: Path) -> None:
 
 
 def test_halves_of_different_movies_are_named(tmp_path: Path) -> None:
-    watch = micrographs(tmp_path, 3)
-    watch.add("mixed", tmp_path / "odd0.mrc", tmp_path / "even1.mrc")
-    assert watch.found().uncorrelated.keys() == {"mixed"}
-    assert [warning.message for warning in watch.found().warnings()] == [
+    halves = micrographs(tmp_path, 3)
+    halves.add("mixed", tmp_path / "odd0.mrc", tmp_path / "even1.mrc")
+    assert halves.found().uncorrelated.keys() == {"mixed"}
+    assert [warning.message for warning in halves.found().warnings()] == [
         "The halves of 1 of 4 micrographs do not correlate (mixed): they show nothing, or frames of different movies. "
         "Look at them before you train on them."
     ]
 
 
 def test_saved_sums_are_continued(tmp_path: Path) -> None:
-    watch = micrographs(tmp_path, 3)
-    watch.save(tmp_path / "p.npz")
+    halves = micrographs(tmp_path, 3)
+    halves.save(tmp_path / "p.npz")
     again = FixedPattern.load(tmp_path / "p.npz")
     again.add("m0", tmp_path / "odd0.mrc", tmp_path / "even0.mrc")
-    assert again.names == watch.names
-    assert again.found().shared_covariance == pytest.approx(watch.found().shared_covariance, abs=1e-6)
+    assert again.names == halves.names
+    assert again.found().shared_covariance == pytest.approx(halves.found().shared_covariance, abs=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"words", b"", b"PK\3\4 cut off"])

@@ -1,4 +1,4 @@
-"""What goes wrong with one movie, or beside the movies, ends no list and loses no halves."""
+"""What goes wrong with one movie, or with the files around the movies, ends no list and loses no halves."""
 
 from __future__ import annotations
 

@@ -195,9 +195,9 @@ def test_gain_and_defects_are_those_of_the_files() -> None:
     assert (1 / gain).std() == pytest.approx(0.2, rel=0.05)
     defects = np.loadtxt("out/defects.txt", dtype=int)
     assert defects.shape == (12, 4)
-    spoiled = total[defects[:, 1], defects[:, 0]]
-    assert np.sort(spoiled)[4] == 0
-    assert np.sort(spoiled)[5] > 6 * 100  # 20 x 8 counts, cut off at 127 in int8
+    defective = total[defects[:, 1], defects[:, 0]]
+    assert np.sort(defective)[4] == 0
+    assert np.sort(defective)[5] > 6 * 100  # 20 x 8 counts, cut off at 127 in int8
     corrected = Movie("out/movies/movie_0001.mrcs")
     assert corrected.sampling_rate == pytest.approx(RATE)
     good = np.ones(total.shape, bool)
