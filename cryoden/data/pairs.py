@@ -12,6 +12,7 @@ import numpy as np
 from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
 from cryoden.errors import CryodenError, FileError, PairError, Problem
+from cryoden.formats.files import list_folder
 from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
 
@@ -151,7 +152,7 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     path = Path(source)
     names: Optional[List[str]] = None
     if path.is_dir():
-        files = [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS]
+        files = [str(file) for file in list_folder(path) if file.suffix.lower() in ENDINGS]
         marks = [_half_mark(file) for file in files]
         if half is not None and any(marks):
             files = [file for file, mark in zip(files, marks) if mark == half]
@@ -163,11 +164,16 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
         raise FileError(f"{source} is neither a folder nor a STAR file; micrographs are given as one of these.")
     named: Dict[str, str] = {}
     for marked, file in zip(names or [Path(file).stem for file in files], files):
-        name = HALF_SUFFIX.sub("", marked)
+        name = half_name(marked)
         if name in named:
             raise PairError(f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique.")
         named[name] = file
     return named
+
+
+def half_name(marked: str) -> str:
+    """Return the name of a micrograph without the mark of a half: `mic_1` of `mic_1_ODD`."""
+    return HALF_SUFFIX.sub("", marked)
 
 
 def _half_mark(file: str) -> Optional[str]:

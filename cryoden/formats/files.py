@@ -143,6 +143,20 @@ def mrc_name(path: PathLike) -> str:
     return os.path.splitext(name)[0] + ".mrc"
 
 
+def list_folder(path: PathLike) -> List[Path]:
+    """Return what lies in a folder, sorted by name.
+
+    Raises
+    ------
+    FileError
+        If it cannot be read.
+    """
+    try:
+        return sorted(Path(path).iterdir())
+    except OSError as error:
+        raise FileError(f"Folder {path} cannot be read ({error.strerror or error}).", subject=str(path)) from error
+
+
 def make_folder(path: PathLike) -> Path:
     """Create a folder with its parents and prove that files can be written there.
 

@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
 from cryoden import __version__
 from cryoden.errors import ExistingResultsError, FileError, Remedy
@@ -97,6 +97,7 @@ class _Line:
     state: str
     inputs: Tuple[InputIdentity, ...]
     ns: int
+    facts: Mapping[str, Any]
 
 
 class RunRecord:
@@ -134,6 +135,7 @@ class RunRecord:
         self._lacking = dict(lacking or {})
         self._is_overwritten = bool(is_overwritten)
         self._remedy = Remedy("other_folder" if is_overwritten is None else "overwrite")
+        self._identities: Dict[str, Tuple[InputIdentity, ...]] = {}
         self._lock = threading.Lock()
         self._lines_path = lines_path(self.path, rank)
         self._content = _read_content(self.path)
@@ -152,9 +154,17 @@ class RunRecord:
         ExistingResultsError
             If one is there that other options, another input or another program made, and is not to be overwritten.
         """
+        for result in results:
+            identities = [InputIdentity.of(path) for path in result.inputs]
+            self._identities[result.name] = tuple(identity for identity in identities if identity is not None)
         if self._is_overwritten:
             return set()
         return {result.name for result in results if self._is_finished(result)}
+
+    def facts(self, name: str) -> Mapping[str, Any]:
+        """Return what was noted of a finished result; nothing of those of version 0.1."""
+        line = self._lines.get(name)
+        return line.facts if line is not None and line.state == DONE else {}
 
     def begin(self) -> None:
         """Write the options of this run into the record: before its first result."""
@@ -168,13 +178,20 @@ class RunRecord:
         write_json(self.path, content)
 
     @contextmanager
-    def making(self, result: Result) -> Iterator[None]:
-        """Record a result as begun, and as done when the context ends without an error."""
-        identities = [InputIdentity.of(path) for path in result.inputs]
-        inputs = [asdict(identity) for identity in identities if identity is not None]
-        self._append(result.name, BEGUN, inputs)
-        yield
-        self._append(result.name, DONE, inputs)
+    def making(self, result: Result) -> Iterator[Dict[str, Any]]:
+        """Record a result as begun, and as done when the context ends without an error.
+
+        Its inputs are recorded as they were when `finished` was asked: what is replaced since then is used again.
+
+        Yields
+        ------
+        dict
+            For facts about the result that a later run shall know without opening it, JSON types.
+        """
+        facts: Dict[str, Any] = {}
+        self._append(result, BEGUN, facts)
+        yield facts
+        self._append(result, DONE, facts)
 
     # ------------------------------------------------------------------ what is there
     def _is_finished(self, result: Result) -> bool:
@@ -182,8 +199,11 @@ class RunRecord:
         if not there:
             return False
         line = self._lines.get(result.name)
+        if line is not None and line.run == self._run:
+            is_whole = line.state == DONE and len(there) == len(result.files)
+            return self._has_same_inputs(result, line, there[0]) and is_whole
         if line is None:
-            if self._content is None or LEGACY not in self._content["runs"]:
+            if LEGACY not in self._runs:
                 raise ExistingResultsError(
                     f"{there[0]} is there, and was not made by this command.",
                     subject=str(there[0]),
@@ -192,21 +212,20 @@ class RunRecord:
             self._require_same_run(LEGACY, there[0])
             return len(there) == len(result.files)
 
-        if line.run != self._run and self._run == self._content_of("overwriting"):
-            return False  # an overwriting that was stopped goes on
+        if self._run == (self._content or {}).get("overwriting") or line.run not in self._runs:
+            return False  # an overwriting that was stopped goes on; a run that was killed before it began is ours
         self._require_same_run(line.run, there[0])
         return self._has_same_inputs(result, line, there[0]) and line.state == DONE and len(there) == len(result.files)
 
     def _has_same_inputs(self, result: Result, line: _Line, file: Path) -> bool:
         """Return whether a result was made from its inputs as they are now; False if they were replaced."""
-        now = {str(path): InputIdentity.of(path) for path in result.inputs}
-        known = list(line.inputs)
-        if len(now) == len(known) and all(before.is_same(after) for before, after in zip(known, now.values())):
+        known, now = line.inputs, self._identities[result.name]
+        if len(now) == len(known) and all(before.is_same(after) for before, after in zip(known, now)):
             return True
-        foreign = [before.path for before in known if before.path not in now]
+        foreign = [before.path for before in known if before.path not in result.inputs]
         if foreign:
             raise ExistingResultsError(
-                f"{file} was made from {foreign[0]}, not from {next(iter(now))}.",
+                f"{file} was made from {foreign[0]}, not from {result.inputs[0]}.",
                 subject=str(file),
                 remedy=self._remedy,
             )
@@ -224,16 +243,25 @@ class RunRecord:
 
     def _differences(self, run: str) -> Dict[str, Tuple[Any, Any]]:
         """Return option -> (value then, value now) of those in which a run differs from this one."""
-        before = (self._content or {"runs": {}})["runs"].get(run, {"options": {}, "digests": {}})
+        before = self._runs[run]
         return option_differences(
             {**self._lacking, **before["options"]}, self.options, before["digests"], self._digests
         )
 
-    def _content_of(self, key: str) -> Optional[str]:
-        return (self._content or {}).get(key)
+    @property
+    def _runs(self) -> Dict[str, Dict[str, Any]]:
+        """What is known of every run that filled the folder."""
+        return self._content["runs"] if self._content else {}
 
-    def _append(self, name: str, state: str, inputs: List[Dict[str, Any]]) -> None:
-        line = {"result": name, "run": self._run, "state": state, "inputs": inputs, "ns": time.time_ns()}
+    def _append(self, result: Result, state: str, facts: Mapping[str, Any]) -> None:
+        line = {
+            "result": result.name,
+            "run": self._run,
+            "state": state,
+            "inputs": [asdict(identity) for identity in self._identities[result.name]],
+            "ns": time.time_ns(),
+            "facts": facts,
+        }
         with self._lock:
             append_line(self._lines_path, json.dumps(line))
 
@@ -318,7 +346,7 @@ def _read_lines(record: Path) -> Dict[str, _Line]:
             try:
                 line = json.loads(text)
                 inputs = tuple(InputIdentity(**identity) for identity in line["inputs"])
-                read = _Line(str(line["run"]), str(line["state"]), inputs, int(line["ns"]))
+                read = _Line(str(line["run"]), str(line["state"]), inputs, int(line["ns"]), dict(line["facts"]))
                 name = str(line["result"])
             except (KeyError, TypeError, ValueError):
                 continue

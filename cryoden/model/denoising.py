@@ -1,44 +1,43 @@
-"""The command that denoises a list of micrographs: what to do, what was done before, and what came out."""
+"""The command that denoises a list of micrographs: what is to do, what was done before, and what came out."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Dict, Generator, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Generator, Iterator, List, Mapping, Sequence, Tuple, Union
 
 import torch
 
 from cryoden.config import DenoiseConfig
-from cryoden.data.pairs import list_halves
-from cryoden.errors import NOT_REACHED, FileError, FullDiskError, NothingDoneError, PairError, Problem, problem_of
-from cryoden.formats.files import LOG_NAME, make_folder, mrc_name, read_json, write_json
-from cryoden.formats.images import ENDINGS, open_stack
+from cryoden.errors import NOT_REACHED, FileError, FullDiskError, NothingDoneError, Problem, Remedy, problem_of
+from cryoden.formats import outputs
+from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.outcome import Outcome
-from cryoden.formats.output_folder import failures_of, fills_folder
+from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
-from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
-from cryoden.formats.thumbnails import thumbnail_path
-from cryoden.model.denoiser import Denoiser
+from cryoden.formats.run_record import RunRecord
+from cryoden.formats.star import new_table, star_path, write_table
+from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
-from cryoden.model.pipeline import Job, Result, WrittenImage, denoised
+from cryoden.model.micrograph_list import MicrographList, list_micrographs, result_of
+from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
 from cryoden.model.processes import all_gather, process_group
+from cryoden.system.ranks import rank
 
 log = logging.getLogger(__name__)
-
-RECORD_NAME = "denoise.json"
-"""Says, in the output folder, how its micrographs were denoised."""
 
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""
 
 LONGEST_WAIT = timedelta(days=7)
 """For the other processes of a torchrun at the end of a list."""
+
+USUAL_OPTICS = (300.0, 2.7, 0.1)
+"""Voltage (kV), spherical aberration (mm) and amplitude contrast of micrographs that come without a STAR file."""
 
 
 @fills_folder("denoise", failures_of)
@@ -50,40 +49,88 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     Raises
     ------
     CryodenError
-        If nothing can be done: no model, no device, no micrograph that can be denoised.
+        If nothing can be done: no model, no device, no micrograph that can be denoised, or the folder holds what this
+        command did not make.
     """
     denoiser = Denoiser.load(config.model, config.device, config.quality, config.precision, config.tile)
-    table, jobs, failures = _list_jobs(config)
-    output = make_folder(config.output)
-    record = _record(config, denoiser.card)
-    is_continued = _guard_options(output, config, record, jobs)
-    finished = [job for job in jobs if is_continued and _is_finished(job, config)]
-    rates = {job.row: open_stack(job.output).sampling_rate or denoiser.sampling_rate for job in finished}
-    todo = [job for job in jobs if job.row not in rates]
+    micrographs = list_micrographs(config)
+    for problem in micrographs.failures.values():
+        write_above_bar(problem.text())
+
+    output = Path(config.output)
+    star = output / outputs.MICROGRAPHS_STAR
+    options = _lasting_options(config, denoiser.card)
+    record = RunRecord(
+        output / outputs.DENOISE_RECORD, options, {"model": config.model}, None, config.overwrite, rank()
+    )
+    if not config.overwrite:
+        require_own_folder(output, outputs.DENOISE_RECORD, [star])
+    finished = record.finished([result_of(job, config) for job in micrographs.jobs])
+    if rank() == 0:
+        record.begin()
+
+    rates: Dict[int, float] = {}
+    todo: List[Job] = []
+    for job in micrographs.jobs:
+        name = result_of(job, config).name
+        if name in finished:
+            rates[job.row] = record.facts(name).get("sampling_rate") or _rate_of(job, denoiser)
+        else:
+            todo.append(job)
     if finished:
-        log.info("%d of %d micrographs were finished before.", len(finished), len(jobs))
-    result = Result(config.dtype, config.scale == "standard", config.full_size, config.thumbnails)
+        log.info("%d of %d micrographs were finished before.", len(finished), len(micrographs.jobs))
+
+    rates, failures = _denoise_all(todo, denoiser, config, record, rates)
+    failures = {**micrographs.failures, **failures, **_deleted(micrographs.jobs, rates)}
+    done = [job for job in micrographs.jobs if job.row in rates and job.path not in failures]
+    if not done:
+        raise NothingDoneError("micrographs", "denoised", micrographs.n_inputs, failures)
+    if rank() == 0:
+        _write_star(star, micrographs, done, rates)
+    return Outcome(micrographs.n_inputs, failures)
+
+
+def _lasting_options(config: DenoiseConfig, card: ModelCard) -> Dict[str, Any]:
+    """Return the options that make the denoised micrographs what they are, and what the model says of itself."""
+    options = {key: getattr(config, key) for key in RECORDED}
+    return {**options, "model": {"network": card.network, "training": card.training}}
+
+
+def _rate_of(job: Job, denoiser: ModelDenoiser) -> float:
+    """Return the A/px of a result that is there."""
+    return open_stack(job.output).sampling_rate or denoiser.sampling_rate
+
+
+# ---------------------------------------------------------------------- one micrograph after the other
+def _denoise_all(
+    jobs: Sequence[Job], denoiser: ModelDenoiser, config: DenoiseConfig, record: RunRecord, rates: Mapping[int, float]
+) -> Tuple[Dict[int, float], Dict[str, Problem]]:
+    """Denoise this process's share of the micrographs.
+
+    Returns
+    -------
+    rates
+        Row -> A/px of all that are denoised now or were before, by any process.
+    failures
+        Micrograph -> why it could not be denoised.
+    """
+    rates = dict(rates)
+    failures: Dict[str, Problem] = {}
+    output_format = OutputFormat(config.dtype, config.scale == "standard", config.full_size, config.thumbnails)
     with ExitStack() as stack:
         shard = stack.enter_context(process_group(torch.device("cpu"), LONGEST_WAIT))
-        if todo:  # before the first result: a kill must not leave one of which nobody knows how it was made
-            write_json(output / RECORD_NAME, record)
-        mine = todo[shard.rank :: shard.n_ranks]
+        mine = jobs[shard.rank :: shard.n_ranks]
         try_kernels(len(mine) * denoiser.n_views * (2 if config.odd else 1))
-        log_path = output / (LOG_NAME if shard.rank == 0 else f"log_{shard.rank}.jsonl")
+
+        log_path = Path(config.output) / outputs.log_of(shard.rank)
         progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising"))
-        results = denoised(mine, denoiser, result)
-        for job, rate in _successes(mine, results, progress, failures):
-            rates[job.row] = rate
+        results = denoised(mine, denoiser, output_format, lambda job: record.making(result_of(job, config)))
+        for job, image in _successes(mine, results, progress, failures):
+            rates[job.row] = image.sampling_rate
         for other_rates, other_failures in all_gather([(rates, failures)], shard):
             rates.update(other_rates)
             failures.update(other_failures)
-        is_first = shard.rank == 0
-    n_inputs = len(jobs) + len([path for path in failures if path not in {job.path for job in jobs}])
-    if not rates:
-        raise NothingDoneError("micrographs", "denoised", n_inputs, failures)
-    if is_first:
-        _write_star(output / "micrographs.star", table, jobs, rates)
-    return Outcome(n_inputs, failures)
+    return rates, failures
 
 
 def _successes(
@@ -91,117 +138,52 @@ def _successes(
     results: Generator[Tuple[Job, Union[WrittenImage, Exception]], None, None],
     progress: ProgressLog,
     failures: Dict[str, Problem],
-) -> Iterator[Tuple[Job, float]]:
-    """Yield (job, A/px) of what was written; note the rest in `failures`, and all that follows a full disk."""
+) -> Iterator[Tuple[Job, WrittenImage]]:
+    """Yield what was written; note the rest in `failures`, and all that follows a full disk."""
     shapes: List[Tuple[int, int]] = []
     begun = time.monotonic()
-    for number, (job, outcome) in enumerate(results, 1):
-        seconds, begun = round(time.monotonic() - begun, 3), time.monotonic()
-        if isinstance(outcome, Exception):
-            failures[job.path] = problem_of(outcome, job.path)
-            progress.report_failure(failures[job.path], outcome, micrograph=job.path)
-            if isinstance(outcome, FullDiskError):
+    for number, (job, result) in enumerate(results, 1):
+        now = time.monotonic()
+        facts: Dict[str, Any] = {"micrograph": job.path, "status": "denoised", "seconds": round(now - begun, 3)}
+        begun = now
+
+        if isinstance(result, Exception):
+            failures[job.path] = problem_of(result, job.path)
+            progress.report_failure(failures[job.path], result, micrograph=job.path)
+            if isinstance(result, FullDiskError):
                 failures.update({later.path: NOT_REACHED for later in jobs[number:]})
                 results.close()
                 return
             continue
-        facts = {"micrograph": job.path, "status": "denoised", "seconds": seconds}
-        if outcome.input_shape not in shapes:
-            shapes.append(outcome.input_shape)
+
+        if result.input_shape not in shapes:
+            shapes.append(result.input_shape)
             if len(shapes) > 1:
                 size, first = (f"{columns} x {rows} px" for rows, columns in (shapes[-1], shapes[0]))
                 facts["warning"] = f"{job.path} is {size}, the first one {first}: do they belong together?"
                 log.warning("%s", facts["warning"])
-        progress.report(sampling_rate=outcome.sampling_rate, **facts)
-        yield job, outcome.sampling_rate
+        progress.report(sampling_rate=result.sampling_rate, **facts)
+        yield job, result
 
 
-def _is_finished(job: Job, config: DenoiseConfig) -> bool:
-    """Return whether an earlier run wrote the image, and its thumbnail where one is wanted."""
-    is_complete = config.thumbnails == "none" or thumbnail_path(job.output, config.thumbnails).is_file()
-    return is_complete and job.output.is_file()
+# ---------------------------------------------------------------------- what came out
+def _deleted(jobs: Sequence[Job], rates: Mapping[int, float]) -> Dict[str, Problem]:
+    """Return the micrographs whose results were deleted after they were written: no STAR file may list them."""
+    problems = {}
+    for job in jobs:
+        if job.row in rates and not job.output.is_file():
+            message = f"{job.output} was deleted while the command ran."
+            problems[job.path] = FileError(message, subject=str(job.output), remedy=Remedy("continue")).problem
+    return problems
 
 
-def _write_star(path: Path, table: Optional[ImageTable], jobs: Sequence[Job], rates: Dict[int, float]) -> None:
-    done = [job for job in jobs if job.row in rates]
-    names, pixel_sizes = [star_path(job.output) for job in done], [rates[job.row] for job in done]
+def _write_star(path: Path, micrographs: MicrographList, done: Sequence[Job], rates: Mapping[int, float]) -> None:
+    """Write the table of the denoised micrographs; what is not known of them is what is usual."""
+    pixel_sizes = [rates[job.row] for job in done]
+    table = micrographs.table
     if table is None:
-        table = new_table([job.path for job in jobs], pixel_sizes[0], 300.0, 2.7, 0.1)
-    write_table(path, table.with_images([job.row for job in done], names, pixel_sizes))
-
-
-def _list_jobs(config: DenoiseConfig) -> Tuple[Optional[ImageTable], List[Job], Dict[str, Problem]]:
-    """Return the STAR table (if one was given), the jobs, and why some micrographs cannot become jobs."""
-    table = None
-    if len(config.micrographs) == 1 and config.micrographs[0].endswith(".star"):
-        table = read_table(config.micrographs[0])
-        paths = table.paths
-    else:
-        paths = [path for source in config.micrographs for path in _files_of(source)]
-    odd = list_halves(config.odd, "odd") if config.odd else {}
-    even = list_halves(config.even, "even") if config.even else {}
-    jobs: List[Job] = []
-    failures: Dict[str, Problem] = {}
-    written: Dict[str, str] = {}
-    for row, (path, folder) in enumerate(zip(paths, _folders(paths, config.folders == "kept"))):
-        name = str(folder / mrc_name(path))
-        if name in written:
-            raise FileError(f"{written[name]} and {path} would both be written as {name}; rename one of them.")
-        written[name] = path
-        target = Path(config.output) / name
-        halves = None
-        if config.odd:
-            stem = Path(path).stem
-            if stem not in odd or stem not in even:
-                where = config.odd if stem not in odd else config.even
-                failures[path] = PairError(
-                    f"'{stem}' has no half in {where}; split its movie again, or denoise without halves.", subject=path
-                ).problem
-                write_above_bar(failures[path].text())
-                continue
-            halves = (odd[stem], even[stem])
-        for source in (path, *(halves or ())):
-            if target.resolve() == Path(source).resolve():
-                raise FileError(f"{source} would be overwritten by its denoised image; choose another --output folder.")
-        rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
-        jobs.append(Job(row, path, halves, target, rate))
-    return table, jobs, failures
-
-
-def _folders(paths: Sequence[str], is_kept: bool) -> List[Path]:
-    """Return in which sub-folder of the output each micrograph's result goes."""
-    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
-    if not is_kept or len(set(folders)) < 2:
-        return [Path()] * len(paths)
-    common = os.path.commonpath(folders)
-    return [Path(os.path.relpath(folder, common)) for folder in folders]
-
-
-def _files_of(source: str) -> List[str]:
-    path = Path(source)
-    if not path.is_dir():
-        return [source]
-    files = [str(file) for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS]
-    if not files:
-        raise FileError(f"Folder {source} holds no micrograph ({', '.join(ENDINGS)}); check the path.")
-    return files
-
-
-def _record(config: DenoiseConfig, card: ModelCard) -> Dict[str, object]:
-    """Return what the denoised micrographs of one folder have in common."""
-    record: Dict[str, object] = {key: getattr(config, key) for key in RECORDED}
-    record["model"] = {"network": card.network, "training": card.training}
-    return record
-
-
-def _guard_options(output: Path, config: DenoiseConfig, record: Dict[str, object], jobs: Sequence[Job]) -> bool:
-    """Refuse to mix micrographs denoised in different ways in one folder; return whether a run is continued."""
-    path = output / RECORD_NAME
-    if config.overwrite or not path.is_file() or not any(job.output.is_file() for job in jobs):
-        return False
-    if read_json(path) != json.loads(json.dumps(record)):
-        raise FileError(
-            f"{output} holds micrographs denoised with another model or other options ({path}); "
-            "choose another --output folder, or give --overwrite."
-        )
-    return True
+        n_rows = 1 + max(job.row for job in done)
+        table = new_table([""] * n_rows, pixel_sizes[0], *USUAL_OPTICS)
+    write_table(
+        path, table.with_images([job.row for job in done], [star_path(job.output) for job in done], pixel_sizes)
+    )

@@ -5,11 +5,25 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Deque, Generator, Iterator, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Deque,
+    Dict,
+    Generator,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 import numpy as np
 import torch
@@ -61,9 +75,14 @@ class Job:
     output: Path
     sampling_rate: Optional[float]
 
+    @property
+    def inputs(self) -> Tuple[str, ...]:
+        """Files that are denoised."""
+        return self.halves or (self.path,)
+
 
 @dataclass(frozen=True)
-class Result:
+class OutputFormat:
     """How results are written.
 
     Attributes
@@ -102,7 +121,10 @@ class _LoadedMicrograph:
 
 
 def denoised(
-    jobs: Sequence[Job], denoiser: ModelDenoiser, result: Result
+    jobs: Sequence[Job],
+    denoiser: ModelDenoiser,
+    output_format: OutputFormat,
+    recording: Callable[[Job], ContextManager[Dict[str, Any]]] = lambda job: nullcontext({}),
 ) -> Generator[Tuple[Job, Union[WrittenImage, Exception]], None, None]:
     """Denoise and write every micrograph; yield (job, what was written or why not) in input order.
 
@@ -112,21 +134,29 @@ def denoised(
         What to denoise. Folders are made as needed.
     denoiser
         Of a model file. Micrographs are Fourier-cropped to its pixel size.
-    result
+    output_format
         How results are written.
+    recording
+        Returns the context in which a result is written; it gives a dictionary for what is known of the result then.
     """
     transfer = GpuTransfer(denoiser.device)
 
     def compute(job: Job, micrograph: _LoadedMicrograph) -> Tuple[Any, ...]:
         with _enough_memory(job):
-            prediction = _predict(micrograph, denoiser, result)
-        return job, micrograph, prediction, ready(prediction), denoiser, result, transfer
+            prediction = _predict(micrograph, denoiser, output_format)
+        return job, micrograph, prediction, ready(prediction), denoiser, output_format, transfer
+
+    def write(job: Job, *arguments: Any) -> WrittenImage:
+        with recording(job) as facts:
+            image = _write(job, *arguments)
+            facts["sampling_rate"] = image.sampling_rate
+        return image
 
     yield from overlapped(
         jobs,
         lambda job: _read(job, denoiser, transfer),
         compute,
-        _write,
+        write,
         threads_for(jobs, denoiser.device),
     )
 
@@ -140,7 +170,7 @@ def threads_for(jobs: Sequence[Job], device: torch.device) -> int:
             n_rows, n_columns = open_micrograph(job.path).shape
         except CryodenError:
             continue  # it will be named when its turn comes
-        n_images = len(job.halves or (job.path,)) + 1  # read, and predicted
+        n_images = len(job.inputs) + 1  # read, and predicted
         n_bytes = free_bytes(device) * IN_HAND_SHARE
         return int(min(max(n_bytes // (4 * n_rows * n_columns * n_images) - 1, 1), N_THREADS))
     return 1
@@ -246,7 +276,7 @@ def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, Exception]]:
 # ---------------------------------------------------------------------- in the readers' threads
 def _read(job: Job, denoiser: ModelDenoiser, transfer: GpuTransfer) -> _LoadedMicrograph:
     images, shapes, rate = [], [], 0.0
-    for path in job.halves or (job.path,):
+    for path in job.inputs:
         stack = open_micrograph(path)
         if not (job.sampling_rate or stack.sampling_rate):
             raise FileError(f"{path} does not say its pixel size.", subject=path, remedy=Remedy("set", "sampling_rate"))
@@ -264,10 +294,10 @@ def _read(job: Job, denoiser: ModelDenoiser, transfer: GpuTransfer) -> _LoadedMi
 
 
 # ---------------------------------------------------------------------- between them
-def _predict(micrograph: _LoadedMicrograph, denoiser: ModelDenoiser, result: Result) -> torch.Tensor:
+def _predict(micrograph: _LoadedMicrograph, denoiser: ModelDenoiser, output_format: OutputFormat) -> torch.Tensor:
     total: Optional[torch.Tensor] = None
     for image in micrograph.images:
-        prediction = denoiser.predict(image, result.is_standardised)
+        prediction = denoiser.predict(image, output_format.is_standardised)
         total = prediction if total is None else total + prediction
     assert total is not None
     return total / len(micrograph.images)
@@ -280,12 +310,12 @@ def _write(
     prediction: torch.Tensor,
     is_ready: Optional[torch.cuda.Event],
     denoiser: ModelDenoiser,
-    result: Result,
+    output_format: OutputFormat,
     transfer: GpuTransfer,
 ) -> WrittenImage:
     make_folder(job.output.parent)
     shape, rate = shape_of(prediction), micrograph.images[0].sampling_rate
-    if result.is_full_size:
+    if output_format.is_full_size:
         shape, rate = micrograph.shape, micrograph.file_rate
 
     with _enough_memory(job), transfer.stream(is_ready):
@@ -293,11 +323,11 @@ def _write(
         statistics = _statistics(image)
         denoiser.require_finite(job.path, statistics.low, statistics.high, statistics.mean, statistics.deviation)
 
-        if result.thumbnails != "none":
+        if output_format.thumbnails != "none":
             small = functional.avg_pool2d(prediction[None], thumbnail_factor(shape_of(prediction)))[0]
-            write_thumbnail(thumbnail_path(job.output, result.thumbnails), small.cpu().numpy())
+            write_thumbnail(thumbnail_path(job.output, output_format.thumbnails), small.cpu().numpy())
 
-        if result.dtype == "float16":
+        if output_format.dtype == "float16":
             if max(-statistics.low, statistics.high) > np.finfo(np.float16).max:
                 raise PixelError(
                     f"{job.path} has values above 65504, too large for float16.",
@@ -305,7 +335,7 @@ def _write(
                     remedy=Remedy("set_to", "dtype", "float32"),
                 )
             image = image.half()
-        with whole_file(job.output) as file, MrcWriter(file, shape, rate, result.dtype, 1, statistics) as writer:
+        with whole_file(job.output) as file, MrcWriter(file, shape, rate, output_format.dtype, 1, statistics) as writer:
             for band in transfer.download(image):
                 writer.write_rows(band)
     return WrittenImage(rate, micrograph.shape)

@@ -72,6 +72,7 @@ def test_a_result_of_which_a_file_is_missing_is_made_again(folder: Path) -> None
 
 def test_one_that_was_killed_after_its_file_had_its_name(folder: Path) -> None:
     run = record()
+    run.finished([result("a")])
     run.begin()
     with suppress(KeyboardInterrupt), run.making(result("a")):
         (folder / "a.mrc").write_text("image")
@@ -168,6 +169,7 @@ def test_an_overwriting_that_was_killed_goes_on_without_the_option(folder: Path)
     make([result("a"), result("b")])
     best = {**OPTIONS, "quality": "best"}
     run = record(best, is_overwritten=True)
+    run.finished([result("a"), result("b")])
     run.begin()
     with run.making(result("a")):
         (folder / "a.mrc").write_text("better")
@@ -187,6 +189,16 @@ def test_records_of_0_1_hold_the_options_alone(folder: Path) -> None:
     assert caught.value.problem.differences == {"new_option": (2, 3)}
     make([result("a"), result("b")])
     assert record().finished([result("a"), result("b")]) == {"a", "b"}
+
+
+def test_facts_of_a_result_are_kept(folder: Path) -> None:
+    run = record()
+    run.finished([result("a")])
+    run.begin()
+    with run.making(result("a")) as facts:
+        facts["sampling_rate"] = 3.5
+    assert record().facts("a") == {"sampling_rate": 3.5}
+    assert record().facts("b") == {}
 
 
 def test_a_line_that_a_kill_cut_off_is_passed_over(folder: Path) -> None:

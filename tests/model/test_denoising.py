@@ -18,7 +18,7 @@ from cryoden.formats.star import read_table
 from cryoden.model.denoising import NOT_REACHED
 from cryoden.model.networks import build_network
 from cryoden.model.predictor import Predictor
-from tests.helpers import RATE, Identity, Result, clean_signal, images_in, leftovers, read_mrc, write_mrc
+from tests.helpers import RATE, Identity, Result, images_in, leftovers, read_mrc, write_mrc
 
 Run = Callable[..., Result]
 CPU = torch.device("cpu")
@@ -96,15 +96,6 @@ def test_turned_input_gives_another_output_with_1_view() -> None:
     predictor, image = Predictor(random_network("unet", (4, 8)), CPU, 512, views=1), picture((64, 64))
     difference = predictor(image.rot90()) - predictor(image).rot90()
     assert float(difference.std()) > 1e-2 * float(predictor(image).std())
-
-
-@pytest.fixture
-def micrographs(tmp_path: Path) -> Path:
-    """Three noisy micrographs in `raw/`."""
-    for number in range(3):
-        noise = np.random.default_rng(number).standard_normal((60, 70))
-        write_mrc(tmp_path / "raw" / f"mic{number}.mrc", 50 + 5 * (clean_signal((60, 70), number) + noise))
-    return tmp_path / "raw"
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(3.0, 0.0), (1.0, -80.0), (0.01, 7.0)])
@@ -264,6 +255,13 @@ def test_another_way_into_the_same_folder_is_refused(
     first, other = make_model(), make_model("other.safetensors", seed=2)
     words = ["denoise", "raw/mic0.mrc", "--output", "out", "--model"]
     cryoden(*words, first)
+    said = {
+        "model": "--model",
+        "quality": "--quality (was fast, is now best)",
+        "dtype": "--dtype (was float32, is now float16)",
+        "scale": "--scale (was input, is now standard)",
+        "full size": "--full-size (was No, is now Yes)",
+    }[change]
     extra = {
         "model": [other],
         "quality": [first, "--quality", "best"],
@@ -274,8 +272,8 @@ def test_another_way_into_the_same_folder_is_refused(
     result = cryoden(*words, *extra[change])
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: out holds micrographs denoised with another model or other options (out/denoise.json); choose "
-        "another --output folder, or give --overwrite."
+        f"cryoden: out/mic0.mrc was made with other options. Then, other values were given: {said}. "
+        "Choose another --output folder, or give --overwrite."
     )
 
 
@@ -385,7 +383,7 @@ def test_micrographs_are_never_overwritten(micrographs: Path, cryoden: Run, make
     result = cryoden("denoise", "raw", "--model", make_model(), "--output", "raw", "--overwrite")
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: raw/mic0.mrc would be overwritten by its denoised image; choose another --output folder."
+        "cryoden: raw/mic0.mrc would be overwritten by a result. Choose another --output folder."
     )
 
 

@@ -1,0 +1,122 @@
+"""Which micrographs are to be denoised: found, with their halves and their places in the output folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+from cryoden.config import DenoiseConfig
+from cryoden.data.pairs import half_name, list_halves
+from cryoden.errors import CryodenError, FileError, PairError, Problem
+from cryoden.formats import outputs
+from cryoden.formats.files import list_folder, mrc_name
+from cryoden.formats.images import ENDINGS
+from cryoden.formats.run_record import Result, require_distinct, require_no_input
+from cryoden.formats.star import ImageTable, read_table
+from cryoden.formats.thumbnails import thumbnail_path
+from cryoden.model.pipeline import Job
+
+
+@dataclass(frozen=True)
+class MicrographList:
+    """What a command is asked to denoise.
+
+    Attributes
+    ----------
+    table
+        The STAR file that lists the micrographs, if there is one.
+    jobs
+        One for each micrograph that can be tried.
+    failures
+        Micrographs that cannot, and why.
+    """
+
+    table: Optional[ImageTable]
+    jobs: List[Job]
+    failures: Dict[str, Problem]
+
+    @property
+    def n_inputs(self) -> int:
+        """Micrographs that were named."""
+        return len(self.jobs) + len(self.failures)
+
+
+def list_micrographs(config: DenoiseConfig) -> MicrographList:
+    """Find the micrographs that the options name.
+
+    Raises
+    ------
+    CryodenError
+        If a source cannot be read, two results would have one name, or an input would be overwritten.
+    """
+    is_table = len(config.micrographs) == 1 and config.micrographs[0].endswith(".star")
+    table = read_table(config.micrographs[0]) if is_table else None
+    paths = table.paths if table else [path for source in config.micrographs for path in _files_of(source)]
+    folders = _folders(paths, config.folders == "kept")
+    names = [str(folder / mrc_name(path)) for path, folder in zip(paths, folders)]
+    require_distinct(zip(paths, names))
+
+    odd = list_halves(config.odd, "odd") if config.odd else {}
+    even = list_halves(config.even, "even") if config.even else {}
+    jobs: List[Job] = []
+    failures: Dict[str, Problem] = {}
+    for row, (path, name) in enumerate(zip(paths, names)):
+        try:
+            halves = _halves_of(path, odd, even, config) if config.odd and config.even else None
+            rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
+        except CryodenError as error:
+            failures[path] = error.problem
+            continue
+        jobs.append(Job(row, path, halves, Path(config.output) / name, rate))
+
+    star = Path(config.output) / outputs.MICROGRAPHS_STAR
+    sources = [config.model, *config.micrographs, *filter(None, (config.odd, config.even))]
+    require_no_input([star, *(job.output for job in jobs)], [*sources, *(path for job in jobs for path in job.inputs)])
+    return MicrographList(table, jobs, failures)
+
+
+def result_of(job: Job, config: DenoiseConfig) -> Result:
+    """Return a micrograph's result as it is recorded: its image, and its thumbnail where one is wanted."""
+    name = str(job.output.relative_to(config.output))
+    files = [job.output]
+    if config.thumbnails != "none":
+        files.append(thumbnail_path(job.output, config.thumbnails))
+    return Result(name, tuple(files), job.inputs)
+
+
+def _halves_of(path: str, odd: Dict[str, str], even: Dict[str, str], config: DenoiseConfig) -> Tuple[str, str]:
+    """Return the files of a micrograph's halves; it is found by its name, also where it is marked as a half itself.
+
+    Raises
+    ------
+    PairError
+        If one is missing.
+    """
+    stem = Path(path).stem
+    name = stem if stem in odd or stem in even else half_name(stem)
+    if name not in odd or name not in even:
+        where = config.odd if name not in odd else config.even
+        message = f"'{stem}' has no half in {where}; split its movie again, or denoise without halves."
+        raise PairError(message, subject=path)
+    return odd[name], even[name]
+
+
+def _folders(paths: Sequence[str], is_kept: bool) -> List[Path]:
+    """Return in which sub-folder of the output each micrograph's result goes."""
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    if not is_kept or len(set(folders)) < 2:
+        return [Path()] * len(paths)
+    common = os.path.commonpath(folders)
+    return [Path(os.path.relpath(folder, common)) for folder in folders]
+
+
+def _files_of(source: str) -> List[str]:
+    """Return the micrographs of a folder, or the one file that is named."""
+    if not Path(source).is_dir():
+        return [source]
+    files = [str(file) for file in list_folder(source) if file.suffix.lower() in ENDINGS]
+    if not files:
+        raise FileError(f"Folder {source} holds no micrograph ({', '.join(ENDINGS)}); check the path.", subject=source)
+    return files
