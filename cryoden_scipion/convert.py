@@ -1,32 +1,46 @@
 """Between Scipion's sets and the STAR files that the denoiser reads."""
 
+from __future__ import annotations
+
 import os
 import sqlite3
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 import pandas as pd
-from pwem.objects import Micrograph, SetOfMicrographs
+from pwem.objects import CTFModel, EMSet, Image, Micrograph, SetOfImages, SetOfMicrographs
 
 from cryoden.formats import star
 from cryoden_scipion.constants import HALVES_LINK
 
+T = TypeVar("T")
 
-def writeImagesStar(path, images, nameLabel=star.NAME, files=None, names=None):
+OpticsKey = Tuple[float, float, float, float]
+"""A/px, kV, mm, amplitude contrast."""
+
+
+def writeImagesStar(
+    path: str,
+    images: Sequence[Image],
+    nameLabel: str = star.NAME,
+    files: Optional[Sequence[str]] = None,
+    names: Optional[Sequence[str]] = None,
+) -> None:
     """Write movies or micrographs with one optics group for each kind of acquisition among them.
 
     Parameters
     ----------
-    path : str
+    path
         STAR file to write.
-    images : list of pwem.objects.Image
+    images
         Movies or micrographs, cloned.
-    nameLabel : str
+    nameLabel
         Label of the file name.
-    files : list of str, optional
+    files
         Files to name instead of the images' own.
-    names : list of str, optional
-        Names by which the halves of a micrograph find each other.
+    names
+        Names by which the halves of a micrograph are matched.
     """
-    groups = {}
+    groups: Dict[OpticsKey, int] = {}
     numbers = [groups.setdefault(_opticsKey(image), len(groups) + 1) for image in images]
     optics = pd.DataFrame(
         [[f"opticsGroup{number}", number, *key] for key, number in groups.items()],
@@ -40,6 +54,7 @@ def writeImagesStar(path, images, nameLabel=star.NAME, files=None, names=None):
         ],
     )
     optics[star.PIXEL_SIZE] = optics[star.ORIGINAL_PIXEL_SIZE]
+
     files = files or [image.getFileName() for image in images]
     table = pd.DataFrame({nameLabel: files, star.OPTICS_GROUP: numbers})
     if names is not None:
@@ -47,7 +62,7 @@ def writeImagesStar(path, images, nameLabel=star.NAME, files=None, names=None):
     star.write_table(path, star.ImageTable(optics, table, nameLabel))
 
 
-def _opticsKey(image):
+def _opticsKey(image: Image) -> OpticsKey:
     acquisition = image.getAcquisition()
     return (
         image.getSamplingRate(),
@@ -57,12 +72,12 @@ def _opticsKey(image):
     )
 
 
-def clonedItems(imageSet):
+def clonedItems(imageSet: EMSet) -> List[Any]:
     """Return the enabled items of a set, each a clone (iterating a set hands out one object again and again)."""
     return [item.clone() for item in imageSet if item.isEnabled()]
 
 
-def readAnew(path, setClass, read, nothing):
+def readSetFile(path: str, setClass: Type[EMSet], read: Callable[[EMSet], T], nothing: T) -> T:
     """Return what `read` makes of a set as its file is now; `nothing` where a protocol makes the file at this moment.
 
     One that was loaded before does not grow. It is closed afterwards: an unfinished reading of the file would keep a
@@ -80,56 +95,56 @@ def readAnew(path, setClass, read, nothing):
         current.close()
 
 
-def loadItems(path, setClass=SetOfMicrographs):
+def loadItems(path: str, setClass: Type[EMSet] = SetOfMicrographs) -> Tuple[List[Any], bool]:
     """Return the enabled items that a set's file holds now, and whether no more will come."""
 
-    def read(current):
+    def read(current: EMSet) -> Tuple[List[Any], bool]:
         isComplete = current.isStreamClosed()  # asked first: what comes afterwards is not missed
         return clonedItems(current), isComplete
 
-    return readAnew(path, setClass, read, ([], False))
+    return readSetFile(path, setClass, read, ([], False))
 
 
-def firstItem(imageSet):
+def firstItem(imageSet: EMSet) -> Any:
     """Return the first item of a set, None of an empty one."""
 
-    def read(current):
+    def read(current: EMSet) -> Any:
         first = current.getFirstItem()
         return first.clone() if first is not None else None
 
-    return readAnew(imageSet.getFileName(), type(imageSet), read, None)
+    return readSetFile(imageSet.getFileName(), type(imageSet), read, None)
 
 
-def currentSize(imageSet):
+def currentSize(imageSet: EMSet) -> int:
     """Return how many items a set's file holds now."""
-    return readAnew(imageSet.getFileName(), type(imageSet), lambda current: current.getSize(), 0)
+    return readSetFile(imageSet.getFileName(), type(imageSet), lambda current: current.getSize(), 0)
 
 
-def filesById(imageSet):
+def filesById(imageSet: SetOfImages) -> Dict[int, str]:
     """Return id -> file of every item that a set's file holds now."""
 
-    def read(current):
+    def read(current: EMSet) -> Dict[int, str]:
         return {image.getObjId(): image.getFileName() for image in current}
 
-    return readAnew(imageSet.getFileName(), type(imageSet), read, {})
+    return readSetFile(imageSet.getFileName(), type(imageSet), read, {})
 
 
-def itemsOfFile(path):
+def itemsOfFile(path: str) -> List[Any]:
     """Return the enabled micrographs that a set's file holds now."""
     return loadItems(path)[0]
 
 
-def micNameKey(image):
+def micNameKey(image: Image) -> str:
     """Return the name by which halves, coordinates and CTFs of a micrograph are matched, without folder and ending."""
     return os.path.splitext(os.path.basename(image.getMicName() or image.getFileName()))[0]
 
 
-def ctfsByName(ctfs):
+def ctfsByName(ctfs: Iterable[CTFModel]) -> Dict[str, Dict[str, Any]]:
     """Return micrograph name -> columns of a RELION STAR file with its CTF, of CTFModels."""
     return {micNameKey(ctf.getMicrograph()): _ctfColumns(ctf) for ctf in ctfs}
 
 
-def _ctfColumns(ctf):
+def _ctfColumns(ctf: CTFModel) -> Dict[str, Any]:
     columns = {
         "rlnDefocusU": ctf.getDefocusU(),
         "rlnDefocusV": ctf.getDefocusV(),
@@ -147,27 +162,27 @@ def _ctfColumns(ctf):
     return columns
 
 
-def addCtfs(path, names, ctfs):
+def addCtfs(path: str, names: Mapping[str, str], ctfs: Mapping[str, Mapping[str, Any]]) -> int:
     """Write the CTFs of micrographs into the STAR file that lists them.
 
     Micrographs without a CTF are left out of it, as RELION leaves out those that it could not estimate.
 
     Parameters
     ----------
-    path : str
+    path
         STAR file, written anew.
-    names : dict
+    names
         Base name of a listed file -> micrograph name.
-    ctfs : dict
+    ctfs
         Of `ctfsByName`.
 
     Returns
     -------
-    int
-        Number of micrographs that were left out.
+    n_left_out
+        Micrographs without a CTF.
     """
     table = star.read_table(path)
-    found = [ctfs.get(names.get(os.path.basename(file))) for file in table.paths]
+    found = [ctfs.get(names.get(os.path.basename(file), "")) for file in table.paths]
     columns = pd.DataFrame([ctf for ctf in found if ctf]).dropna(axis="columns")
     if columns.empty:
         return len(found)
@@ -176,14 +191,14 @@ def addCtfs(path, names, ctfs):
     return len(found) - len(images)
 
 
-def linkedHalves(micrograph):
+def linkedHalves(micrograph: Micrograph) -> Optional[List[str]]:
     """Return the files [odd, even] that a full micrograph is linked with, None where it has no link."""
     link = getattr(micrograph, HALVES_LINK, None)
     files = [part.strip() for part in link.get().split(",")] if link is not None and link.get() else []
     return files if len(files) == 2 else None
 
 
-def newMicrograph(source, fileName, samplingRate):
+def newMicrograph(source: Image, fileName: str, samplingRate: float) -> Micrograph:
     """Return a micrograph that keeps what `source` (a movie or micrograph) is known by, on another file."""
     micrograph = Micrograph()
     micrograph.setObjId(source.getObjId())

@@ -66,7 +66,7 @@ class HalvesConfig(Config):
     eer_dose: Optional[float] = option(
         None,
         above=0,
-        help="Instead of --eer-frames: so many counted electrons per A^2 in each frame; needs the pixel size.",
+        help="Instead of a number of frames: so many counted electrons per A^2 in each; needs the pixel size.",
     )
     eer_sampling: str = option(
         "4K", choices=("4K", "8K"), help="Grid of EER movies: the detector's pixels, or each of them as 2 x 2."
@@ -87,7 +87,9 @@ class HalvesConfig(Config):
     )
     jobs: int = option(1, at_least=1, help="Movies processed side by side, as far as the memory allows.")
     memory: Optional[float] = option(
-        None, above=0, help="Memory in GiB that --jobs may use together (default: half of what is free)."
+        None,
+        above=0,
+        help="Memory in GiB for movies processed side by side (default: half of what is free).",
     )
 
     def _problems(self) -> Iterator[Problem]:

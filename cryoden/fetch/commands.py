@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, List
 
@@ -25,12 +24,10 @@ from cryoden.fetch.empiar import (
     read_entry,
     read_microscope,
 )
-from cryoden.formats.files import make_folder, require_room, write_json
+from cryoden.fetch.entry_record import EntryRecord
+from cryoden.formats.files import make_folder, require_room
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.output_folder import fills_folder
-
-RECORD_NAME = "entry.json"
-"""In the entry's folder, for those who import it: title, image set, microscope, files that are whole."""
 
 
 @fills_folder("fetch", dict)
@@ -59,15 +56,10 @@ def run_fetch(config: FetchConfig) -> Dict[str, Problem]:
         raise NetworkError(
             f"None of {len(movies)} movies could be fetched; the first reason: {next(iter(failures.values()))}"
         )
-    record = {
-        "number": entry.number,
-        "title": entry.title,
-        "imageset": asdict(imageset),
-        "microscope": asdict(microscope),
-        "movies": arrived,
-        "gains": [file.name for file in gains if file.name not in failures],
-    }
-    write_json(folder / RECORD_NAME, record)
+
+    whole_gains = tuple(file.name for file in gains if file.name not in failures)
+    record = EntryRecord(entry.number, entry.title, imageset, microscope, tuple(arrived), whole_gains)
+    record.write(folder)
     print(f"{len(arrived)} of {len(movies)} movies are in {folder}")
     return failures
 

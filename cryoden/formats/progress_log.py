@@ -9,11 +9,13 @@ import time
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional, Type
+from typing import Any, Dict, Iterator, Optional, Type
 
 from tqdm import tqdm
 
 from cryoden.errors import CryodenError, Problem
+from cryoden.formats import outputs
+from cryoden.formats.files import PathLike
 
 
 def write_above_bar(reason: str) -> None:
@@ -85,3 +87,14 @@ class ProgressLog:
             lines = traceback.format_exception(type(error), error, error.__traceback__)
             facts["traceback"] = "".join(lines)
         self.report(**facts, status="failed", reason=str(problem))
+
+
+def read_progress_logs(folder: PathLike) -> Iterator[Dict[str, Any]]:
+    """Yield what was reported of every item, by all processes; a line that a kill cut off is skipped."""
+    for path in sorted(Path(folder).glob(outputs.LOGS)):
+        with open(str(path), errors="replace") as log:
+            for line in log:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue

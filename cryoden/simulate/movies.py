@@ -7,10 +7,10 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,12 @@ from tqdm import tqdm
 from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.errors import FileError, Remedy
 from cryoden.formats import outputs, star
-from cryoden.formats.files import make_folder, read_json, whole_file, write_json
+from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.mrc import MrcWriter, write_image
 from cryoden.formats.output_folder import fills_folder, no_failures, require_own_folder
 from cryoden.formats.run_record import Result, RunRecord
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
+from cryoden.simulate.facts import Facts, facts_path
 from cryoden.simulate.imaging import ExpectedFrames, drift, expected_frames, margin, true_image
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.shapes import Particle, build_shape, read_map
@@ -39,37 +40,6 @@ COMMON_FILES = (
     outputs.GAIN, outputs.DEFECTS, outputs.MOVIES_STAR, outputs.MICROGRAPHS_STAR, outputs.COORDINATES_STAR,
 )  # fmt: skip
 """Files of a simulation that belong to all of its movies."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of one simulated movie.
-
-    Attributes
-    ----------
-    defocus
-        Underfocus in A.
-    shifts
-        Rows and columns `(frames, 2)` in pixels by which the specimen has moved since the first frame.
-    coordinates
-        Columns and rows of the particles in the first frame.
-    counts_per_pixel
-        Mean counts in a frame.
-    contrast
-        Deviation of the particles' part of the image, relative to the mean.
-    snr
-        Variance of the particles' part of the summed image over that of its counting noise, per pixel.
-    diameter_px
-        Of the smallest circle around a particle's centre that always holds it.
-    """
-
-    defocus: float
-    shifts: List[List[float]]
-    coordinates: List[List[float]]
-    counts_per_pixel: float
-    contrast: float
-    snr: float
-    diameter_px: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +67,7 @@ class MovieFiles:
     def of(cls, output: Path, name: str) -> MovieFiles:
         """Return the files of a movie in an output folder."""
         truth = output / outputs.TRUTH
-        return cls(name, output / outputs.MOVIES / f"{name}.mrcs", truth / f"{name}.mrc", truth / f"{name}.json")
+        return cls(name, output / outputs.MOVIES / f"{name}.mrcs", truth / f"{name}.mrc", facts_path(output, name))
 
     @property
     def all(self) -> Tuple[Path, ...]:
@@ -146,8 +116,8 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     for number, movie in enumerate(files):
         if movie.name not in finished:
             with record.making(movie.result):
-                write_json(movie.facts, asdict(_simulate_movie(config, number, movie, grid, particle, detector)))
-        facts[movie.name] = Facts(**read_json(movie.facts))
+                _simulate_movie(config, number, movie, grid, particle, detector).write(movie.facts)
+        facts[movie.name] = Facts.read(movie.facts)
         log.info("%s", describe(movie.name, facts[movie.name]))
     _require_there(files)
     _write_tables(config, files, facts)

@@ -1,15 +1,21 @@
 """What micrographs, denoiser, halves and CTFs must have in common to be denoised together, in words for the user."""
 
+from __future__ import annotations
+
 import os
+from typing import Dict, List, Optional
+
+from pwem.objects import SetOfCTF, SetOfMicrographs
 
 from cryoden.formats.files import mrc_name
+from cryoden.formats.model_file import ModelCard
 from cryoden_scipion import convert
 
 FAR_RATIO = 1.25
 """How much finer the pixels may be than those of a model that was trained at its micrographs' own, without a word."""
 
 
-def emptyProblems(micrographs, ctfs):
+def emptyProblems(micrographs: SetOfMicrographs, ctfs: Optional[SetOfCTF]) -> List[str]:
     """Return which of the sets is empty, and will stay so."""
     problems = []
     if not micrographs.getSize() and not micrographs.isStreamOpen():
@@ -19,7 +25,7 @@ def emptyProblems(micrographs, ctfs):
     return problems
 
 
-def rateProblems(micrographs, card):
+def rateProblems(micrographs: SetOfMicrographs, card: ModelCard) -> List[str]:
     """Return what forbids to bring micrographs to the pixel size of a model."""
     rate = micrographs.getSamplingRate()
     if rate <= 1.01 * card.sampling_rate:
@@ -30,9 +36,9 @@ def rateProblems(micrographs, card):
     ]
 
 
-def nameProblems(micrographs):
+def nameProblems(micrographs: SetOfMicrographs) -> List[str]:
     """Return which two micrographs would be written under one name."""
-    written = {}
+    written: Dict[str, str] = {}
     for micrograph in micrographs:
         path = micrograph.getFileName()
         other = written.setdefault(mrc_name(path), path)
@@ -41,7 +47,7 @@ def nameProblems(micrographs):
     return []
 
 
-def linkProblems(micrographs):
+def linkProblems(micrographs: SetOfMicrographs) -> List[str]:
     """Return whether micrographs lack links to their halves."""
     first = convert.firstItem(micrographs)
     if first is None or convert.linkedHalves(first) is not None:
@@ -49,7 +55,9 @@ def linkProblems(micrographs):
     return [f"Micrograph '{first.getMicName()}' links no halves; denoise the micrographs, or give two sets."]
 
 
-def halfProblems(micrographs, odd, even):
+def halfProblems(
+    micrographs: SetOfMicrographs, odd: Optional[SetOfMicrographs], even: Optional[SetOfMicrographs]
+) -> List[str]:
     """Return why two sets cannot be the halves of micrographs."""
     if odd is None or even is None:
         return ["Odd or even micrographs are missing; select both, or denoise the micrographs themselves."]
@@ -65,7 +73,7 @@ def halfProblems(micrographs, odd, even):
     return []
 
 
-def ctfProblems(micrographs, ctfs):
+def ctfProblems(micrographs: SetOfMicrographs, ctfs: Optional[SetOfCTF]) -> List[str]:
     """Return whether CTFs are those of other micrographs."""
     if ctfs is None or not ctfs.getSize() or ctfs.isStreamOpen():
         return []
@@ -79,7 +87,7 @@ def ctfProblems(micrographs, ctfs):
     ]
 
 
-def repeatWarnings(micrographs, recordName):
+def repeatWarnings(micrographs: SetOfMicrographs, recordName: str) -> List[str]:
     """Return whether some micrographs are denoised ones: a file of this name lies beside them."""
     folders = {os.path.dirname(micrograph.getFileName()) for micrograph in micrographs}
     if any(os.path.exists(os.path.join(folder, recordName)) for folder in folders):
@@ -87,7 +95,7 @@ def repeatWarnings(micrographs, recordName):
     return []
 
 
-def sizeWarnings(micrographs, card, tile):
+def sizeWarnings(micrographs: SetOfMicrographs, card: ModelCard, tile: Optional[int]) -> List[str]:
     """Return what does not fit well between micrographs, model and tile size, though it can be done."""
     warnings = []
     ratio = card.sampling_rate / micrographs.getSamplingRate()
@@ -98,6 +106,7 @@ def sizeWarnings(micrographs, card, tile):
             f"{micrographs.getSamplingRate():.3g} A/px. They are brought to its pixel size, but their noise is "
             "another: a denoiser that is trained on these data will do better."
         )
+
     side = round(min(micrographs.getDim()[:2]) / ratio)
     least = tile or card.training.get("crop") or 0
     if side < least:

@@ -1,21 +1,28 @@
 """Where odd and even micrographs come from: two sets, or one that links its halves; the same fields in every form."""
 
-import os
+from __future__ import annotations
 
+import os
+from typing import Any, List, Optional, Tuple
+
+from pyworkflow.object import Pointer
 from pyworkflow.protocol import params
 
 from cryoden_scipion import convert
+from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 TWO_SETS, LINKED_SET = 0, 1
 ODD_STAR, EVEN_STAR = "odd.star", "even.star"
 
+EMPTY_SET = "A set of micrographs is empty; run what makes it again, or give another."
 
-class HalvesInput:
-    """Part of a protocol whose input are halves."""
+
+class HalvesInput(CryodenProtBase):
+    """A protocol whose input are halves."""
 
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
-    def _defineHalvesParams(form):
+    def _defineHalvesParams(form: params.Form) -> None:
         """Add the fields that say where the odd and even micrographs are."""
         form.addParam(
             "halvesFrom",
@@ -48,8 +55,12 @@ class HalvesInput:
             )
 
     # --------------------------- STEPS functions ------------------------------
-    def _writeHalvesStars(self, folder=None):
+    def _writeHalvesStars(self, folder: Optional[str] = None) -> None:
         """Write odd.star and even.star, matched by micrograph name, into a folder (the run's own)."""
+        unlinked = self._unlinkedNames()
+        if unlinked:
+            self.warning(f"{len(unlinked)} micrographs link no halves and are left out: {', '.join(unlinked)}")
+
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             micrographs, files = self._halves(half)
             names = [convert.micNameKey(micrograph) for micrograph in micrographs]
@@ -57,22 +68,28 @@ class HalvesInput:
             convert.writeImagesStar(path, micrographs, files=files, names=names)
 
     # --------------------------- INFO functions -------------------------------
-    def _validateHalves(self):
+    def _validateHalves(self) -> List[str]:
         """Return what is wrong with the input, in words for the user."""
         for pointer in self._inputPointers():
             if pointer.get() is None:
                 return ["Input micrographs are missing; select the odd and even sets, or one set with halves."]
         if self.halvesFrom.get() == TWO_SETS:
             return self._validateTwoSets()
+
         first = convert.firstItem(self.inputMicrographs.get())
+        if first is None:
+            return [EMPTY_SET]
         if convert.linkedHalves(first) is None:
             return [f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."]
         return []
 
-    def _validateTwoSets(self):
+    def _validateTwoSets(self) -> List[str]:
         odd, even = self.inputMicrographsOdd.get(), self.inputMicrographsEven.get()
         if odd.getObjId() == even.getObjId():
             return ["Odd and even are the same set; give the odd one and the even one."]
+        if not odd.getSize() or not even.getSize():
+            return [EMPTY_SET]
+
         problems = []
         if abs(odd.getSamplingRate() / even.getSamplingRate() - 1) > 1e-3:
             problems.append(
@@ -87,15 +104,25 @@ class HalvesInput:
         return problems
 
     # --------------------------- UTILS functions ------------------------------
-    def _inputPointers(self):
+    def _inputPointers(self) -> List[Pointer]:
         if self.halvesFrom.get() == LINKED_SET:
             return [self.inputMicrographs]
         return [self.inputMicrographsOdd, self.inputMicrographsEven]
 
-    def _halves(self, half):
-        """Return the micrographs and files of one half (0 odd, 1 even)."""
+    def _unlinkedNames(self) -> List[str]:
+        """Return the names of the micrographs of one set that link no halves."""
+        if self.halvesFrom.get() != LINKED_SET:
+            return []
+        micrographs = convert.itemsOfFile(self.inputMicrographs.get().getFileName())
+        return [convert.micNameKey(mic) for mic in micrographs if convert.linkedHalves(mic) is None]
+
+    def _halves(self, half: int) -> Tuple[List[Any], List[str]]:
+        """Return the micrographs that have halves, and the files of one half (0 odd, 1 even)."""
         if self.halvesFrom.get() == LINKED_SET:
             micrographs = convert.itemsOfFile(self.inputMicrographs.get().getFileName())
-            return micrographs, [convert.linkedHalves(micrograph)[half] for micrograph in micrographs]
+            links = [(micrograph, convert.linkedHalves(micrograph)) for micrograph in micrographs]
+            linked = [(micrograph, files[half]) for micrograph, files in links if files is not None]
+            return [micrograph for micrograph, _ in linked], [file for _, file in linked]
+
         micrographs = convert.itemsOfFile(self._inputPointers()[half].get().getFileName())
         return micrographs, [os.path.normpath(micrograph.getFileName()) for micrograph in micrographs]

@@ -1,31 +1,35 @@
 """What the protocols share: options from one configuration class, one subprocess, named failures, being continued."""
 
+from __future__ import annotations
+
 import json
 import os
 import shlex
 import signal
 import subprocess
+from typing import Any, Callable, ClassVar, Dict, Iterable, List, Mapping, Optional, Type
 
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
 
-from cryoden.errors import FullDiskError, OptionError
+from cryoden.config import Options
+from cryoden.errors import CryodenError, FullDiskError, OptionError, Problem, Words
 from cryoden.formats import outputs
-from cryoden.formats.outcome import FAILED, read_ending, read_failures
+from cryoden.formats.outcome import FAILED, Ending, read_ending, read_failures
 from cryoden_scipion import Plugin
-from cryoden_scipion.protocols.words import formWords
+from cryoden_scipion.protocols.words import errorText, formWords
 
 OPTIONS_FILE = "options.json"
 """In the run's folder: the options with which the last command was started."""
 
-MOST_REASONS = 10
+MAX_REASONS = 10
 """Lines of a summary about inputs that were left out."""
+
+MAX_STDERR_LINES = 20
+"""Lines of a command's stderr that are shown where it could not say how it ended."""
 
 SHELL_SIGNAL = 128
 """A shell adds this to the number of the signal that killed its command."""
-
-MOST_LINES = 20
-"""Lines of a command's stderr that are shown where it could not say how it ended."""
 
 
 class CommandError(Exception):
@@ -33,32 +37,39 @@ class CommandError(Exception):
 
     Parameters
     ----------
-    text : str
+    text
         In the form's words.
-    ending : cryoden.formats.outcome.Ending or None
+    ending
         What the command left; None where it was killed.
     """
 
-    def __init__(self, text, ending=None):
+    def __init__(self, text: str, ending: Optional[Ending] = None) -> None:
         super().__init__(text)
         self.ending = ending
 
 
 class CryodenProtBase(EMProtocol):
-    """Base of the protocols that run a command of the denoiser."""
+    """Base of the protocols: the denoiser's problems in the form's words, and a way to run its commands."""
 
-    _fields = {}
+    _fields: ClassVar[Mapping[str, str]] = {}
     """Option -> the form's parameter (or the label of a line) that sets it, where they have different names."""
 
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
-    def _addGpuParams(form, help):
+    def _addGpuParams(form: params.Form, help: str) -> None:
         useGpuHelp = "With Yes a GPU is used where there is one, else the CPU, many times slower; the log says which."
         form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use a GPU?", help=useGpuHelp)
         form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU ids", help=help)
 
     @staticmethod
-    def _addOption(place, configClass, name, paramClass, label, **kwargs):
+    def _addOption(
+        place: params.FormElement,
+        configClass: Type[Options],
+        name: str,
+        paramClass: Type[params.Param],
+        label: str,
+        **kwargs: Any,
+    ) -> None:
         """Add a form field for one option of the command, with the command line's own default and help."""
         kwargs.setdefault("help", configClass.help_of(name))
         if configClass.default_of(name) is None:
@@ -68,45 +79,47 @@ class CryodenProtBase(EMProtocol):
         place.addParam(name, paramClass, label=label, **kwargs)
 
     @staticmethod
-    def _addChoice(place, configClass, name, label, **kwargs):
+    def _addChoice(place: params.FormElement, configClass: Type[Options], name: str, label: str, **kwargs: Any) -> None:
         """Add a form field for an option with named choices."""
         choices = list(configClass.choices_of(name))
         default = choices.index(configClass.default_of(name))
         help_ = configClass.help_of(name)
         place.addParam(name, params.EnumParam, choices=choices, default=default, label=label, help=help_, **kwargs)
 
-    def _choice(self, configClass, name):
+    def _choice(self, configClass: Type[Options], name: str) -> str:
         """Return the chosen word of a field that `_addChoice` added."""
         return configClass.choices_of(name)[self.getAttributeValue(name)]
 
     # --------------------------- STEPS functions ------------------------------
-    def _runCryoden(self, command, config, isShared=False):
+    def _runCryoden(self, command: str, config: Options, isShared: bool = False) -> None:
         """Run one command with the options of `config`; some failed inputs do not fail the protocol.
 
         Parameters
         ----------
-        command : str
+        command
             Of the denoiser's command line.
-        config : cryoden.config.Config
+        config
             Its options.
-        isShared : bool
+        isShared
             Whether several GPUs share the work, in one process each.
 
         Raises
         ------
-        Exception
-            With the denoiser's own one line, if nothing could be done.
+        CommandError
+            If nothing could be done, or the command was killed.
         """
         options = self._getExtraPath(OPTIONS_FILE)
         with open(options, "w") as file:
             json.dump(config.to_dict(), file, indent=2)
+
         environ = Plugin.getEnviron()
         gpus = (self._stepsExecutor.getGpuList() or [0]) if self.usesGpu() else []
         if gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
         nProcesses = len(gpus) if isShared and gpus else 1
+
         outcome = self._outcomeFile()
-        if os.path.exists(outcome):
+        if os.path.exists(outcome):  # of an earlier command: this one may be killed before it can say how it ended
             os.remove(outcome)
         logStart = os.path.getsize(self.getStderrLog())
         arguments = f"{command} --config {shlex.quote(options)} --outcome {shlex.quote(outcome)}"
@@ -115,50 +128,31 @@ class CryodenProtBase(EMProtocol):
         except subprocess.CalledProcessError as error:
             ending = read_ending(outcome)
             if ending is None:
-                lines = self._lastLines(logStart)
-                raise CommandError(f"{_howItEnded(command, error.returncode, nProcesses)}\n{lines}".strip()) from error
+                text = f"{_describeExit(command, error.returncode, nProcesses)}\n{self._stderrSince(logStart)}"
+                raise CommandError(text.strip()) from error
             if ending.status == FAILED:
-                raise CommandError(self._said(ending.problems), ending) from error
+                raise CommandError(self._problemsText(ending.problems), ending) from error
 
-    def _outcomeFile(self):
+    def _outcomeFile(self) -> str:
         """Return where the last command said how it ended, for this run alone."""
         return self._getLogsPath(outputs.OUTCOME)
 
-    def _lastLines(self, start):
+    def _stderrSince(self, start: int) -> str:
         """Return the end of what the last command wrote to stderr, as it is."""
-        with open(self.getStderrLog(), errors="replace") as log:
+        with open(self.getStderrLog(), "rb") as log:
             log.seek(start)
-            return "".join(log.readlines()[-MOST_LINES:])
+            lines = log.read().decode(errors="replace").splitlines(keepends=True)
+        return "".join(lines[-MAX_STDERR_LINES:])
 
-    def _said(self, problems):
-        """Return problems of the denoiser in the form's words."""
-        return " ".join(problem.text(self._words) for problem in problems)
-
-    @property
-    def _words(self):
-        return formWords(self._labelOf)
-
-    def _device(self):
+    def _device(self) -> str:
         return "auto" if self.usesGpu() else "cpu"
 
-    # --------------------------- INFO functions -------------------------------
-    def _problemsOf(self, makeConfig):
-        """Return every rule that the options break; `makeConfig` builds the configuration."""
-        try:
-            makeConfig()
-        except OptionError as error:
-            return [problem.text(self._words) for problem in error.problems]
-        return []
+    # --------------------------- the form's words -----------------------------
+    @property
+    def _words(self) -> Words:
+        return formWords(self._labelOf)
 
-    def _validateContinued(self):
-        """Return why the run, if it is to be continued, cannot be; Scipion asks before and at the start of a run."""
-        return self._continueProblems() if self.isContinued() and self.workingDir.hasValue() else []
-
-    def _continueProblems(self):
-        """Return why what the run has made so far does not go with its options and input of now."""
-        return []
-
-    def _labelOf(self, option):
+    def _labelOf(self, option: str) -> Optional[str]:
         """Return the label of the field that sets an option, None where the form has none."""
         name = self._fields.get(option, option)
         param = self.getParam(name)
@@ -166,43 +160,79 @@ class CryodenProtBase(EMProtocol):
             return param.label.get().rstrip("?")
         return name if option in self._fields else None
 
-    def _failures(self):
+    def _problemsText(self, problems: Iterable[Problem]) -> str:
+        """Return problems of the denoiser in the form's words."""
+        return " ".join(problem.text(self._words) for problem in problems)
+
+    def _errorText(self, error: CryodenError) -> str:
+        """Return an error of the denoiser in the form's words."""
+        return errorText(error, self._words)
+
+    # --------------------------- INFO functions -------------------------------
+    def _problemsOf(self, makeConfig: Callable[[], Options]) -> List[str]:
+        """Return every rule that the options break; `makeConfig` builds the configuration."""
+        try:
+            makeConfig()
+        except OptionError as error:
+            return [problem.text(self._words) for problem in error.problems]
+        return []
+
+    def _validateContinued(self) -> List[str]:
+        """Return why the run, if it is to be continued, cannot be; Scipion asks before and at the start of a run."""
+        return self._continueProblems() if self.isContinued() and self.workingDir.hasValue() else []
+
+    def _continueProblems(self) -> List[str]:
+        """Return why what the run has made so far does not go with its options and input of now."""
+        return []
+
+    def _failures(self) -> Dict[str, Problem]:
         """Return why some inputs were left out, name -> problem."""
         return read_failures(os.path.dirname(self._filePath(outputs.FAILURES)))
 
-    def _filePath(self, name):
+    def _filePath(self, name: str) -> str:
         """Return where a file of the folder lies that the command fills."""
         return self._getExtraPath(name)
 
-    def _withoutRoom(self):
+    def _failedForFullDisk(self) -> List[str]:
         """Return the failed inputs that a full disk left without a result."""
         return [name for name, problem in self._failures().items() if problem.kind == FullDiskError.kind]
 
-    def _failureLines(self):
-        nWithoutRoom = len(self._withoutRoom())
+    def _failureLines(self) -> List[str]:
+        nWithoutRoom = len(self._failedForFullDisk())
         lines = []
         if nWithoutRoom:
             lines.append(f"*The disk was full*: {nWithoutRoom} are still to be done. Free some space and Continue.")
-        problems = [problem for problem in self._failures().values() if problem.kind != FullDiskError.kind]
-        lines += [f"*Left out: {len(problems)}*"] if problems else []
-        lines += [f"  {problem.text(self._words)}" for problem in problems[:MOST_REASONS]]
-        nMore = len(problems) - MOST_REASONS
-        return lines + ([f"  and {nMore} more; see {self._filePath(outputs.FAILURES)}"] if nMore > 0 else [])
 
-    def _citations(self):
+        problems = [problem for problem in self._failures().values() if problem.kind != FullDiskError.kind]
+        if problems:
+            lines.append(f"*Left out: {len(problems)}*")
+            lines += [f"  {problem.text(self._words)}" for problem in problems[:MAX_REASONS]]
+
+        nMore = len(problems) - MAX_REASONS
+        if nMore > 0:
+            lines.append(f"  and {nMore} more; see {self._filePath(outputs.FAILURES)}")
+        return lines
+
+    def _warningLines(self, warnings: Iterable[Problem]) -> List[str]:
+        """Return what a command found suspicious, each thing once."""
+        texts = dict.fromkeys(warning.text(self._words) for warning in warnings)
+        return [f"*Warning:* {text}" for text in texts]
+
+    def _citations(self) -> List[str]:
         return ["Lehtinen2018"]
 
 
-def _howItEnded(command, status, nProcesses):
+def _describeExit(command: str, status: int, nProcesses: int) -> str:
     """Return why a command that said nothing ended, and how to go on."""
+    goOn = "What is finished is kept: Continue goes on from there."
     if nProcesses > 1:
-        what = f"One of the {nProcesses} processes of cryoden {command} ended early; run.stderr says which and how."
-        what += " If it was killed (signal 9), the memory may not have been enough."
-    else:
-        signalNumber = -status if status < 0 else status - SHELL_SIGNAL
-        if signalNumber > 0:
-            what = f"cryoden {command} was killed (signal {signalNumber})."
-            what += " The memory may not have been enough." if signalNumber == signal.SIGKILL else ""
-        else:
-            what = f"cryoden {command} ended with status {status}; run.stderr says why."
-    return f"{what} What is finished is kept: Continue goes on from there."
+        return (
+            f"One of the {nProcesses} processes of cryoden {command} ended early; run.stderr says which and how. If it "
+            f"was killed (signal 9), the memory may not have been enough. {goOn}"
+        )
+    signalNumber = -status if status < 0 else status - SHELL_SIGNAL
+    if signalNumber <= 0:
+        return f"cryoden {command} ended with status {status}; run.stderr says why. {goOn}"
+
+    memory = " The memory may not have been enough." if signalNumber == signal.SIGKILL else ""
+    return f"cryoden {command} was killed (signal {signalNumber}).{memory} {goOn}"

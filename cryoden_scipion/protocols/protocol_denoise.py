@@ -1,34 +1,37 @@
 """Denoise micrographs while they come: SetOfMicrographs + CryodenModel -> SetOfMicrographs and micrographs.star."""
 
-import glob
-import json
+from __future__ import annotations
+
+import dataclasses
 import os
 import time
 from enum import Enum
+from typing import Dict, List, Tuple
 
-from pwem.objects import SetOfCTF, SetOfMicrographs
+from pwem.objects import Micrograph, SetOfCTF, SetOfMicrographs
 from pyworkflow.constants import BETA
+from pyworkflow.object import Pointer
 from pyworkflow.protocol import params
 
 from cryoden.config import DenoiseConfig
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json, write_json
 from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
+from cryoden.formats.progress_log import read_progress_logs
 from cryoden.formats.run_record import recorded_options
 from cryoden_scipion import convert
 from cryoden_scipion.protocols import denoise_rules
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
-from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import WAIT_SECONDS, StreamingRun
 
 INPUT_STAR = "input.star"
 """Input of the command."""
 
-PROGRESS_NAME = "progress.json"
-"""Seconds of all rounds and micrographs denoised in them, and how many got no CTF; for the summary."""
+PROGRESS_FILE = "progress.json"
+"""See `DenoisingProgress`."""
 
 FULL, LINKED_HALVES, TWO_SETS = 0, 1, 2
 
@@ -39,7 +42,35 @@ class DenoiseOutputs(Enum):
     outputMicrographs = SetOfMicrographs
 
 
-class CryodenProtDenoise(StreamingRun, CryodenProtBase):
+@dataclasses.dataclass(frozen=True)
+class DenoisingProgress:
+    """What the summary says of a run.
+
+    Attributes
+    ----------
+    seconds
+        Of all rounds, program start included.
+    micrographs
+        How many were denoised in them.
+    without_ctf
+        How many are denoised but left out of the STAR file, because they have no CTF.
+    """
+
+    seconds: float = 0.0
+    micrographs: int = 0
+    without_ctf: int = 0
+
+    @classmethod
+    def read(cls, path: str) -> DenoisingProgress:
+        """Return what a run has counted so far."""
+        return cls(**read_json(path)) if os.path.exists(path) else cls()
+
+    def write(self, path: str) -> None:
+        """Keep it for the summary."""
+        write_json(path, dataclasses.asdict(self))
+
+
+class CryodenProtDenoise(StreamingRun):
     """Denoise micrographs with a model that was trained on such data.
 
     Use the denoised set for looking and picking. Estimate CTFs and extract particles on the original set: its noise is
@@ -53,7 +84,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
     _fields = {"model": "inputModel", "odd": "predictFrom", "even": "predictFrom", "micrographs": "inputMicrographs"}
 
     # --------------------------- DEFINE param functions ----------------------
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         form.addSection(label="Input")
         self._defineInputParams(form)
         self._addGpuParams(
@@ -73,7 +104,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         )
 
     @staticmethod
-    def _defineInputParams(form):
+    def _defineInputParams(form: params.Form) -> None:
         form.addParam(
             "inputMicrographs",
             params.PointerParam,
@@ -128,7 +159,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             "no pixel. Inside Scipion they are not needed: later protocols offer the CTFs of the originals.",
         )
 
-    def _defineDenoisingParams(self, form):
+    def _defineDenoisingParams(self, form: params.Form) -> None:
         inLine = {"display": params.EnumParam.DISPLAY_HLIST}
         self._addChoice(form, DenoiseConfig, "quality", "Quality", **inLine)
         self._addOption(form, DenoiseConfig, "full_size", params.BooleanParam, "Back to the input's pixel size?")
@@ -141,17 +172,17 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         )
 
     # --------------------------- INSERT steps functions -----------------------
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         now = time.time()  # steps that are others at each launch: a finished run is continued for what came since
         self._insertFunctionStep(self.denoiseStep, now, needsGPU=True)
         self._insertFunctionStep(self.closeStep, now, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def denoiseStep(self, launchTime):
+    def denoiseStep(self, launchTime: float) -> None:
         """Run `cryoden denoise` on the micrographs that are there, then on what came meanwhile, until no more come."""
         self._runInRounds("denoise", self._config, self.streamingBatchSize.get(), isShared=True)
 
-    def closeStep(self, launchTime):
+    def closeStep(self, launchTime: float) -> None:
         """Write the CTFs where they are given, and say that no more micrographs will come.
 
         Raises
@@ -163,11 +194,12 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         if self.inputCTF.get() is not None:
             self._addCtfs(micrographs)
         self._closeOutputs()
+
         missing = len(micrographs) - self.outputMicrographs.getSize() - len(self._failures())
         if missing > 0:
             raise Exception(f"{missing} micrographs were not denoised; Continue tries again.")
 
-    def _loadInput(self):
+    def _loadInput(self) -> Tuple[List[Micrograph], bool]:
         micrographs, isComplete = convert.loadItems(self.inputMicrographs.get().getFileName())
         if self.predictFrom.get() == TWO_SETS:
             halves = [convert.loadItems(pointer.get().getFileName()) for pointer in self._halfPointers()]
@@ -177,16 +209,19 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
                 micrographs = [mic for mic in micrographs if convert.micNameKey(mic) in names]
         return micrographs, isComplete
 
-    def _writeInput(self, items):
-        self._counted, self._nFinished = time.monotonic(), len(self._finishedOf(items))
+    def _writeInput(self, items: List[Micrograph]) -> None:
+        self._lastCount = time.monotonic()
+        self._nFinished = len(self._finishedOf(items))
         convert.writeImagesStar(self._getExtraPath(INPUT_STAR), items)
         if self.predictFrom.get() == FULL:
             return
+
         for number, star in enumerate((ODD_STAR, EVEN_STAR)):
             if self.predictFrom.get() == LINKED_HALVES:
                 files = {convert.micNameKey(mic): (convert.linkedHalves(mic) or ("", ""))[number] for mic in items}
             else:
                 files = self._halfNames(self._halfPointers()[number])
+
             found = [mic for mic in items if files.get(convert.micNameKey(mic))]
             convert.writeImagesStar(
                 self._getExtraPath(star),
@@ -195,7 +230,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
                 names=[os.path.splitext(os.path.basename(mic.getFileName()))[0] for mic in found],
             )
 
-    def _register(self, items):
+    def _register(self, items: List[Micrograph]) -> None:
         """Append every micrograph that was denoised."""
         name = DenoiseOutputs.outputMicrographs.name
         finished = self._finishedOf(items)
@@ -204,31 +239,37 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
         if isFirst and n:
             self._defineTransformRelation(self.inputMicrographs, self.outputMicrographs)
             self._defineSourceRelation(self.inputModel, self.outputMicrographs)
+
         self._countProgress(len(finished))
 
-    def _finishedOf(self, items):
+    def _finishedOf(self, items: List[Micrograph]) -> List[Micrograph]:
         """Return the items whose results are there."""
         files = set(os.listdir(self._getExtraPath()))
         return [item for item in items if mrc_name(item.getFileName()) in files]
 
-    def _prepareOutput(self, micrographs, first):
+    def _prepareOutput(self, micrographs: SetOfMicrographs, first: Micrograph) -> None:
         micrographs.copyInfo(self.inputMicrographs.get())
         micrographs.setSamplingRate(self._newMicrograph(first).getSamplingRate())
 
-    def _newMicrograph(self, micrograph):
+    def _newMicrograph(self, micrograph: Micrograph) -> Micrograph:
         denoised = self._getExtraPath(mrc_name(micrograph.getFileName()))
-        return convert.newMicrograph(micrograph, denoised, open_stack(denoised).sampling_rate)
+        samplingRate = open_stack(denoised).sampling_rate or self.inputModel.get().getSamplingRate()
+        return convert.newMicrograph(micrograph, denoised, samplingRate)
 
-    def _countProgress(self, nFinished):
+    def _countProgress(self, nFinished: int) -> None:
         """Add the seconds since the last call, and the micrographs that were finished in them."""
-        path, now = self._getExtraPath(PROGRESS_NAME), time.monotonic()
-        progress = self._progress()
-        progress["seconds"] += now - self._counted
-        progress["micrographs"] += nFinished - self._nFinished
-        self._counted, self._nFinished = now, nFinished
-        write_json(path, progress)
+        now = time.monotonic()
+        before = self._progress()
+        progress = dataclasses.replace(
+            before,
+            seconds=before.seconds + now - self._lastCount,
+            micrographs=before.micrographs + nFinished - self._nFinished,
+        )
+        progress.write(self._getExtraPath(PROGRESS_FILE))
+        self._lastCount = now
+        self._nFinished = nFinished
 
-    def _addCtfs(self, micrographs):
+    def _addCtfs(self, micrographs: List[Micrograph]) -> None:
         """Write the CTFs into the STAR file, when the last of them is there."""
         while True:
             ctfs, isComplete = convert.loadItems(self.inputCTF.get().getFileName(), SetOfCTF)
@@ -236,52 +277,57 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
                 break
             self.info(f"Waiting for CTFs: {len(ctfs)} so far.")
             time.sleep(WAIT_SECONDS)
+
         path = self._getExtraPath(outputs.MICROGRAPHS_STAR)
         names = {mrc_name(mic.getFileName()): convert.micNameKey(mic) for mic in micrographs}
-        progress = self._progress()
-        progress["without_ctf"] = convert.addCtfs(path, names, convert.ctfsByName(ctfs))
-        write_json(self._getExtraPath(PROGRESS_NAME), progress)
+        nWithout = convert.addCtfs(path, names, convert.ctfsByName(ctfs))
+        progress = dataclasses.replace(self._progress(), without_ctf=nWithout)
+        progress.write(self._getExtraPath(PROGRESS_FILE))
 
     # --------------------------- INFO functions -------------------------------
-    def _validate(self):
+    def _validate(self) -> List[str]:
         problems = self._problemsOf(self._config)
         if self.streamingBatchSize.get() < 1:
             problems.append(f"New micrographs to wait for is {self.streamingBatchSize.get()}; it must be 1 or more.")
         micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
         if micrographs is None or model is None:
             return problems  # Scipion says that they are missing; a scheduled run waits for them
+
         problems += denoise_rules.emptyProblems(micrographs, self.inputCTF.get())
         try:
             card = read_card(model.getFileName())
         except CryodenError as error:
-            return [*problems, str(error)]
+            return [*problems, self._errorText(error)]
         if problems:
             return problems
+
         problems += denoise_rules.rateProblems(micrographs, card)
         problems += denoise_rules.nameProblems(micrographs) + self._validateHalves(micrographs)
         problems += denoise_rules.ctfProblems(micrographs, self.inputCTF.get())
         return problems or self._validateContinued()
 
-    def _continueProblems(self):
-        record, micrographs = recorded_options(self._getExtraPath(outputs.DENOISE_RECORD)), self.inputMicrographs.get()
+    def _continueProblems(self) -> List[str]:
+        record = recorded_options(self._getExtraPath(outputs.DENOISE_RECORD))
         if record is None:
             return []
+
         card = read_card(self.inputModel.get().getFileName())
         now = {**self._config().to_dict(), "model": {"network": card.network, "training": card.training}}
         problems = optionProblems(record, now, self._words)
         if self.hasAttribute(DenoiseOutputs.outputMicrographs.name):
             star = self._getExtraPath(INPUT_STAR)
-            problems += itemProblems(self._labelOf("micrographs"), micrographs, self.outputMicrographs, star)
+            label, given = self._labelOf("micrographs"), self.inputMicrographs.get()
+            problems += itemProblems(label, given, self.outputMicrographs, star)
         return problems
 
-    def _validateHalves(self, micrographs):
+    def _validateHalves(self, micrographs: SetOfMicrographs) -> List[str]:
         if self.predictFrom.get() == LINKED_HALVES:
             return denoise_rules.linkProblems(micrographs)
         if self.predictFrom.get() == TWO_SETS:
             return denoise_rules.halfProblems(micrographs, *(pointer.get() for pointer in self._halfPointers()))
         return []
 
-    def _warnings(self):
+    def _warnings(self) -> List[str]:
         micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
         if micrographs is None or model is None or not micrographs.getSize():
             return []
@@ -294,7 +340,7 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             *denoise_rules.sizeWarnings(micrographs, card, self.tile.get()),
         ]
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not self.hasAttribute(DenoiseOutputs.outputMicrographs.name):
             return ["No denoised micrographs yet.", *self._failureLines()]
         output, progress = self.outputMicrographs, self._progress()
@@ -304,25 +350,20 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             "*Pick here; estimate CTFs and extract particles on the original set.*",
             f"RELION: {self._getExtraPath(outputs.MICROGRAPHS_STAR)}",
         ]
-        if progress["seconds"]:
-            speed = 60 * progress["micrographs"] / progress["seconds"]
+        if progress.seconds:
+            speed = 60 * progress.micrographs / progress.seconds
             lines.insert(1, f"Speed: *{speed:.1f}* micrographs per minute, from disk to disk, program start included.")
-        if progress["without_ctf"]:
-            lines.append(
-                f"{progress['without_ctf']} micrographs have no CTF and are not in {outputs.MICROGRAPHS_STAR}."
-            )
-        return lines + self._warningLines() + self._failureLines()
+        if progress.without_ctf:
+            lines.append(f"{progress.without_ctf} micrographs have no CTF and are not in {outputs.MICROGRAPHS_STAR}.")
+        return lines + self._warningLines(self._logWarnings()) + self._failureLines()
 
-    def _warningLines(self):
-        """Return what the command found suspicious in what it denoised, each thing once."""
-        found = {}
-        for path in sorted(glob.glob(glob.escape(self._getExtraPath()) + f"/{outputs.LOGS}")):
-            with open(path) as log:
-                found.update(dict.fromkeys(json.loads(line)["warning"] for line in log if '"warning": ' in line))
-        return [f"*Warning:* {warning}" for warning in found]
+    def _logWarnings(self) -> List[Problem]:
+        """Return what the command found suspicious in what it denoised."""
+        records = read_progress_logs(self._getExtraPath())
+        return [Problem.from_dict(record["warning"]) for record in records if "warning" in record]
 
     # --------------------------- UTILS functions ------------------------------
-    def _config(self):
+    def _config(self) -> DenoiseConfig:
         model = self.inputModel.get()
         isFromHalves = self.predictFrom.get() != FULL
         return DenoiseConfig(
@@ -342,16 +383,14 @@ class CryodenProtDenoise(StreamingRun, CryodenProtBase):
             device=self._device(),
         )
 
-    def _progress(self):
-        path = self._getExtraPath(PROGRESS_NAME)
-        nothing = {"seconds": 0.0, "micrographs": 0, "without_ctf": 0}
-        return read_json(path) if os.path.exists(path) else nothing
+    def _progress(self) -> DenoisingProgress:
+        return DenoisingProgress.read(self._getExtraPath(PROGRESS_FILE))
 
-    def _halfPointers(self):
+    def _halfPointers(self) -> List[Pointer]:
         return [self.inputMicrographsOdd, self.inputMicrographsEven]
 
     @staticmethod
-    def _halfNames(pointer):
+    def _halfNames(pointer: Pointer) -> Dict[str, str]:
         """Return micrograph name -> file of the halves that a set's file holds now."""
         halves, _ = convert.loadItems(pointer.get().getFileName())
         return {convert.micNameKey(mic): os.path.normpath(mic.getFileName()) for mic in halves}

@@ -1,19 +1,22 @@
 """Evaluate denoisers: halves + CryodenModels -> a report, and micrographs with their R2."""
 
-import json
+from __future__ import annotations
+
 import os
 from enum import Enum
+from typing import Any, Dict, List
 
 from pwem.objects import SetOfMicrographs
 from pyworkflow.constants import BETA
-from pyworkflow.object import Float
+from pyworkflow.object import Float, Pointer
 from pyworkflow.protocol import params
 
 from cryoden.config import EvaluateConfig
+from cryoden.errors import Problem
 from cryoden.formats import outputs
+from cryoden.formats.files import read_json
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, LINKED_SET, ODD_STAR, HalvesInput
-from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 TRUTH_STAR = "truth.star"
 SCORES = {"_cryodenR2": "r2", "_cryodenR2Error": "r2_error", "_cryodenR2Corr": "r2_corr"}
@@ -26,7 +29,7 @@ class EvaluateOutputs(Enum):
     outputMicrographs = SetOfMicrographs
 
 
-class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
+class CryodenProtEvaluate(HalvesInput):
     """Measure how good denoisers are on your own micrographs, without ground truth.
 
     Each half is denoised and compared with the other half, whose noise is independent. That gives R2, the share of the
@@ -40,7 +43,7 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
     _fields = {"band": "Score band (A)", "model": "inputModels", "truth": "inputTruth"}
 
     # --------------------------- DEFINE param functions ----------------------
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         form.addSection(label="Input")
         self._defineHalvesParams(form)
         form.addParam(
@@ -76,7 +79,7 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
         form.addSection(label="Evaluation")
         self._defineEvaluationParams(form)
 
-    def _defineEvaluationParams(self, form):
+    def _defineEvaluationParams(self, form: params.Form) -> None:
         low, high = EvaluateConfig.default_of("band")
         line = form.addLine("Score band (A)", help=EvaluateConfig.help_of("band"))
         line.addParam("bandLow", params.FloatParam, default=low, label="from")
@@ -94,13 +97,13 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
         self._addOption(form, EvaluateConfig, "seed", params.IntParam, "Seed", **advanced)
 
     # --------------------------- INSERT steps functions -----------------------
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         self._insertFunctionStep(self.convertInputStep, needsGPU=False)
         self._insertFunctionStep(self.evaluateStep, needsGPU=True)
         self._insertFunctionStep(self.createOutputStep, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def convertInputStep(self):
+    def convertInputStep(self) -> None:
         """List halves and truths by micrograph name."""
         self._writeHalvesStars()
         if self.inputTruth.get() is not None:
@@ -108,16 +111,17 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
             names = [convert.micNameKey(micrograph) for micrograph in micrographs]
             convert.writeImagesStar(self._getExtraPath(TRUTH_STAR), micrographs, names=names)
 
-    def evaluateStep(self):
+    def evaluateStep(self) -> None:
         """Run `cryoden evaluate`; after a stop it goes on with the micrographs that are left."""
         self._runCryoden("evaluate", self._config())
 
-    def createOutputStep(self):
+    def createOutputStep(self) -> None:
         """Register the micrographs that were measured, each with its R2."""
         scores = self.leader()["micrographs"]
         pointer = self._scoredPointer()
         micrographs = self._createSetOfMicrographs()
         micrographs.copyInfo(pointer.get())
+
         for micrograph in convert.clonedItems(pointer.get()):
             numbers = scores.get(convert.micNameKey(micrograph))
             if numbers is None:
@@ -136,12 +140,13 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
             self._defineSourceRelation(model, micrographs)
 
     # --------------------------- INFO functions -------------------------------
-    def _validate(self):
+    def _validate(self) -> List[str]:
         return self._problemsOf(self._config) + self._validateHalves()
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not os.path.exists(self._getExtraPath(outputs.METRICS)):
             return ["No evaluation yet."]
+
         table = self.table()
         band = table["bands"][0]
         lines = [
@@ -149,32 +154,35 @@ class CryodenProtEvaluate(HalvesInput, CryodenProtBase):
         ]
         for row in table["rows"]:
             if row["bands"] is None:
-                lines.append(f"  {row['label']}: {row['note']}")
+                lines.append(f"  {row['label']}: {self._absenceText(row)}")
                 continue
             r2 = row["bands"][band]["r2"]
             error = f" +- {r2['error']:.3f}" if r2["error"] is not None else ""
             mark = "*" if row["key"] == table["leader"] else ""
             lines.append(f"  {mark}{row['label']}: {r2['value']:.3f}{error}{mark}")
-        lines += table["warnings"]
+        lines += self._warningLines(map(Problem.from_dict, table["warnings"]))
         return [*lines, f"Report: {self._getExtraPath(outputs.REPORT)}", *self._failureLines()]
 
-    # --------------------------- UTILS functions ------------------------------
-    def table(self):
-        """Return the content of metrics.json."""
-        with open(self._getExtraPath(outputs.METRICS)) as file:
-            return json.load(file)
+    def _absenceText(self, row: Dict[str, Any]) -> str:
+        """Return why a denoiser did not take part; version 0.1 has a note in the command line's words."""
+        return Problem.from_dict(row.get("problem") or row["note"]).text(self._words)
 
-    def leader(self):
+    # --------------------------- UTILS functions ------------------------------
+    def table(self) -> Dict[str, Any]:
+        """Return the content of metrics.json."""
+        return read_json(self._getExtraPath(outputs.METRICS))
+
+    def leader(self) -> Dict[str, Any]:
         """Return the row that the report is about."""
         table = self.table()
         return next(row for row in table["rows"] if row["key"] == table["leader"])
 
-    def _scoredPointer(self):
+    def _scoredPointer(self) -> Pointer:
         if self.micrographsToScore.get() is not None:
             return self.micrographsToScore
         return self.inputMicrographs if self.halvesFrom.get() == LINKED_SET else self.inputMicrographsOdd
 
-    def _config(self):
+    def _config(self) -> EvaluateConfig:
         return EvaluateConfig(
             odd=self._getExtraPath(ODD_STAR),
             even=self._getExtraPath(EVEN_STAR),

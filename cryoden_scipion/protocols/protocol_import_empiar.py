@@ -1,14 +1,17 @@
 """Import from EMPIAR: the number of an entry -> SetOfMovies, with what the archives know of its acquisition."""
 
-import json
+from __future__ import annotations
+
 import os
 from enum import Enum
+from typing import List, Optional
 
 from pwem.objects import Acquisition, Movie, SetOfMovies
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.config.fetch import FetchConfig
+from cryoden.fetch.entry_record import EntryRecord
 from cryoden.formats import outputs
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
@@ -36,7 +39,7 @@ class CryodenProtImportEmpiar(CryodenProtBase):
     _possibleOutputs = EmpiarOutputs
 
     # --------------------------- DEFINE param functions ----------------------
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         form.addSection(label="Entry")
         form.addParam(
             "entry", params.StringParam, label="EMPIAR entry", important=True, help=FetchConfig.help_of("entry")
@@ -69,21 +72,22 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         )
 
     # --------------------------- INSERT steps functions -----------------------
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         self._insertFunctionStep(self.fetchStep, needsGPU=False)
         self._insertFunctionStep(self.createOutputStep, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def fetchStep(self):
+    def fetchStep(self) -> None:
         """Run `cryoden fetch`."""
         self._runCryoden("fetch", self._config())
 
-    def createOutputStep(self):
+    def createOutputStep(self) -> None:
         """Register every movie that arrived."""
         record = self._record()
-        samplingRate = self.samplingRate.get() or record["imageset"]["sampling_rate"]
+        samplingRate = self.samplingRate.get() or record.imageset.sampling_rate
         if not samplingRate:
             raise Exception("The archive does not say the pixel size of these movies; fill it in and continue.")
+
         acquisition = self._acquisition(record)
         movies = self._createSetOfMovies()
         movies.setAcquisition(acquisition)
@@ -91,74 +95,78 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         gain = self._gain(record)
         if gain:
             movies.setGain(self._filePath(gain))
-        for number, name in enumerate(record["movies"], 1):
+
+        for number, name in enumerate(record.movies, 1):
             movie = Movie(location=self._filePath(name))
             movie.setObjId(number)
             movie.setMicName(os.path.basename(name))
             movie.setAcquisition(acquisition)
             movie.setSamplingRate(samplingRate)
             movies.append(movie)
+
         frames = movies.getFirstItem().getDim()[2]
         movies.setFramesRange([1, frames, 1])
         self._defineOutputs(**{EmpiarOutputs.outputMovies.name: movies})
 
     # --------------------------- INFO functions -------------------------------
-    def _validate(self):
+    def _validate(self) -> List[str]:
         return self._problemsOf(self._config)
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not self.hasAttribute(EmpiarOutputs.outputMovies.name):
             return ["No movies yet."]
+
         record = self._record()
         acquisition = self.outputMovies.getAcquisition()
         lines = [
-            f"EMPIAR-{record['number']}: {record['title']}",
+            f"EMPIAR-{record.number}: {record.title}",
             f"*{self.outputMovies.getSize()}* movies; {acquisition.getVoltage():g} kV, "
             f"{acquisition.getSphericalAberration():g} mm, {acquisition.getDosePerFrame() or 0:g} e/A^2 per frame.",
             f"Gain reference: {self._gain(record) or 'none'}",
         ]
-        missing = [name for name, value in record["microscope"].items() if value is None and name != "dose"]
+        microscope = record.microscope
+        known = {"voltage": microscope.voltage, "spherical aberration": microscope.spherical_aberration}
+        missing = [name for name, value in known.items() if value is None]
         if missing:
             lines.append(f"The archive does not say {', '.join(missing)}: usual values are taken unless filled in.")
         return lines + self._failureLines()
 
-    def _citations(self):
+    def _citations(self) -> List[str]:
         return ["Iudin2023"]
 
     # --------------------------- UTILS functions ------------------------------
-    def _config(self):
+    def _config(self) -> FetchConfig:
         names = ("subset", "imageset", "pattern", "jobs", "api", "files", "maps")
         values = {name: self.getAttributeValue(name) for name in names}
         values["pattern"] = values["pattern"] or None
         return FetchConfig(archive="empiar", entry=self.entry.get() or "", output=self._getExtraPath(), **values)
 
-    def _filePath(self, name):
+    def _filePath(self, name: str) -> str:
         return self._getExtraPath(f"EMPIAR-{self._config().number}", name)
 
-    def _record(self):
-        with open(self._filePath(outputs.ENTRY_RECORD)) as file:
-            return json.load(file)
+    def _record(self) -> EntryRecord:
+        return EntryRecord.read(self._filePath(outputs.ENTRY_RECORD))
 
-    def _acquisition(self, record):
-        microscope, frames = record["microscope"], record["imageset"]["n_frames"]
+    def _acquisition(self, record: EntryRecord) -> Acquisition:
+        microscope = record.microscope
+        nFrames = record.imageset.n_frames
         dose = self.dosePerFrame.get()
-        if dose is None and microscope["dose"] and frames:
-            dose = microscope["dose"] / frames
+        if dose is None and microscope.dose and nFrames:
+            dose = microscope.dose / nFrames
+
         return Acquisition(
-            voltage=self.voltage.get() or microscope["voltage"] or USUAL_VOLTAGE,
-            sphericalAberration=self.sphericalAberration.get()
-            or microscope["spherical_aberration"]
-            or USUAL_ABERRATION,
+            voltage=self.voltage.get() or microscope.voltage or USUAL_VOLTAGE,
+            sphericalAberration=self.sphericalAberration.get() or microscope.spherical_aberration or USUAL_ABERRATION,
             amplitudeContrast=self.amplitudeContrast.get(),
             magnification=50000,  # Scipion asks for one; nothing follows from it
             doseInitial=0.0,
             dosePerFrame=dose,
         )
 
-    def _gain(self, record):
+    def _gain(self, record: EntryRecord) -> Optional[str]:
         """Return the gain reference to use: the named one, or the only or first one that can be read."""
         wanted = (self.gainFile.get() or "").strip()
         if wanted.lower() == "none":
             return None
-        readable = [name for name in record["gains"] if name.endswith(READABLE_GAINS) and "defect" not in name.lower()]
+        readable = [name for name in record.gains if name.endswith(READABLE_GAINS) and "defect" not in name.lower()]
         return next((name for name in readable if not wanted or os.path.basename(name) == wanted), None)

@@ -1,10 +1,12 @@
 """Bring a denoiser into a project, and out of it."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from enum import Enum
+from typing import List
 
-from pwem.protocols import EMProtocol
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
@@ -12,6 +14,7 @@ from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
 from cryoden_scipion.objects import CryodenModel
+from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 
 class ImportOutputs(Enum):
@@ -20,53 +23,53 @@ class ImportOutputs(Enum):
     outputModel = CryodenModel
 
 
-class CryodenProtImportModel(EMProtocol):
+class CryodenProtImportModel(CryodenProtBase):
     """Import a denoiser that was trained elsewhere: in another project, or with the command line."""
 
     _label = "import denoiser"
     _devStatus = BETA
     _possibleOutputs = ImportOutputs
 
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         form.addSection(label="Input")
         form.addParam(
             "modelFile",
             params.FileParam,
             label="Model file",
             important=True,
-            help="A model.safetensors that _train denoiser_, _export denoiser_ or `cryoden train` wrote. It is copied.",
+            help="A model.safetensors of _train denoiser_, _export denoiser_ or the command line. It is copied.",
         )
 
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         self._insertFunctionStep(self.importStep, needsGPU=False)
 
-    def importStep(self):
+    def importStep(self) -> None:
         """Copy the file and register it."""
         model = CryodenModel(self._getExtraPath(outputs.MODEL))
         shutil.copyfile(self.modelFile.get(), model.getFileName())
         model.setFromCard(read_card(model.getFileName()))
         self._defineOutputs(**{ImportOutputs.outputModel.name: model})
 
-    def _validate(self):
+    def _validate(self) -> List[str]:
         try:
             read_card(self.modelFile.get())
         except CryodenError as error:
-            return [str(error)]
+            return [self._errorText(error)]
         return []
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not self.hasAttribute(ImportOutputs.outputModel.name):
             return ["No denoiser yet."]
         return [f"{self.outputModel} from {self.modelFile.get()}"]
 
 
-class CryodenProtExportModel(EMProtocol):
+class CryodenProtExportModel(CryodenProtBase):
     """Copy a denoiser out of the project, for another project or for the command line."""
 
     _label = "export denoiser"
     _devStatus = BETA
 
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         form.addSection(label="Export")
         form.addParam(
             "inputModel", params.PointerParam, pointerClass="CryodenModel", important=True, label="Denoiser",
@@ -76,16 +79,16 @@ class CryodenProtExportModel(EMProtocol):
             "targetFile", params.StringParam, label="Write to", help="Name of the new file, ending in .safetensors."
         )
 
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         self._insertFunctionStep(self.exportStep, needsGPU=False)
 
-    def exportStep(self):
+    def exportStep(self) -> None:
         """Copy the file; it has its final name only when whole."""
         target = self.targetFile.get()
         shutil.copyfile(self.inputModel.get().getFileName(), target + ".part")
         os.replace(target + ".part", target)
 
-    def _validate(self):
+    def _validate(self) -> List[str]:
         target = self.targetFile.get() or ""
         problems = []
         if not target.endswith(".safetensors"):
@@ -96,7 +99,7 @@ class CryodenProtExportModel(EMProtocol):
             problems.append(f"{target} exists already; choose another name.")
         return problems
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not self.isFinished():
             return ["Not exported yet."]
         return [f"Exported to {self.targetFile.get()}"]

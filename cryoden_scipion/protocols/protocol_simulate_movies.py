@@ -1,8 +1,9 @@
 """Simulate movies: nothing -> SetOfMovies, the true SetOfMicrographs and the SetOfCoordinates."""
 
-import json
-import os
+from __future__ import annotations
+
 from enum import Enum
+from typing import Dict, List, Tuple, Type
 
 from pwem.objects import Acquisition, Coordinate, Movie, SetOfCoordinates, SetOfMicrographs, SetOfMovies
 from pyworkflow.constants import BETA
@@ -10,10 +11,11 @@ from pyworkflow.protocol import params
 
 from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.formats import outputs
+from cryoden.simulate.facts import Facts, read_facts
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
-SECTIONS = {
+SECTIONS: Dict[str, Dict[str, Tuple[Type[params.Param], str]]] = {
     "Movies": {
         "movies": (params.IntParam, "Movies"),
         "frames": (params.IntParam, "Frames in a movie"),
@@ -50,6 +52,9 @@ SECTIONS = {
 BOX_DIAMETERS = 1.5
 """Side of the particles' boxes in diameters of the particle."""
 
+MAX_MOVIES = 10
+"""Movies of which the summary says how they were made."""
+
 
 class SimulateOutputs(Enum):
     """Movies, what they would show without noise, and where the particles are."""
@@ -72,7 +77,7 @@ class CryodenProtSimulateMovies(CryodenProtBase):
     _possibleOutputs = SimulateOutputs
 
     # --------------------------- DEFINE param functions ----------------------
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         for section, options in SECTIONS.items():
             form.addSection(label=section)
             if section == "Movies":
@@ -83,25 +88,25 @@ class CryodenProtSimulateMovies(CryodenProtBase):
                 self._addOption(form, SimulateMoviesConfig, name, paramClass, label)
 
     @staticmethod
-    def _addSize(form):
+    def _addSize(form: params.Form) -> None:
         rows, columns = SimulateMoviesConfig.default_of("size")
         line = form.addLine("Size (px)", help="Columns and rows of the frames.")
         line.addParam("columns", params.IntParam, default=columns, label="x")
         line.addParam("rows", params.IntParam, default=rows, label="y")
 
     # --------------------------- INSERT steps functions -----------------------
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         self._insertFunctionStep(self.simulateStep, needsGPU=False)
         self._insertFunctionStep(self.createOutputStep, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def simulateStep(self):
+    def simulateStep(self) -> None:
         """Run `cryoden simulate movies`."""
         self._runCryoden("simulate movies", self._config())
 
-    def createOutputStep(self):
-        """Register movies, true micrographs and coordinates; they know each other by micrograph name."""
-        config, facts = self._config(), self._facts()
+    def createOutputStep(self) -> None:
+        """Register movies, true micrographs and coordinates; they are matched by micrograph name."""
+        config = self._config()
         acquisition = Acquisition(
             voltage=config.voltage,
             sphericalAberration=config.spherical_aberration,
@@ -117,7 +122,8 @@ class CryodenProtSimulateMovies(CryodenProtBase):
         movies.setGain(self._getExtraPath(outputs.GAIN))
         movies.setFramesRange([1, config.frames, 1])
         coordinates = self._createSetOfCoordinates(micrographs)
-        for number, (name, fact) in enumerate(facts.items(), 1):
+
+        for number, (name, facts) in enumerate(self._facts().items(), 1):
             movie = Movie(location=self._getExtraPath(outputs.MOVIES, f"{name}.mrcs"))
             movie.setObjId(number)
             movie.setMicName(f"{name}.mrcs")
@@ -125,41 +131,46 @@ class CryodenProtSimulateMovies(CryodenProtBase):
             movie.setSamplingRate(config.sampling_rate)
             movie.setFramesRange([1, config.frames, 1])
             movies.append(movie)
+
             truth = self._getExtraPath(outputs.TRUTH, f"{name}.mrc")
             micrograph = convert.newMicrograph(movie, truth, config.sampling_rate)
             micrographs.append(micrograph)
-            for x, y in fact["coordinates"]:
+
+            for x, y in facts.coordinates:
                 coordinate = Coordinate()
                 coordinate.setMicrograph(micrograph)
                 coordinate.setPosition(round(x), round(y))
                 coordinates.append(coordinate)
-        coordinates.setBoxSize(2 * round(BOX_DIAMETERS / 2 * fact["diameter_px"]))
+
+        coordinates.setBoxSize(2 * round(BOX_DIAMETERS / 2 * facts.diameter_px))
         self._defineOutputs(outputMovies=movies, outputMicrographs=micrographs)
         self._defineOutputs(outputCoordinates=coordinates)
         self._defineSourceRelation(movies, micrographs)
         self._defineSourceRelation(micrographs, coordinates)
 
     # --------------------------- INFO functions -------------------------------
-    def _validate(self):
+    def _validate(self) -> List[str]:
         return self._problemsOf(self._config)
 
-    def _summary(self):
-        facts = self._facts()
+    def _summary(self) -> List[str]:
         if not self.hasAttribute(SimulateOutputs.outputCoordinates.name):
             return ["No movies yet."]
-        lines = [f"*{len(facts)}* movies with *{sum(len(fact['coordinates']) for fact in facts.values())}* particles."]
-        for name, fact in list(facts.items())[:10]:
+
+        movies = self._facts()
+        nParticles = sum(len(facts.coordinates) for facts in movies.values())
+        lines = [f"*{len(movies)}* movies with *{nParticles}* particles."]
+        for name, facts in list(movies.items())[:MAX_MOVIES]:
             lines.append(
-                f"{name}: underfocus {fact['defocus'] / 1e4:.2f} um, {fact['counts_per_pixel']:.3f} e/px and frame, "
-                f"particles' contrast {100 * fact['contrast']:.1f} %, SNR {fact['snr']:.3g} per pixel"
+                f"{name}: underfocus {facts.defocus / 1e4:.2f} um, {facts.counts_per_pixel:.3f} e/px and frame, "
+                f"particles' contrast {100 * facts.contrast:.1f} %, SNR {facts.snr:.3g} per pixel"
             )
         return lines
 
-    def _citations(self):
+    def _citations(self) -> List[str]:
         return ["Grant2015", "Vulovic2013"]
 
     # --------------------------- UTILS functions ------------------------------
-    def _config(self):
+    def _config(self) -> SimulateMoviesConfig:
         names = [name for options in SECTIONS.values() for name in options]
         values = {name: self.getAttributeValue(name) for name in names}
         return SimulateMoviesConfig(
@@ -169,12 +180,6 @@ class CryodenProtSimulateMovies(CryodenProtBase):
             shape=self._choice(SimulateMoviesConfig, "shape"),
         )
 
-    def _facts(self):
-        """Return what the command recorded of each movie, name -> record."""
-        folder = self._getExtraPath(outputs.TRUTH)
-        facts = {}
-        for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-            if file.endswith(".json"):
-                with open(os.path.join(folder, file)) as record:
-                    facts[os.path.splitext(file)[0]] = json.load(record)
-        return facts
+    def _facts(self) -> Dict[str, Facts]:
+        """Return what the command recorded of each movie, name -> facts."""
+        return read_facts(self._getExtraPath())

@@ -1,10 +1,13 @@
 """Split movies into halves while they come: SetOfMovies -> full, odd and even SetOfMicrographs."""
 
+from __future__ import annotations
+
 import os
 import time
 from functools import partial
+from typing import Dict, List, Optional, Tuple
 
-from pwem.objects import SetOfMicrographs, SetOfMovies
+from pwem.objects import Micrograph, Movie, SetOfMicrographs, SetOfMovies
 from pyworkflow.constants import BETA
 from pyworkflow.object import CsvList
 from pyworkflow.protocol import params
@@ -18,17 +21,16 @@ from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
-from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 from cryoden_scipion.protocols.streaming import StreamingRun
 
-MOVIES_STAR, SHIFTS_FOLDER = "movies.star", "shifts"
-"""Input of the command."""
+SHIFTS_FOLDER = "shifts"
+"""With the list of movies, the input of the command."""
 
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
 OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVEN: outputs.EVEN}
 
 
-class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
+class CryodenProtSplitHalves(StreamingRun):
     """Sum the odd and the even frames of movies apart: two images of one specimen with independent noise.
 
     A denoiser is trained on such halves. Global shifts that a motion correction stored with the movies are applied;
@@ -45,13 +47,13 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
     }  # fmt: skip
 
     # --------------------------- DEFINE param functions ----------------------
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         self._defineInput(form)
         self._defineCalibration(form)
         self._defineMotion(form)
         self._defineResources(form)
 
-    def _defineInput(self, form):
+    def _defineInput(self, form: params.Form) -> None:
         form.addSection(label="Input")
         form.addParam(
             "inputMovies",
@@ -77,7 +79,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         self._addOption(group, HalvesConfig, "eer_dose", params.FloatParam, "or electrons per A^2 and frame")
         self._addChoice(group, HalvesConfig, "eer_sampling", "Grid", display=params.EnumParam.DISPLAY_HLIST)
 
-    def _defineCalibration(self, form):
+    def _defineCalibration(self, form: params.Form) -> None:
         form.addSection(label="Calibration")
         form.addParam(
             "useGain",
@@ -94,7 +96,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         )
         self._addOption(form, HalvesConfig, "hot_pixels", params.FloatParam, "Replace hot pixels above (deviations)")
 
-    def _defineMotion(self, form):
+    def _defineMotion(self, form: params.Form) -> None:
         form.addSection(label="Motion and dose")
         form.addParam(
             "useShifts",
@@ -112,27 +114,27 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             "and voltage of the imported movies.",
         )
 
-    def _defineResources(self, form):
+    def _defineResources(self, form: params.Form) -> None:
         form.addSection(label="Resources")
         self._addOption(form, HalvesConfig, "jobs", params.IntParam, "Movies side by side")
         self._addOption(form, HalvesConfig, "memory", params.FloatParam, "Memory for them (GiB)")
 
     # --------------------------- INSERT steps functions -----------------------
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         now = time.time()  # steps that are others at each launch: a finished run is continued for what came since
         self._insertFunctionStep(self.splitStep, now, needsGPU=False)
         self._insertFunctionStep(self.closeStep, now, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def splitStep(self, launchTime):
+    def splitStep(self, launchTime: float) -> None:
         """Run `cryoden halves` on the movies that are there, then on what came meanwhile, until the set is closed."""
         self._runInRounds("halves", self._config)
 
-    def closeStep(self, launchTime):
+    def closeStep(self, launchTime: float) -> None:
         """Say that no more micrographs will come."""
         self._closeOutputs()
 
-    def _register(self, movies):
+    def _register(self, movies: List[Movie]) -> None:
         """Append every movie of which all sums are there, to each output set that lacks it."""
         finished = [movie for movie in movies if all(map(os.path.exists, self._sumsOf(movie).values()))]
         for name, folder in OUTPUT_FOLDERS.items():
@@ -141,11 +143,11 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             if isFirst and n:
                 self._defineSourceRelation(self.inputMovies, getattr(self, name))
 
-    def _prepareOutput(self, micrographs, first):
+    def _prepareOutput(self, micrographs: SetOfMicrographs, first: Movie) -> None:
         micrographs.setAcquisition(self.inputMovies.get().getAcquisition().clone())
         micrographs.setSamplingRate(self._samplingRate())
 
-    def _newMicrograph(self, name, movie):
+    def _newMicrograph(self, name: str, movie: Movie) -> Micrograph:
         sums = self._sumsOf(movie)
         micrograph = convert.newMicrograph(movie, sums[OUTPUT_FOLDERS[name]], self._samplingRate())
         if name == OUTPUT_FULL:
@@ -155,7 +157,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         return micrograph
 
     # --------------------------- INFO functions -------------------------------
-    def _validate(self):
+    def _validate(self) -> List[str]:
         problems = self._problemsOf(self._config)
         gain = self._gain()
         if gain and not os.path.exists(gain):
@@ -169,17 +171,19 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             problems.append("The set of movies is empty; run what makes it again, or give another.")
         return problems or self._validateContinued()
 
-    def _continueProblems(self):
-        record, movies = recorded_options(self._getExtraPath(outputs.HALVES_RECORD)), self.inputMovies.get()
+    def _continueProblems(self) -> List[str]:
+        movies = self.inputMovies.get()
+        record = recorded_options(self._getExtraPath(outputs.HALVES_RECORD))
         if movies is None or record is None:
             return []
+
         problems = optionProblems(record, self._config().to_dict(), self._words)
         if self.hasAttribute(OUTPUT_FULL):
-            star = self._getExtraPath(MOVIES_STAR)
+            star = self._getExtraPath(outputs.MOVIES_STAR)
             problems += itemProblems(self._labelOf("movies"), movies, self.outputMicrographs, star)
         return problems
 
-    def _warnings(self):
+    def _warnings(self) -> List[str]:
         first = self._firstMovie()
         isTiff = first is not None and first.getFileName().lower().endswith((".tif", ".tiff"))
         if isTiff and not self.flip_tiff.get() and self._shiftsFolder():
@@ -189,9 +193,10 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             ]
         return []
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not self.hasAttribute(OUTPUT_FULL):
             return ["No halves yet.", *self._failureLines()]
+
         full = self.outputMicrographs
         lines = [
             f"*{full.getSize()}* of {convert.currentSize(self.inputMovies.get())} movies are split"
@@ -201,22 +206,21 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
         ]
         return lines + self._failureLines() + self._sanityLines()
 
-    def _sanityLines(self):
+    def _sanityLines(self) -> List[str]:
         """Return what the denoiser's command found suspicious in the halves."""
         path = self._getExtraPath(outputs.SANITY)
         if not os.path.exists(path):
             return []
-        warnings = map(Problem.from_dict, read_json(path)["warnings"])
-        lines = [f"*Warning:* {warning.text(self._words)}" for warning in warnings]
+        lines = self._warningLines(map(Problem.from_dict, read_json(path)["warnings"]))
         picture = self._getExtraPath(outputs.PATTERN_PICTURE)
         return lines + ([f"Picture of the pattern: {picture}"] if lines and os.path.exists(picture) else [])
 
     # --------------------------- UTILS functions ------------------------------
-    def _config(self):
-        acquisition = self.inputMovies.get().getAcquisition() if self.inputMovies.get() is not None else None
+    def _config(self) -> HalvesConfig:
         isWeighted = self.weightByDose.get() and self._dose()
+
         return HalvesConfig(
-            movies=(self._getExtraPath(MOVIES_STAR),),
+            movies=(self._getExtraPath(outputs.MOVIES_STAR),),
             output=self._getExtraPath(),
             gain=self._gain(),
             gain_rotation=self._choice(HalvesConfig, "gain_rotation") if self._gain() else "0",
@@ -227,7 +231,7 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             expect_frames=self.expect_frames.get(),
             shifts=self._shiftsFolder(),
             dose_per_frame=self._dose() if isWeighted else None,
-            initial_dose=(acquisition.getDoseInitial() or 0.0) if isWeighted else 0.0,
+            initial_dose=self._initialDose() if isWeighted else 0.0,
             flip_tiff=self.flip_tiff.get(),
             eer_frames=self.eer_frames.get(),
             eer_dose=self.eer_dose.get(),
@@ -236,24 +240,27 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
             memory=self.memory.get(),
         )
 
-    def _frames(self):
+    def _frames(self) -> Optional[str]:
         first, last = self.firstFrame.get(), self.lastFrame.get()
         if (first, last) == (1, 0):
             if not self._shiftsFolder():
                 return None
-            first, last = self._firstMovie().getAlignment().getRange()
+            first, last = convert.firstItem(self.inputMovies.get()).getAlignment().getRange()
         return f"{first}-{last or ''}"
 
-    def _shiftsFolder(self):
+    def _shiftsFolder(self) -> Optional[str]:
         """Return where the movies' shifts are written; None if they have none or are not to be moved."""
         first = self._firstMovie()
         hasShifts = self.useShifts.get() and first is not None and first.hasAlignment()
         return self._getExtraPath(SHIFTS_FOLDER) if hasShifts else None
 
-    def _writeInput(self, movies):
-        convert.writeImagesStar(self._getExtraPath(MOVIES_STAR), movies, nameLabel=MOVIE_NAME)
+    def _writeInput(self, movies: List[Movie]) -> None:
+        convert.writeImagesStar(self._getExtraPath(outputs.MOVIES_STAR), movies, nameLabel=MOVIE_NAME)
         folder = self._shiftsFolder()
-        for movie in movies if folder else ():
+        if folder is None:
+            return
+
+        for movie in movies:
             os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, os.path.splitext(mrc_name(movie.getFileName()))[0] + ".star")
             if movie.hasAlignment() and not os.path.exists(path):
@@ -261,25 +268,28 @@ class CryodenProtSplitHalves(StreamingRun, CryodenProtBase):
                 shifts = zip(*movie.getAlignment().getShifts())
                 write_global_shifts(path, {first + number: shift for number, shift in enumerate(shifts)})
 
-    def _loadInput(self):
+    def _loadInput(self) -> Tuple[List[Movie], bool]:
         return convert.loadItems(self.inputMovies.get().getFileName(), SetOfMovies)
 
-    def _firstMovie(self):
+    def _firstMovie(self) -> Optional[Movie]:
         movies = self.inputMovies.get()
         return convert.firstItem(movies) if movies is not None else None
 
-    def _dose(self):
+    def _dose(self) -> Optional[float]:
         movies = self.inputMovies.get()
         return movies.getAcquisition().getDosePerFrame() if movies is not None else None
 
-    def _gain(self):
+    def _initialDose(self) -> float:
+        return self.inputMovies.get().getAcquisition().getDoseInitial() or 0.0
+
+    def _gain(self) -> Optional[str]:
         movies = self.inputMovies.get()
         return (movies.getGain() or None) if movies is not None and self.useGain.get() else None
 
-    def _samplingRate(self):
+    def _samplingRate(self) -> float:
         return self.inputMovies.get().getSamplingRate()
 
-    def _sumsOf(self, movie):
+    def _sumsOf(self, movie: Movie) -> Dict[str, str]:
         """Return folder -> file of a movie's sums."""
         name = mrc_name(movie.getFileName())
         return {folder: self._getExtraPath(folder, name) for folder in OUTPUT_FOLDERS.values()}

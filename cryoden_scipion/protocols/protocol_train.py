@@ -1,22 +1,24 @@
 """Train a denoiser: odd and even SetOfMicrographs -> CryodenModel."""
 
+from __future__ import annotations
+
 import os
 import time
 from enum import Enum
+from typing import List
 
 from pwem.objects import SetOfMicrographs
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.config import NETWORKS, TrainConfig
-from cryoden.errors import FileError
+from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
 from cryoden_scipion import convert
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesInput
-from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 EPOCHS, MINUTES = 0, 1
 AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
@@ -34,7 +36,7 @@ class TrainOutputs(Enum):
     outputModel = CryodenModel
 
 
-class CryodenProtTrain(HalvesInput, CryodenProtBase):
+class CryodenProtTrain(HalvesInput):
     """Train a denoiser on the odd and even halves of your own micrographs (Noise2Noise).
 
     The network learns to predict one half from the other. The noise of the two is independent, so all it can learn is
@@ -48,7 +50,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
     _fields = {"from": "startModel", "from_model": "startModel", "odd": "halvesFrom", "even": "halvesFrom"}
 
     # --------------------------- DEFINE param functions ----------------------
-    def _defineParams(self, form):
+    def _defineParams(self, form: params.Form) -> None:
         form.addSection(label="Input")
         self._defineInputParams(form)
         self._addGpuParams(form, "Numbers of the GPUs, counted from 0, such as 0 or 0,1. All of them train together.")
@@ -59,7 +61,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
         form.addSection(label="Memory")
         self._defineMemoryParams(form)
 
-    def _defineInputParams(self, form):
+    def _defineInputParams(self, form: params.Form) -> None:
         self._defineHalvesParams(form)
         form.addParam(
             "lookAtData",
@@ -77,7 +79,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
             "is there while the acquisition goes on. 0: train on what is there now.",
         )
 
-    def _defineTrainingParams(self, form):
+    def _defineTrainingParams(self, form: params.Form) -> None:
         self._addOption(form, TrainConfig, "sampling_rate", params.FloatParam, "Working pixel size (A/px)")
         form.addParam(
             "budget",
@@ -114,7 +116,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
         self._addChoice(form, TrainConfig, "keep", "Keep models", **advanced)
         self._addOption(form, TrainConfig, "seed", params.IntParam, "Seed", **advanced)
 
-    def _defineNetworkParams(self, form):
+    def _defineNetworkParams(self, form: params.Form) -> None:
         self._addOption(
             form,
             TrainConfig,
@@ -143,7 +145,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
             help="Go on from the weights of an earlier model of the same network (fine-tuning) instead of random ones.",
         )
 
-    def _defineMemoryParams(self, form):
+    def _defineMemoryParams(self, form: params.Form) -> None:
         form.addParam(
             "memoryMode",
             params.EnumParam,
@@ -158,24 +160,24 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
         self._addOption(form, TrainConfig, "window", params.FloatParam, "Streaming window (GiB)")
 
     # --------------------------- INSERT steps functions -----------------------
-    def _insertAllSteps(self):
+    def _insertAllSteps(self) -> None:
         inputs = [pointer.get().getFileName() for pointer in self._inputPointers()]  # another input is listed anew
         self._insertFunctionStep(self.convertInputStep, inputs, needsGPU=False)
         self._insertFunctionStep(self.trainStep, needsGPU=True)
         self._insertFunctionStep(self.createOutputStep, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
-    def convertInputStep(self, inputs):
+    def convertInputStep(self, inputs: List[str]) -> None:
         """Wait for enough micrographs where asked to, then list the halves by micrograph name."""
         for path in inputs:
             self._waitFor(path)
         self._writeHalvesStars()
 
-    def trainStep(self):
+    def trainStep(self) -> None:
         """Run `cryoden train`; after a stop it goes on from the last checkpoint."""
         self._runCryoden("train", self._config(), isShared=True)
 
-    def createOutputStep(self):
+    def createOutputStep(self) -> None:
         """Register the best model."""
         model = CryodenModel(self._getExtraPath(outputs.MODEL))
         model.setFromCard(read_card(model.getFileName()))
@@ -184,11 +186,12 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
             self._defineSourceRelation(pointer, model)
 
     # --------------------------- INFO functions -------------------------------
-    def _validate(self):
+    def _validate(self) -> List[str]:
         problems = self._problemsOf(self._config)
         wrong = self._validateHalves()
         if wrong:
             return problems + wrong
+
         nGpus = len(self.getGpuList()) if self.usesGpu() else 1
         if nGpus > 1 and self.batch_size.get() % nGpus:
             problems.append(
@@ -200,22 +203,24 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
         if self.startModel.get() is not None:
             try:
                 read_card(self.startModel.get().getFileName())
-            except FileError as error:
-                problems.append(str(error))
+            except CryodenError as error:
+                problems.append(self._errorText(error))
         return problems or self._validateContinued()
 
-    def _continueProblems(self):
+    def _continueProblems(self) -> List[str]:
         """Compare with the model of the run's first epochs; before there is one, the command itself compares."""
         path = self._getExtraPath(outputs.MODEL)
         if not os.path.exists(path) or any(pointer.get() is None for pointer in self._inputPointers()):
             return []
-        problems = optionProblems(read_card(path).training["options"], self._config().to_dict(), self._words)
+
+        trainedWith = read_card(path).training["options"]
+        problems = optionProblems(trainedWith, self._config().to_dict(), self._words)
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             label = ("Odd micrographs", "Even micrographs")[half]
             problems += fileProblems(label, self._halves(half)[1], self._getExtraPath(star))
         return [f"{problem} {HOW_TO_TRAIN_ON}" for problem in problems[:1]]
 
-    def _summary(self):
+    def _summary(self) -> List[str]:
         if not self.hasAttribute(TrainOutputs.outputModel.name):
             return ["No model yet. *Analyze results* shows the curves as soon as the first epoch has ended."]
         model = self.outputModel
@@ -227,7 +232,7 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
         return lines + self._failureLines()
 
     # --------------------------- UTILS functions ------------------------------
-    def _config(self):
+    def _config(self) -> TrainConfig:
         memory = self.memoryMode.get()
         start = self.startModel.get()
         return TrainConfig(
@@ -262,10 +267,10 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
             from_model=start.getFileName() if start is not None else None,
         )
 
-    def _waitFor(self, path):
+    def _waitFor(self, path: str) -> None:
         """Return when the set in a file has enough micrographs, or has all that it will ever have."""
         while True:
-            size, isComplete = convert.readAnew(
+            size, isComplete = convert.readSetFile(
                 path, SetOfMicrographs, lambda current: (current.getSize(), current.isStreamClosed()), (0, False)
             )
             if isComplete or size >= self.waitForPairs.get():
@@ -273,6 +278,6 @@ class CryodenProtTrain(HalvesInput, CryodenProtBase):
             self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} are there.")
             time.sleep(WAIT_SECONDS)
 
-    def getLogFile(self):
+    def getLogFile(self) -> str:
         """Return the path of the training log, one JSON line for each epoch."""
         return self._getExtraPath(outputs.LOG)

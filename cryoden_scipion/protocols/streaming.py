@@ -1,16 +1,19 @@
 """Protocols that work while their input grows: one command for all that is there, results registered as they come."""
 
-import glob
-import os
+from __future__ import annotations
+
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Callable, List, Optional, Set, Tuple
 
-from pwem.objects import SetOfMicrographs
-from pyworkflow.object import Set
+from pwem.objects import Micrograph, SetOfMicrographs
+from pyworkflow.object import Set as ScipionSet
 
+from cryoden.config import Options
 from cryoden.errors import FullDiskError, NothingDoneError
+from cryoden.formats.files import remove_dead_temporaries
 from cryoden.formats.outcome import read_ending
-from cryoden_scipion.protocols.protocol_base import CommandError
+from cryoden_scipion.protocols.protocol_base import CommandError, CryodenProtBase
 
 REGISTER_SECONDS = 3
 """How often finished results are looked for while the denoiser's command runs."""
@@ -19,57 +22,60 @@ WAIT_SECONDS = 3
 """How often an open set without new items is looked at."""
 
 
-class StreamingRun:
-    """Part of a protocol that runs one command again and again on all inputs of the moment, until no more will come.
+class StreamingRun(CryodenProtBase):
+    """A protocol that runs one command again and again on all inputs of the moment, until no more will come.
 
     The command skips what it finished before, so that starting it is all that a round costs. What a protocol adds:
     `_loadInput`, `_writeInput`, `_register`.
     """
 
-    def _stepsCheck(self):
+    def _stepsCheck(self) -> None:
         """Add no steps: that this method is here tells Scipion that open sets may be given (`worksInStreaming`)."""
 
     # --------------------------- what a protocol adds -------------------------
-    def _loadInput(self):
+    def _loadInput(self) -> Tuple[List[Any], bool]:
         """Return the items (clones) that can be worked on now, and whether no more will come."""
         raise NotImplementedError
 
-    def _writeInput(self, items):
+    def _writeInput(self, items: List[Any]) -> None:
         """Write what the command reads."""
         raise NotImplementedError
 
-    def _register(self, items):
+    def _register(self, items: List[Any]) -> None:
         """Append every item whose results are there to the outputs; called while the command runs, and after it."""
         raise NotImplementedError
 
     # --------------------------- STEPS functions ------------------------------
-    def _runInRounds(self, command, makeConfig, leastNew=1, isShared=False):
+    def _runInRounds(
+        self, command: str, makeConfig: Callable[[], Options], minNew: int = 1, isShared: bool = False
+    ) -> None:
         """Run a command on the items that are there, then on those that came meanwhile, until there will be no more.
 
         Parameters
         ----------
-        command : str
+        command
             Of the denoiser's command line.
-        makeConfig : callable
+        makeConfig
             Returns its options; called after `_writeInput`.
-        leastNew : int
+        minNew
             New items that are waited for before a round starts, while more may come.
-        isShared : bool
+        isShared
             Whether several GPUs share the work.
 
         Raises
         ------
-        Exception
+        CommandError
             If the command could do nothing, unless more may come; if the disk is full.
         """
-        launched = None
-        self._removeUnfinishedFiles()
+        launched: Optional[List[str]] = None
+        remove_dead_temporaries(self._getExtraPath())
         self._openOutputsAgain()
+
         while True:
             items, isComplete = self._loadInput()
             names = [item.getFileName() for item in items]
             nNew = len(set(names).difference(launched or ()))
-            if items and names != launched and (isComplete or nNew >= leastNew):
+            if items and names != launched and (isComplete or nNew >= minNew):
                 launched = names
                 self._writeInput(items)
                 self._runRound(items, isComplete, lambda: self._runCryoden(command, makeConfig(), isShared))
@@ -79,79 +85,89 @@ class StreamingRun:
                 self.info(f"Waiting for more input: {len(items)} so far.")
                 time.sleep(WAIT_SECONDS)
 
-    def _runRound(self, items, isComplete, run):
+    def _runRound(self, items: List[Any], isComplete: bool, run: Callable[[], None]) -> None:
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(run)
             while not job.done():
                 wait([job], timeout=REGISTER_SECONDS)
                 self._register(items)
         self._register(items)  # what was finished between the last look and the end
+
         try:
             job.result()
         except CommandError as error:
-            ending = error.ending
-            isOnlyBadInput = ending is not None and ending.has(NothingDoneError.kind)
-            if isComplete or not isOnlyBadInput or ending.has(FullDiskError.kind):
+            if isComplete or not _isOnlyBadInput(error):
                 raise
             self.warning(str(error))  # every input so far is bad; others may follow
             return
-        nWithoutRoom = len(self._withoutRoom())
+
+        nWithoutRoom = len(self._failedForFullDisk())
         if nWithoutRoom:
-            raise Exception(
+            raise CommandError(
                 f"The disk is full: {nWithoutRoom} of {len(items)} are still to be done, what is finished is "
                 "kept. Free some space and Continue."
             )
 
-    def _closeOutputs(self):
+    def _closeOutputs(self) -> None:
         """Say that nothing more will come.
 
         Raises
         ------
-        Exception
+        CommandError
             With the denoiser's own line, if there is no output at all.
         """
         if not any(True for _ in self.iterOutputAttributes()):
             ending = read_ending(self._outcomeFile())
             problems = ending.problems if ending else ()
-            raise Exception(self._said(problems) or "The input is empty; there was nothing to do.")
+            text = self._problemsText(problems) or "The input is empty; there was nothing to do."
+            raise CommandError(text, ending)
         self._closeOutputSet()
 
     # --------------------------- output sets ----------------------------------
-    def _appendToOutput(self, name, suffix, items, newItem, prepare):
+    def _appendToOutput(
+        self,
+        name: str,
+        suffix: str,
+        items: List[Any],
+        newItem: Callable[[Any], Micrograph],
+        prepare: Callable[[SetOfMicrographs, Any], None],
+    ) -> int:
         """Append items to an output set that it does not hold yet; make and define the set where there is none.
 
         Parameters
         ----------
-        name, suffix : str
+        name, suffix
             Of the output, and of its file.
-        items : list
+        items
             Input items whose results are there.
-        newItem : callable
+        newItem
             Returns the output item of an input item.
-        prepare : callable
+        prepare
             Called with the new, empty set and the first input item, to say what it is.
 
         Returns
         -------
-        int
+        n_new
             How many were new.
         """
         if not items:
             return 0
+        known: Set[int] = set()
         if self.hasAttribute(name):
             micrographs, known = self._openOutput(name)
         else:
-            micrographs, known = self._createSetOfMicrographs(suffix=suffix), set()
+            micrographs = self._createSetOfMicrographs(suffix=suffix)
             prepare(micrographs, items[0])
+
         new = [item for item in items if item.getObjId() not in known]
         for item in new:
             micrographs.append(newItem(item))
         if new:
-            self._updateOutputSet(name, micrographs, Set.STREAM_OPEN)
+            self._updateOutputSet(name, micrographs, ScipionSet.STREAM_OPEN)
         micrographs.close()
         return len(new)
 
-    def _openOutput(self, name):
+    def _openOutput(self, name: str) -> Tuple[SetOfMicrographs, Set[int]]:
         """Return an output set, ready for more, and the ids that it holds; after a kill, its file is what counts."""
         micrographs = SetOfMicrographs(filename=getattr(self, name).getFileName())
         micrographs.loadAllProperties()
@@ -159,12 +175,13 @@ class StreamingRun:
         micrographs.enableAppend()
         return micrographs, known
 
-    def _openOutputsAgain(self):
+    def _openOutputsAgain(self) -> None:
         """Open the outputs of a run that is continued: Scipion closed them, and who reads them must wait for more."""
         for name, _ in list(self.iterOutputAttributes()):
-            self._updateOutputSet(name, self._openOutput(name)[0], Set.STREAM_OPEN)
+            self._updateOutputSet(name, self._openOutput(name)[0], ScipionSet.STREAM_OPEN)
 
-    def _removeUnfinishedFiles(self):
-        """Remove what a killed command left under temporary names."""
-        for path in glob.glob(os.path.join(glob.escape(self._getExtraPath()), "**", ".*.part"), recursive=True):
-            os.remove(path)
+
+def _isOnlyBadInput(error: CommandError) -> bool:
+    """Return whether a command ended because none of its inputs can be used, and for no other reason."""
+    ending = error.ending
+    return ending is not None and ending.has(NothingDoneError.kind) and not ending.has(FullDiskError.kind)

@@ -1,8 +1,12 @@
 """The words of Scipion's window for the denoiser's problems: fields and buttons instead of options."""
 
-from cryoden.errors import Words
+from __future__ import annotations
 
-WAYS_ON = (
+from typing import Callable, Optional
+
+from cryoden.errors import CryodenError, OptionError, Words
+
+RESTART_OR_COPY = (
     "Set it back and Continue; or choose Restart, which deletes what this run has made and makes all again; or run a "
     "copy of it, which keeps both."
 )
@@ -12,27 +16,34 @@ ACTIONS = {
     "set_to": "Set {option} to {value}.",
     "change": "Change {option}.",
     "leave_out": "Leave {option} empty.",
-    "other_folder": WAYS_ON,
-    "overwrite": WAYS_ON,
+    "other_folder": RESTART_OR_COPY,
+    "overwrite": RESTART_OR_COPY,
     "resume": "Press Continue; or run a copy of it.",
     "continue": "Continue goes on from there; what is finished is kept.",
     "free_disk": "Free some space and Continue; what is finished is kept.",
 }
 """What to do, for every action that a remedy of the denoiser can name."""
 
+DIFFERENCE = "What this run has made so far was made with another value of {changes}."
 
-def formWords(labelOf):
+
+def formWords(labelOf: Callable[[str], Optional[str]]) -> Words:
     """Return how a form speaks of options and of what to do.
 
     Parameters
     ----------
-    labelOf : callable
+    labelOf
         Returns the label of an option's field, None where the form has no such field.
     """
 
-    def called(option):
+    def fieldName(option: str) -> str:
         label = labelOf(option)
         return f"*{label}*" if label else option.replace("_", " ")
 
-    difference = "What this run has made so far was made with another value of {changes}."
-    return Words(called, "{option}", difference, ACTIONS)
+    return Words(fieldName, "{option}", DIFFERENCE, ACTIONS)
+
+
+def errorText(error: CryodenError, words: Words) -> str:
+    """Return an error of the denoiser in a form's words."""
+    problems = error.problems if isinstance(error, OptionError) else [error.problem]
+    return " ".join(problem.text(words) for problem in problems)

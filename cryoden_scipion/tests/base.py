@@ -10,7 +10,7 @@ from pyworkflow.object import Set
 from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
 
-from cryoden_scipion.convert import readAnew
+from cryoden_scipion.convert import readSetFile
 
 
 class StreamingTest(BaseTest):
@@ -56,7 +56,7 @@ class StreamingTest(BaseTest):
         def read(micrographs):
             return [(mic.getObjId(), mic.getFileName()) for mic in micrographs], micrographs.isStreamOpen()
 
-        return readAnew(path, SetOfMicrographs, read, ([], True))
+        return readSetFile(path, SetOfMicrographs, read, ([], True))
 
     def stored(self, protocol):
         """Return a protocol as its run's own database has it."""

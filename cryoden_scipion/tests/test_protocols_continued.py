@@ -14,9 +14,8 @@ from pyworkflow.protocol import MODE_RESTART, MODE_RESUME
 
 from cryoden_scipion.constants import CRYODEN_ENV_ACTIVATION
 from cryoden_scipion.convert import filesById
-from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves, CryodenProtTrain
+from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.protocol_train import NETWORKS
-from cryoden_scipion.protocols.wording import inFormWords
 from cryoden_scipion.tests.denoising import SAMPLING_RATE, CryodenDenoiseTest, noise, writeImage
 
 MOVIE_SHAPE = (64, 96)
@@ -112,19 +111,6 @@ class TestCryodenContinued(CryodenDenoiseTest):
         self.assertIn("as *Start from model*", self.continued(training, epochs=3).validate()[0])
         self.assertEqual(self.continued(training, keep=1, memory=2.0).validate(), [])
 
-    def testWordsOfTheFormInsteadOfOptions(self):
-        """A broken rule names the field; what the command line says of its options is said of fields and buttons."""
-        protocol = self.newProtocol(CryodenProtDenoise, tile=3)
-        self.assertIn("*Tile size (px)* is 3; it must be at least 64.", protocol.validate())
-        training = self.newProtocol(CryodenProtTrain)
-        said = "cannot be written; the one before is kept. Free the disk and go on with --resume, or a lower --lr than"
-        self.assertEqual(
-            inFormWords(said, training._labelOf),
-            "cannot be written; the one before is kept. Free the disk and press Continue, or a lower *Learning rate* "
-            "than",
-        )
-        self.assertEqual(inFormWords("give --no-such-option 3", training._labelOf), "give no such option 3")
-
 
 class TestCryodenInterrupted(CryodenDenoiseTest):
     """Runs that a full disk, or the death of one of several processes, ended."""
@@ -206,7 +192,7 @@ class TestCryodenOnSeveralGpus(CryodenDenoiseTest):
         self.assertIn("*6* of 8 micrographs are denoised", summary)
         self.assertIn("*Left out: 2*", summary)
         for number in (7, 8):
-            self.assertIn(f"dead_{number}.mrc is truncated", summary)
+            self.assertIn(f"dead_{number}.mrc", summary)
         with open(protocol._getExtraPath("progress.json")) as file:
             self.assertEqual(json.load(file)["micrographs"], 6)
 

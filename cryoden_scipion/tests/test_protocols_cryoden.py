@@ -12,6 +12,8 @@ from pwem.protocols import ProtImportMovies
 from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
 
+from cryoden.errors import NothingDoneError
+from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import PIXEL_SIZE, read_table
 from cryoden_scipion.protocols import (
     CryodenProtDenoise,
@@ -161,12 +163,16 @@ class TestCryodenSplitHalves(CryodenTest):
             file.truncate(5000)
         split = self.launch(CryodenProtSplitHalves, inputMovies=movies)
         self.assertSetSize(split.outputMicrographs, N_MOVIES - 1)
-        self.assertTrue(any("movie_03.mrcs is truncated" in line for line in split.summary()))
+        self.assertEqual([os.path.basename(name) for name in split._failures()], ["movie_03.mrcs"])
+        self.assertIn("*Left out: 1*", split.summary())
+        self.assertIn("movie_03.mrcs", "\n".join(split.summary()))
 
     def testBadRangeIsRefusedBeforeTheRun(self):
-        """The form refuses what the command line refuses, in the same words."""
+        """The form refuses what the command line refuses, and names its own field."""
         protocol = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.movies, firstFrame=5, lastFrame=2)
-        self.assertIn("Frame range is '5-2'", "".join(protocol.validate()))
+        problems = protocol.validate()
+        self.assertEqual(len(problems), 1, problems)
+        self.assertTrue(problems[0].startswith("*Frames to use* is '5-2'"), problems)
 
 
 class TestCryodenTrain(CryodenTest):
@@ -274,6 +280,9 @@ class TestCryodenTrain(CryodenTest):
             if not stored.isActive():
                 break
         self.assertTrue(stored.isFailed())
+        self.assertIn("cryoden train was killed (signal 9)", stored.getErrorMessage())
+        lastLine = open(stored.getStderrLog()).read().splitlines()[-1]  # noqa: SIM115
+        self.assertIn(lastLine, stored.getErrorMessage())
         with open(training.getLogFile()) as log:
             self.assertLess(len(log.readlines()), 30)
         training.runMode.set(MODE_RESUME)
@@ -298,7 +307,9 @@ class TestCryodenTrain(CryodenTest):
         tuned = self.launchTraining(startModel=imported, lr=1e-9, epochs=1)
         self.assertAlmostEqual(tuned.outputModel.getR2(), model.getR2(), 3)
         wrong = self.newProtocol(CryodenProtImportModel, modelFile=self.split._getExtraPath("micrographs.star"))
-        self.assertIn("is no model", "".join(wrong.validate()))
+        problems = wrong.validate()
+        self.assertEqual(len(problems), 1, problems)
+        self.assertIn("micrographs.star", problems[0])
 
 
 class TestCryodenDenoise(CryodenTest):
@@ -368,4 +379,7 @@ class TestCryodenDenoise(CryodenTest):
         )
         with self.assertRaises(Exception):
             self.launchProtocol(protocol)
-        self.assertIn("None of 4 micrographs could be denoised", protocol.getErrorMessage())
+        ending = read_ending(protocol._outcomeFile())
+        self.assertTrue(ending.has(NothingDoneError.kind))
+        self.assertEqual(len(ending.items), N_MOVIES)
+        self.assertIn(protocol._problemsText(ending.problems), protocol.getErrorMessage())

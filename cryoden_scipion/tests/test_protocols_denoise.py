@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import mrcfile
 import numpy as np
@@ -10,11 +12,20 @@ import scipy.ndimage
 from pwem.objects import CTFModel, Micrograph, SetOfCTF, SetOfMicrographs
 from pyworkflow.object import CsvList, Set
 
+from cryoden.errors import NothingDoneError
+from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import read_table
 from cryoden_scipion.convert import currentSize, filesById, firstItem, loadItems
 from cryoden_scipion.protocols import CryodenProtImportModel
 from cryoden_scipion.protocols.protocol_denoise import LINKED_HALVES, TWO_SETS
 from cryoden_scipion.tests.denoising import SAMPLING_RATE, SHAPE, CryodenDenoiseTest, noise, writeImage
+
+
+def unfinishedFile(path):
+    """Return under which name a process that was killed while it wrote a file leaves it."""
+    code = f"from cryoden.formats.files import whole_file\nwith whole_file({path!r}) as temporary: print(temporary)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
@@ -67,7 +78,7 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         done = [name for name in os.listdir(extra) if name.endswith(".mrc")]
         self.assertLess(len(done), n)
         times = {name: os.stat(os.path.join(extra, name)).st_mtime_ns for name in done}
-        with open(os.path.join(extra, ".kill_9.mrc.1.1.part"), "wb") as file:  # as a kill while writing leaves it
+        with open(unfinishedFile(os.path.join(extra, "kill_9.mrc")), "wb") as file:
             file.write(b"half")
         self.append(micrographs, self.more(micrographs, [n + 1]), Set.STREAM_CLOSED)
         protocol = self.continueRun(protocol)
@@ -102,7 +113,8 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
             file.truncate(2000)
         protocol = self.denoise(micrographs)
         self.proj.launchProtocol(protocol, wait=False)
-        self.waitUntil(lambda: "None of 1 micrographs" in self.logOf(protocol))
+        self.waitUntil(lambda: os.path.exists(protocol._outcomeFile()))
+        self.assertTrue(read_ending(protocol._outcomeFile()).has(NothingDoneError.kind))
         items = self.more(micrographs, [2, 3])
         writeImage(items[1].getFileName(), noise(3, shape=(80, 90)))
         self.append(micrographs, items, Set.STREAM_CLOSED)
@@ -110,9 +122,10 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         self.assertEqual([objId for objId, _ in self.outputOf(protocol)[0]], [2, 3])
         summary = "\n".join(self.stored(protocol).summary())
         self.assertIn("*2* of 3 micrographs are denoised", summary)
-        self.assertIn("bad_1.mrc is truncated", summary)
-        self.assertIn("*Warning:*", summary)
-        self.assertIn("bad_3.mrc is 90 x 80 px, the first one 128 x 96 px: do they belong together?", summary)
+        self.assertIn("*Left out: 1*", summary)
+        self.assertIn("bad_1.mrc", summary)
+        warning = next(line for line in summary.splitlines() if line.startswith("*Warning:*"))
+        self.assertIn("bad_3.mrc", warning)
 
 
 class TestCryodenDenoiseInput(CryodenDenoiseTest):
@@ -149,7 +162,9 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         for objId, path in files:
             halves = [scipy.ndimage.uniform_filter(noise(objId, half).astype(np.float64), 3) for half in (0, 1)]
             np.testing.assert_allclose(mrcfile.read(path)[1:-1, 1:-1], np.mean(halves, axis=0)[1:-1, 1:-1], rtol=1e-4)
-        self.assertIn("'mic_3' has no half in", "\n".join(protocol.summary()))
+        (problem,) = protocol._failures().values()
+        self.assertIn("mic_3", problem.message)
+        self.assertIn(f"  {problem.text(protocol._words)}", protocol.summary())
 
     def testFileOfASetInTheMakingIsAnOpenSet(self):
         """A protocol makes the file, then its tables: who looks in between sees nothing yet, and that more comes."""
@@ -250,7 +265,7 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
             ({"inputCTF": self.makeCtfs("none", {})}, "The set of CTFs is empty"),
             ({"inputMicrographs": self.keep("empty", empty)}, "The set of micrographs is empty"),
             ({"streamingBatchSize": 0}, "it must be 1 or more"),
-            ({"tile": 3}, "it must be at least 64"),
+            ({"tile": 3}, "*Tile size (px)* is 3"),
         ]
         for options, words in cases:
             problems = self.denoise(self.micrographs, **options).validate()

@@ -11,6 +11,8 @@ import mrcfile
 import numpy as np
 from pyworkflow.tests import BaseTest, setupTestProject
 
+from cryoden.errors import NetworkError
+from cryoden.formats.outcome import read_ending
 from cryoden_scipion.protocols import CryodenProtImportEmpiar
 
 N_MOVIES, N_FRAMES, SHAPE, RATE = 3, 4, (24, 32), 1.25
@@ -128,8 +130,11 @@ class TestCryodenImportEmpiar(BaseTest):
         """A name pattern chooses movies; a wrong number is refused by the form, an unknown one by the archive."""
         self.assertSetSize(self.importEntry(pattern="*1.mrcs").outputMovies, 1)
         problems = self.newProtocol(CryodenProtImportEmpiar, entry="one").validate()
-        self.assertIn("it must be the five digits of an EMPIAR entry", "".join(problems))
+        self.assertEqual(len(problems), 1, problems)
+        self.assertTrue(problems[0].startswith("*EMPIAR entry* is 'one'"), problems)
         unknown = self.newProtocol(CryodenProtImportEmpiar, entry="10998", **self.addresses)
         with self.assertRaises(Exception):
             self.launchProtocol(unknown)
-        self.assertIn("EMPIAR has no entry 10998", unknown.getErrorMessage())
+        ending = read_ending(unknown._outcomeFile())
+        self.assertTrue(ending.has(NetworkError.kind))
+        self.assertIn(unknown._problemsText(ending.problems), unknown.getErrorMessage())

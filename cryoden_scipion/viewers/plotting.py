@@ -1,9 +1,13 @@
 """Windows for pictures that lay themselves out."""
 
+from __future__ import annotations
+
+from typing import Tuple
+
 from pwem.viewers import EmPlotter
 
 
-def newPlotter(title, inches):
+def newPlotter(title: str, inches: Tuple[float, float]) -> EmPlotter:
     """Return a plotter whose figure arranges its parts; Scipion's own tightening refuses colour bars."""
     plotter = EmPlotter(windowTitle=title, figsize=inches)
     plotter.tightLayoutOn = False

@@ -1,9 +1,13 @@
 """The plots of an evaluation, one click each, and its report in the browser."""
 
+from __future__ import annotations
+
 import os
 import webbrowser
+from typing import Any, Callable, Dict, List, Tuple
 
-from pyworkflow.protocol.params import EnumParam, LabelParam
+from pwem.viewers import EmPlotter
+from pyworkflow.protocol.params import EnumParam, Form, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
 from cryoden.formats import outputs
@@ -32,14 +36,16 @@ class CryodenEvaluateViewer(ProtocolViewer):
     _targets = [CryodenProtEvaluate]
     _environments = [DESKTOP_TKINTER]
 
-    def _defineParams(self, form):
+    def _defineParams(self, form: Form) -> None:
         form.addSection(label="Evaluation")
         form.addParam("report", LabelParam, label="Whole report in the browser")
         if not os.path.exists(self.protocol._getExtraPath(outputs.METRICS)):
             return
+
         group = form.addGroup("All micrographs")
         for name, (label, _, _) in OVERALL.items():
             group.addParam(name, LabelParam, label=label)
+
         group = form.addGroup("One micrograph")
         group.addParam(
             "micrograph", EnumParam, choices=self._micrographs(), default=0, label="Micrograph, best first",
@@ -53,19 +59,20 @@ class CryodenEvaluateViewer(ProtocolViewer):
         for name, (label, _, _) in EXAMPLES.items():
             if name != "truth" or self.protocol.inputTruth.get() is not None:
                 group.addParam(name, LabelParam, label=label)
-        networks = [row["label"] for row in self._rows() if self._insideOf(row)]
+
+        networks = [label for label, _ in self._networks()]
         if networks:
             group = form.addGroup("Inside the network")
             group.addParam("network", EnumParam, choices=networks, default=0, label="Network")
             group.addParam("inside", LabelParam, label="Weights, activations, receptive field")
 
-    def _getVisualizeDict(self):
+    def _getVisualizeDict(self) -> Dict[str, Callable[[str], List[Any]]]:
         plots = dict.fromkeys(OVERALL, self._plotOverall)
         plots.update(dict.fromkeys(EXAMPLES, self._plotExample))
         return {**plots, "report": self._openReport, "inside": self._plotInside}
 
     # --------------------------- the buttons ----------------------------------
-    def _openReport(self, name):
+    def _openReport(self, name: str) -> List[Any]:
         path = os.path.abspath(self.protocol._getExtraPath(outputs.REPORT))
         if not os.path.exists(path):
             return [self.infoMessage("The evaluation has not finished.", "Nothing to show yet")]
@@ -73,26 +80,26 @@ class CryodenEvaluateViewer(ProtocolViewer):
             return [self.infoMessage(f"No browser could be started. Open this file: {path}", "Report")]
         return []
 
-    def _plotOverall(self, name):
+    def _plotOverall(self, name: str) -> List[EmPlotter]:
         label, function, size = OVERALL[name]
         return self._draw(label, function, size)
 
-    def _plotExample(self, name):
+    def _plotExample(self, name: str) -> List[EmPlotter]:
         label, function, size = EXAMPLES[name]
         words = [self._micrographs()[self.micrograph.get()]]
         if name == "difference":
             words.append(self._rows()[self.denoiser.get()]["key"])
         return self._draw(f"{label}: {words[0]}", function, size, *words)
 
-    def _plotInside(self, name):
+    def _plotInside(self, name: str) -> List[EmPlotter]:
         from cryoden.report.inspection_figures import plot_inside, read_inside
 
-        row = [row for row in self._rows() if self._insideOf(row)][self.network.get()]
-        plotter = newPlotter(row["label"], (15, 8.5))
-        plot_inside(plotter.getFigure(), read_inside(self._insideOf(row)), row["label"])
+        label, path = self._networks()[self.network.get()]
+        plotter = newPlotter(label, (15, 8.5))
+        plot_inside(plotter.getFigure(), read_inside(path), label)
         return [plotter]
 
-    def _draw(self, title, function, size, *words):
+    def _draw(self, title: str, function: str, size: Tuple[float, float], *words: str) -> List[EmPlotter]:
         from cryoden.report import evaluation_figures
         from cryoden.report.evaluation_result import read_evaluation
 
@@ -102,13 +109,14 @@ class CryodenEvaluateViewer(ProtocolViewer):
         return [plotter]
 
     # --------------------------- what there is to draw ------------------------
-    def _micrographs(self):
+    def _micrographs(self) -> List[str]:
         return self.protocol.table()["order"]
 
-    def _rows(self):
+    def _rows(self) -> List[Dict[str, Any]]:
         return [row for row in self.protocol.table()["rows"] if row["bands"]]
 
-    def _insideOf(self, row):
-        """Return the file with the inside of a row's network, None where there is none."""
-        path = self.protocol._getExtraPath(outputs.inspection_of(row["key"]))
-        return path if os.path.exists(path) else None
+    def _networks(self) -> List[Tuple[str, str]]:
+        """Return label and file of every network of which the inside was saved."""
+        extra = self.protocol._getExtraPath
+        files = [(row["label"], extra(outputs.inspection_of(row["key"]))) for row in self._rows()]
+        return [(label, file) for label, file in files if os.path.exists(file)]

@@ -1,16 +1,25 @@
 """Two images of every micrograph side by side, with their difference and power spectra; browse with the buttons."""
 
+from __future__ import annotations
+
 import os
 from functools import partial
+from typing import Any, Callable, List, Tuple
 
+from matplotlib.figure import Figure
 from matplotlib.widgets import Button
+from pyworkflow.protocol import Protocol
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden.config import DenoiseConfig
+from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden_scipion.convert import itemsOfFile, linkedHalves, micNameKey
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves
 from cryoden_scipion.viewers.plotting import newPlotter
+
+ImagePair = Tuple[str, str, str]
+"""Title, first file, second file."""
 
 
 class _PairViewer(Viewer):
@@ -19,20 +28,20 @@ class _PairViewer(Viewer):
     _environments = [DESKTOP_TKINTER]
     _names = ("", "")
 
-    def _pairsOf(self, protocol):
-        """Return (title, first file, second file) of every micrograph that is there now."""
+    def _pairsOf(self, protocol: Protocol) -> List[ImagePair]:
+        """Return the pair of every micrograph that is there now."""
         raise NotImplementedError
 
-    def _isOtherScale(self, protocol):
+    def _isOtherScale(self, protocol: Protocol) -> bool:
         """Return whether the second images have another grey scale than the first."""
         return False
 
-    def _visualize(self, obj, **kwargs):
+    def _visualize(self, obj: Protocol, **kwargs: Any) -> List[Any]:
         if not self._pairsOf(obj):
             return [self.infoMessage("The protocol has no output yet.", "Nothing to show yet")]
         plotter = newPlotter(self._label, (15, 9.5))
         plotter.browser = _Browser(  # kept, or its buttons would be collected
-            plotter.getFigure(), partial(self._pairsOf, obj), self._names, self._isOtherScale(obj)
+            plotter.getFigure(), partial(self._pairsOf, obj), self._names, self._isOtherScale(obj), obj._errorText
         )
         return [plotter]
 
@@ -44,7 +53,7 @@ class CryodenHalvesViewer(_PairViewer):
     _targets = [CryodenProtSplitHalves]
     _names = ("odd", "even")
 
-    def _visualize(self, obj, **kwargs):
+    def _visualize(self, obj: Protocol, **kwargs: Any) -> List[Any]:
         """Show the halves, and, where one was found, the fixed pattern of all micrographs."""
         plots = super()._visualize(obj, **kwargs)
         if os.path.exists(obj._getExtraPath(outputs.PATTERN_PICTURE)):
@@ -55,13 +64,16 @@ class CryodenHalvesViewer(_PairViewer):
             plots.append(plotter)
         return plots
 
-    def _pairsOf(self, protocol):
+    def _pairsOf(self, protocol: CryodenProtSplitHalves) -> List[ImagePair]:
         full = getattr(protocol, "outputMicrographs", None)
-        return (
-            [(micNameKey(mic), *linkedHalves(mic)) for mic in itemsOfFile(full.getFileName())]
-            if full is not None
-            else []
-        )
+        if full is None:
+            return []
+
+        pairs = []
+        for micrograph in itemsOfFile(full.getFileName()):
+            odd, even = linkedHalves(micrograph) or ("", "")
+            pairs.append((micNameKey(micrograph), odd, even))
+        return pairs
 
 
 class CryodenDenoiseViewer(_PairViewer):
@@ -71,51 +83,84 @@ class CryodenDenoiseViewer(_PairViewer):
     _targets = [CryodenProtDenoise]
     _names = ("raw", "denoised")
 
-    def _pairsOf(self, protocol):
+    def _pairsOf(self, protocol: CryodenProtDenoise) -> List[ImagePair]:
         denoised = getattr(protocol, "outputMicrographs", None)
         if denoised is None:
             return []
+
         raw = {micNameKey(mic): mic.getFileName() for mic in itemsOfFile(protocol.inputMicrographs.get().getFileName())}
         pairs = [(micNameKey(mic), mic.getFileName()) for mic in itemsOfFile(denoised.getFileName())]
         return [(name, raw[name], file) for name, file in pairs if name in raw]
 
-    def _isOtherScale(self, protocol):
+    def _isOtherScale(self, protocol: CryodenProtDenoise) -> bool:
         return DenoiseConfig.choices_of("scale")[protocol.scale.get()] != "input"
 
 
 class _Browser:
-    """One figure that shows one pair at a time; what came meanwhile is there at the next step."""
+    """One figure that shows one pair at a time; what came meanwhile is there at the next step.
+
+    Parameters
+    ----------
+    figure
+        Drawn on again and again.
+    listPairs
+        Returns the pairs of this moment.
+    names
+        Of the first and the second image.
+    isOtherScale
+        Whether the second images have another grey scale than the first.
+    errorText
+        Returns an error in the form's words.
+    """
 
     KEYS = {"left": -1, "right": 1}
 
-    def __init__(self, figure, listPairs, names, isOtherScale):
-        self._figure, self._listPairs, self._names, self._isOtherScale = figure, listPairs, names, isOtherScale
+    def __init__(
+        self,
+        figure: Figure,
+        listPairs: Callable[[], List[ImagePair]],
+        names: Tuple[str, str],
+        isOtherScale: bool,
+        errorText: Callable[[CryodenError], str],
+    ) -> None:
+        self._figure = figure
+        self._listPairs = listPairs
+        self._names = names
+        self._isOtherScale = isOtherScale
+        self._errorText = errorText
         self._current = 0
-        figure.canvas.mpl_connect("key_press_event", lambda event: self._move(self.KEYS.get(event.key, 0)))
+        figure.canvas.mpl_connect("key_press_event", self._onKey)
         self._draw()
 
-    def _draw(self):
-        from cryoden.errors import CryodenError
+    def _draw(self) -> None:
         from cryoden.report.figures import plot_files
 
         pairs = self._listPairs()
         self._current %= len(pairs)
         title, first, second = pairs[self._current]
         title = f"{title}   ({self._current + 1} of {len(pairs)})"
+
         self._figure.clear()
         try:
             plot_files(self._figure, first, second, self._names, title, self._isOtherScale)
         except CryodenError as error:  # one bad file must not end the browsing
             self._figure.clear()
-            self._figure.text(0.5, 0.5, f"{title}\n{error}", ha="center", wrap=True)
+            self._figure.text(0.5, 0.5, f"{title}\n{self._errorText(error)}", ha="center", wrap=True)
+
         self._buttons = []
         for left, label, step in ((0.005, "< previous", -1), (0.915, "next >", 1)):
             button = Button(self._figure.add_axes((left, 0.955, 0.08, 0.04)), label)
-            button.on_clicked(lambda event, step=step: self._move(step))
+            button.on_clicked(partial(self._onButton, step))
             self._buttons.append(button)
         self._figure.canvas.draw_idle()
 
-    def _move(self, step):
+    def _onKey(self, event: Any) -> None:
+        self._move(self.KEYS.get(event.key, 0))
+
+    def _onButton(self, step: int, event: Any) -> None:
+        self._move(step)
+
+    def _move(self, step: int) -> None:
         if step:
             self._current += step
             self._draw()

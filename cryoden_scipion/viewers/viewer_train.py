@@ -1,6 +1,9 @@
 """Curves of a training, live while it runs, and what its best model makes of held-out micrographs."""
 
+from __future__ import annotations
+
 import os
+from typing import Any, List, Union
 
 from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
@@ -20,7 +23,7 @@ class CryodenTrainViewer(Viewer):
     _targets = [CryodenProtTrain, CryodenModel]
     _environments = [DESKTOP_TKINTER]
 
-    def _visualize(self, obj, **kwargs):
+    def _visualize(self, obj: Union[CryodenProtTrain, CryodenModel], **kwargs: Any) -> List[Any]:
         from cryoden.formats.training_folder import read_log
         from cryoden.report.training_figures import plot_training
 
@@ -30,11 +33,12 @@ class CryodenTrainViewer(Viewer):
             records = read_log(log)
         except CryodenError:
             return [self.infoMessage("The curves can be drawn when the first epoch has ended.", "No curves yet")]
+
         plotter = EmPlotter(windowTitle="Training curves", figsize=(13, 8.5))
         figure = plotter.getFigure()
         plot_training(figure, records, folder)
 
-        def refresh():
+        def refresh() -> None:
             fresh = read_log(log)
             if len(fresh) > len(records):
                 records[:] = fresh

@@ -1,7 +1,11 @@
 """Look at the data from the training's form: crops of both halves, their sum and difference, and histograms."""
 
-import tempfile
+from __future__ import annotations
 
+import tempfile
+from typing import Any
+
+from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER
 from pyworkflow.wizard import Wizard
 
@@ -19,21 +23,22 @@ class CryodenLookAtDataWizard(Wizard):
     _targets = [(CryodenProtTrain, ["lookAtData"])]
     _environments = [DESKTOP_TKINTER]
 
-    def show(self, form, *params):
+    def show(self, form: Any, *params: Any) -> None:
         """Check the input as the run would, and show the sheet; problems are said in a box."""
         problems = form.protocol._validateHalves()
         if problems:
             form.showError("\n".join(problems))
             return
+
         try:
             plotter = self.plot(form.protocol)
         except CryodenError as error:
-            form.showError(str(error))
+            form.showError(form.protocol._errorText(error))
             return
         plotter.show()
 
     @staticmethod
-    def plot(protocol):
+    def plot(protocol: CryodenProtTrain) -> EmPlotter:
         """Return the plotter with the contact sheet of a training's input.
 
         Raises

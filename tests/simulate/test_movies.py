@@ -14,8 +14,9 @@ from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.movies.movie import Movie
 from cryoden.simulate import movies
 from cryoden.simulate.detector import HOT, Detector, count_type
+from cryoden.simulate.facts import Facts
 from cryoden.simulate.imaging import drift
-from cryoden.simulate.movies import Facts, simulate_movies
+from cryoden.simulate.movies import simulate_movies
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.specimen import ICE_MEAN_FREE_PATH
 from tests.helpers import Result, read_mrc, write_mrc
