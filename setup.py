@@ -19,7 +19,6 @@ REQUIREMENTS = [
     "mrcfile>=1.4.3",
     "tifffile",
     "imagecodecs<2026.3",
-    "starfile>=0.5",
     "pandas<3",
     "safetensors>=0.4",
     "tqdm",

@@ -15,7 +15,7 @@ from unittest import mock
 
 import setuptools
 
-SHOWN = ("numpy", "torch", "mrcfile", "tifffile", "imagecodecs", "starfile", "pandas", "safetensors", "tyro")
+SHOWN = ("numpy", "torch", "mrcfile", "tifffile", "imagecodecs", "pandas", "safetensors", "tyro")
 
 
 def requirements() -> List[str]:

@@ -53,11 +53,13 @@ def read_blocks(path: PathLike) -> Dict[str, pd.DataFrame]:
     Raises
     ------
     FileError
-        If the file cannot be read, a row has not one value for each column, or a column is there twice.
+        If the file cannot be read or is no text, a row has not one value for each column, or a column is there twice.
     """
     require_file(path)
     with reading_errors(path):
         content = Path(path).read_bytes()
+    if b"\0" in content:
+        raise FileError(f"{path} is no STAR file: it is no text. Check what it is.", subject=str(path))
     blocks: Dict[str, _Block] = {}
     block = _Block()
     for number, line in enumerate(content.decode("utf-8", "surrogateescape").lstrip("\ufeff").split("\n"), 1):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import pandas as pd
-import starfile
 
 from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.star_text import write_blocks
 
 METRICS_NAME, CSV_NAME, STAR_NAME = "metrics.json", "metrics.csv", "metrics.star"
 
@@ -76,14 +76,15 @@ def with_error(number: Dict[str, Any], digits: int, has_error: bool = True) -> s
 def write_tables(folder: PathLike, table: Dict[str, Any]) -> None:
     """Write the numbers of every micrograph as CSV, and these with the overall ones as STAR."""
     rows = micrograph_rows(table)
-    with whole_file(Path(folder) / CSV_NAME) as temporary, open(str(temporary), "w", newline="") as file:
+    with whole_file(Path(folder) / CSV_NAME) as temporary, open(
+        str(temporary), "w", newline="", encoding="utf-8", errors="surrogateescape"
+    ) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows([{key: _text(value, "") for key, value in row.items()} for row in rows])
     blocks = {"overall": overall_rows(table), "micrographs": rows}
     frames = {name: _star_frame(block) for name, block in blocks.items()}
-    with whole_file(Path(folder) / STAR_NAME) as temporary:
-        starfile.write(frames, str(temporary), overwrite=True)
+    write_blocks(Path(folder) / STAR_NAME, frames)
 
 
 def _star_frame(rows: List[Dict[str, Any]]) -> pd.DataFrame:
