@@ -230,7 +230,7 @@ def write_bad_input(name: str) -> str:
         )
     if name == "stack.mrc":
         write_mrc(path, np.ones((3, 60, 60), np.float32))
-        return "stack.mrc holds 3 images; a micrograph is one. Split movies with `cryoden halves`."
+        return "stack.mrc holds 3 images; a micrograph is one. Movies are split into halves first."
     return "none.mrc does not exist or is no file; check the path."
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
 from cryoden.errors import CryodenError, FileError, PairError, Problem
-from cryoden.formats.files import list_folder
+from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
 
@@ -246,7 +246,7 @@ def _check_pair(name: str, odd: str, even: str, working_rate: Optional[float]) -
             f"The headers of the halves of '{name}' say {rates[0] or 0:g} and {rates[1] or 0:g} A/px; "
             "both must hold the same pixel size above 0. Split this movie again, or mend the headers."
         )
-    if Path(odd).resolve() == Path(even).resolve():
+    if real_path(odd) == real_path(even):
         raise PairError(f"Both halves of '{name}' are the same file {odd}; give odd and even micrographs.")
     shape = rescaled_shape(stacks[0].shape, rates[0], working_rate or rates[0])
     return HalfPair(name, odd, even, stacks[0].shape, rates[0], shape)

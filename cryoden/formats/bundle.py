@@ -6,6 +6,7 @@ Every file is float32, little-endian, without header. `index.json` names items, 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
@@ -166,7 +167,7 @@ def read_array(path: PathLike, shape: Sequence[int], order: str) -> np.ndarray:
         If it is missing, has another size, or was written in the wrong byte order.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(str(path)):
         raise FileError(f"Item {path} is missing; write it.", subject=str(path))
     needed = math.prod(shape) * DTYPE.itemsize
     with reading_errors(path):

@@ -124,8 +124,31 @@ def append_line(path: PathLike, line: str) -> None:
     FileError
         If the file cannot be written.
     """
+    unwritten = f"{line}\n".encode("utf-8", "surrogateescape")
     with writing_errors(path), open(str(path), "ab", buffering=0) as file:
-        file.write(f"{line}\n".encode())
+        while unwritten:  # a disk that fills up takes a part first, and says so at the next try only
+            unwritten = unwritten[file.write(unwritten) :]
+
+
+def list_folder(path: PathLike) -> List[Path]:
+    """Return what is in a folder, sorted; raises FileError if it cannot be read."""
+    with reading_errors(path):
+        return sorted(Path(path).iterdir())
+
+
+def real_path(path: PathLike) -> str:
+    """Return where a file really is, links followed; of a circle of links, and of no name, what was given.
+
+    Raises
+    ------
+    FileError
+        If the working folder was deleted.
+    """
+    whole = os.path.join(working_folder(), str(path))
+    try:
+        return os.path.realpath(whole)
+    except (OSError, ValueError):
+        return whole
 
 
 def working_folder() -> str:
@@ -141,20 +164,6 @@ def mrc_name(path: PathLike) -> str:
     path = Path(path)
     name = (path.with_suffix("") if path.suffix.lower() in COMPRESSED_ENDINGS else path).name
     return os.path.splitext(name)[0] + ".mrc"
-
-
-def list_folder(path: PathLike) -> List[Path]:
-    """Return what lies in a folder, sorted by name.
-
-    Raises
-    ------
-    FileError
-        If it cannot be read.
-    """
-    try:
-        return sorted(Path(path).iterdir())
-    except OSError as error:
-        raise FileError(f"Folder {path} cannot be read ({error.strerror or error}).", subject=str(path)) from error
 
 
 def make_folder(path: PathLike) -> Path:
@@ -218,13 +227,15 @@ def digest(path: PathLike, algorithm: str = "sha256", n_bytes: Optional[int] = N
     """
     result = hashlib.new(algorithm)
     with reading_errors(path), open(str(path), "rb") as file:
-        left = os.fstat(file.fileno()).st_size if n_bytes is None else n_bytes
-        while left:
-            piece = file.read(min(PIECE_BYTES, left))
+        n_read = 0
+        while n_bytes is None or n_read < n_bytes:
+            piece = file.read(PIECE_BYTES if n_bytes is None else min(PIECE_BYTES, n_bytes - n_read))
             if not piece:
-                raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.", subject=str(path))
+                break
             result.update(piece)
-            left -= len(piece)
+            n_read += len(piece)
+    if n_read < (n_bytes or 0):
+        raise FileError(f"{path} ends before byte {n_bytes}; it was cut off.", subject=str(path))
     return result
 
 

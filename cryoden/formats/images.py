@@ -16,6 +16,7 @@ from cryoden.formats.file_errors import PathLike, reading_errors
 from cryoden.formats.mrc import CompressedMrcStack, MrcStack
 from cryoden.formats.pixels import file_context, require_image
 from cryoden.formats.stack import Stack
+from cryoden.formats.star_text import quoted
 from cryoden.formats.tiff import TiffStack
 
 _MRC_ENDINGS = (".mrc", ".mrcs", ".map")
@@ -50,8 +51,9 @@ def open_stack(path: PathLike) -> Stack:
     Raises
     ------
     FileError
-        If the ending is unknown, or the file is not what its ending promises.
+        If the ending is unknown, the file is not what its ending promises, or no STAR file could name it.
     """
+    quoted(str(path))  # what is made of it is listed in one
     ending = image_ending(path)
     if ending not in _READERS:
         with reading_errors(path):
@@ -81,6 +83,7 @@ def open_movie_stack(path: PathLike, rendering: EerRendering = EerRendering(), i
     """
     ending = image_ending(path)
     if ending == EER_ENDING:
+        quoted(str(path))
         return EerStack(path, rendering)
     if ending in _TIFF_ENDINGS and is_tiff_flipped:
         return TiffStack(path, is_flipped=True)
@@ -98,7 +101,8 @@ def open_micrograph(path: PathLike) -> Stack:
     stack = open_stack(path)
     if stack.n_frames != 1:
         raise FileError(
-            f"{path} holds {stack.n_frames} images; a micrograph is one. Split movies with `cryoden halves`."
+            f"{path} holds {stack.n_frames} images; a micrograph is one. Movies are split into halves first.",
+            subject=str(path),
         )
     return stack
 

@@ -21,7 +21,7 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, S
 
 from cryoden import __version__
 from cryoden.errors import ExistingResultsError, FileError, Remedy
-from cryoden.formats.files import PathLike, append_line, digest, read_json, write_json
+from cryoden.formats.files import PathLike, append_line, digest, read_json, real_path, write_json
 
 BEGUN, DONE = "begun", "done"
 
@@ -385,9 +385,9 @@ def require_no_input(targets: Iterable[PathLike], inputs: Iterable[PathLike]) ->
     FileError
         If a target is an input.
     """
-    sources = {Path(path).resolve(): path for path in inputs}
+    sources = {real_path(path): path for path in inputs}
     for target in targets:
-        source = sources.get(Path(target).resolve())
+        source = sources.get(real_path(target))
         if source is not None:
             raise FileError(
                 f"{source} would be overwritten by a result.", subject=str(source), remedy=Remedy("other_folder")

@@ -158,7 +158,8 @@ def read_pages(path: Path) -> List[tifffile.TiffPage]:
         If the file is missing, no TIFF file, or its chain of pages breaks off.
     """
     require_file(path)
-    with decoding_errors(path, "TIFF"), tifffile.TiffFile(str(path)) as tiff:
+    # Opened here, because tifffile leaves a file open that it cannot read.
+    with decoding_errors(path, "TIFF"), open(str(path), "rb") as file, tifffile.TiffFile(file) as tiff:
         tiff.pages.useframes = False
         pages = [tiff.pages[number] for number in range(len(tiff.pages))]
         is_whole = _has_last_page(tiff)

@@ -204,7 +204,7 @@ def damage(path: Path, how: str) -> str:
         )
     if how == "stack":
         write_mrc(path, np.ones((3, 96, 96), np.float32))
-        return f"{path} holds 3 images; a micrograph is one. Split movies with `cryoden halves`."
+        return f"{path} holds 3 images; a micrograph is one. Movies are split into halves first."
     if how == "one pixel":
         image = np.zeros((96, 96))
         image[4, 4] = 1
