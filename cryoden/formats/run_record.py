@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from contextlib import contextmanager
@@ -195,7 +196,7 @@ class RunRecord:
 
     # ------------------------------------------------------------------ what is there
     def _is_finished(self, result: Result) -> bool:
-        there = [file for file in result.files if file.is_file()]
+        there = [file for file in result.files if os.path.isfile(str(file))]
         if not there:
             return False
         line = self._lines.get(result.name)

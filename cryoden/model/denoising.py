@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from contextlib import ExitStack
 from datetime import timedelta
@@ -171,7 +172,7 @@ def _deleted(jobs: Sequence[Job], rates: Mapping[int, float]) -> Dict[str, Probl
     """Return the micrographs whose results were deleted after they were written: no STAR file may list them."""
     problems = {}
     for job in jobs:
-        if job.row in rates and not job.output.is_file():
+        if job.row in rates and not os.path.isfile(str(job.output)):
             message = f"{job.output} was deleted while the command ran."
             problems[job.path] = FileError(message, subject=str(job.output), remedy=Remedy("continue")).problem
     return problems
