@@ -32,7 +32,6 @@ TODO_MESSAGES = {
     "cryoden/evaluation/evaluate.py",
     "cryoden/evaluation/topaz_row.py",
     "cryoden/exchange/verification.py",
-    "cryoden/fetch/empiar.py",
     "cryoden/formats/images.py",
     "cryoden/metrics/measurement.py",
     "cryoden/model/checkpoints.py",

@@ -15,7 +15,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclasses.dataclass(frozen=True)
 class FetchConfig(Options):
-    """Download movies of a public archive; what is there already is kept, and half a file is gone on with."""
+    """Download movies of a public archive; finished files are kept, interrupted ones are continued."""
 
     archive: str = option(positional=True, choices=("empiar",), help="Only EMPIAR so far.")
     entry: str = option(positional=True, help="Number of the entry: 10025 or EMPIAR-10025.")
@@ -28,7 +28,7 @@ class FetchConfig(Options):
         None, help="Only files whose name matches, such as *_frames.tif; default every movie and gain reference."
     )
     dry_run: bool = option(False, help="Say what the entry holds and what would be downloaded, and end.")
-    jobs: int = option(4, at_least=1, at_most=8, help="Files downloaded side by side, 1 to 8.")
+    jobs: int = option(4, at_least=1, at_most=8, help="Files downloaded in parallel, 1 to 8.")
     api: str = option("https://www.ebi.ac.uk/empiar/api", help="Address of the archive's API.")
     files: str = option("https://ftp.ebi.ac.uk/empiar/world_availability", help="Address of the archive's files.")
     maps: str = option("https://www.ebi.ac.uk/emdb/api", help="Address of the EMDB's API, which knows the microscope.")

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
-from requests import Session
 from tqdm import tqdm
 
 from cryoden.config import GIB
 from cryoden.config.fetch import FetchConfig
-from cryoden.errors import CryodenError, FileError, NetworkError, Problem, Remedy
-from cryoden.fetch.download import RemoteFile, download, open_session
+from cryoden.errors import (
+    NOT_REACHED,
+    CryodenError,
+    FileError,
+    FullDiskError,
+    NothingDoneError,
+    Problem,
+    Remedy,
+    problem_of,
+)
+from cryoden.fetch.download import RemoteFile, bytes_here, download
 from cryoden.fetch.empiar import (
     Entry,
     ImageSet,
+    Listing,
     Microscope,
     choose_imageset,
     list_files,
@@ -25,9 +36,12 @@ from cryoden.fetch.empiar import (
     read_microscope,
 )
 from cryoden.fetch.entry_record import EntryRecord
-from cryoden.formats.files import make_folder, require_room
+from cryoden.fetch.session import Session, open_session
+from cryoden.formats import outputs
+from cryoden.formats.files import append_line, make_folder, require_room
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.output_folder import fills_folder
+from cryoden.system.signals import StoppablePool
 
 
 @fills_folder("fetch", dict)
@@ -39,34 +53,34 @@ def run_fetch(config: FetchConfig) -> Dict[str, Problem]:
     CryodenError
         If the archive is away, has no such entry, the disk is too small, or no file could be fetched.
     """
+    folder = Path(config.entry_folder)
     with open_session() as session:
         entry = read_entry(session, config)
         imageset = choose_imageset(entry, config.imageset)
         microscope = read_microscope(session, config, entry)
-        movies, gains = list_files(session, config, imageset)
-        _tell(entry, imageset, microscope, movies, gains)
+        listing = list_files(session, config, imageset)
+        _tell(entry, imageset, microscope, listing)
         if config.dry_run:
-            return {}
-        folder = Path(config.entry_folder)
-        _check_room(folder, [*movies, *gains])
-        make_folder(folder)
-        failures = _fetch_all(session, [*gains, *movies], folder, config.jobs)
-    arrived = [file.name for file in movies if file.name not in failures]
-    if not arrived:
-        raise NetworkError(
-            f"None of {len(movies)} movies could be fetched; the first reason: {next(iter(failures.values()))}"
-        )
+            return listing.failures
 
-    whole_gains = tuple(file.name for file in gains if file.name not in failures)
-    record = EntryRecord(entry.number, entry.title, imageset, microscope, tuple(arrived), whole_gains)
+        files = [*listing.gains, *listing.movies]
+        needed = sum(max(0, file.size - bytes_here(folder, file)) for file in files)
+        require_room("The files", needed, folder, Remedy("change", "subset"))
+        make_folder(folder)
+        failures = {**listing.failures, **_Downloads(session, folder, files).run(config.jobs)}
+
+    arrived = [file.name for file in listing.movies if file.name not in failures]
+    if not arrived:
+        raise NothingDoneError("movies", "fetched", len(failures), failures)
+
+    gains = tuple(file.name for file in listing.gains if file.name not in failures)
+    record = EntryRecord(entry.number, entry.title, imageset, microscope, tuple(arrived), gains)
     record.write(folder)
-    print(f"{len(arrived)} of {len(movies)} movies are in {folder}")
+    print(f"{len(arrived)} of {len(listing.movies)} movies are in {folder}")
     return failures
 
 
-def _tell(
-    entry: Entry, imageset: ImageSet, microscope: Microscope, movies: List[RemoteFile], gains: List[RemoteFile]
-) -> None:
+def _tell(entry: Entry, imageset: ImageSet, microscope: Microscope, listing: Listing) -> None:
     print(f"EMPIAR-{entry.number}: {entry.title} ({entry.size} in all)")
     for number, item in enumerate(entry.imagesets, 1):
         chosen = "*" if item is imageset else " "
@@ -81,44 +95,76 @@ def _tell(
         "e/A^2": microscope.dose,
     }
     print("  " + ", ".join(f"{value:g} {unit}" if value else f"? {unit}" for unit, value in known.items()))
-    size = sum(file.size for file in (*movies, *gains)) / GIB
-    n_sums = sum(file.checksum is not None for file in (*movies, *gains))
+    files = (*listing.movies, *listing.gains)
+    size = sum(file.size for file in files) / GIB
+    n_sums = sum(file.checksum is not None for file in files)
     sums = f"{n_sums} with checksums" if n_sums else "the archive gives no checksums"
-    print(f"To download: {len(movies)} movies and {len(gains)} references, {size:.2f} GiB; {sums}.")
+    print(f"To download: {len(listing.movies)} movies and {len(listing.gains)} references, {size:.2f} GiB; {sums}.")
     print("The same with Aspera or Globus, for those who have them:")
     for command in other_ways(entry.number, imageset.directory):
         print(f"  {command}")
 
 
-def _fetch_all(session: Session, files: List[RemoteFile], folder: Path, n_jobs: int) -> Dict[str, Problem]:
-    """Download files side by side into a folder; return what failed, file -> reason."""
-    failures: Dict[str, Problem] = {}
-    lock = threading.Lock()
-    bar = tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True, disable=None)
+class _Downloads:
+    """Files on their way into a folder, several in parallel.
 
-    def on_bytes(n: int) -> None:
-        with lock:
-            bar.update(n)
+    Parameters
+    ----------
+    session
+        Of `open_session`.
+    folder
+        Of the entry.
+    files
+        What to download.
+    """
 
-    def fetch(file: RemoteFile) -> None:
+    def __init__(self, session: Session, folder: Path, files: List[RemoteFile]) -> None:
+        self._session = session
+        self._folder = folder
+        self._files = files
+        self._lock = threading.Lock()
+        self._is_stopped = threading.Event()
+        self._disk_is_full = threading.Event()
+        self._bar = tqdm(total=sum(file.size for file in files), unit="B", unit_scale=True, disable=None)
+
+    def run(self, n_jobs: int) -> Dict[str, Problem]:
+        """Download them; return what failed, file -> reason."""
+        failures: Dict[str, Problem] = {}
+        with self._bar, StoppablePool(n_jobs) as pool:
+            try:
+                for file, future in [(file, pool.submit(self._fetch, file)) for file in self._files]:
+                    problem = future.result()
+                    if problem is not None:
+                        failures[file.name] = problem
+            except BaseException:
+                self._is_stopped.set()
+                raise
+        return failures
+
+    def _fetch(self, file: RemoteFile) -> Optional[Problem]:
+        """Download one file; return what went wrong, whatever it is."""
+        if self._disk_is_full.is_set():
+            return NOT_REACHED
         try:
-            download(session, file, folder / file.name, on_bytes)
-            _check_image(folder / file.name)
-        except (NetworkError, FileError) as error:
-            failures[file.name] = error.problem
+            _check_image(download(self._session, file, self._folder, self._count))
+            return None
+        except CancelledError:
+            raise
+        except Exception as error:
+            if isinstance(error, FullDiskError):
+                self._disk_is_full.set()
+            problem = problem_of(error, file.name)
+            if not isinstance(error, CryodenError):
+                lines = traceback.format_exception(type(error), error, error.__traceback__)
+                facts = {"file": file.name, "status": "failed", "reason": str(problem), "traceback": "".join(lines)}
+                append_line(self._folder / outputs.LOG, json.dumps(facts))
+            return problem
 
-    with bar, ThreadPoolExecutor(n_jobs) as pool:
-        list(pool.map(fetch, files))
-    return failures
-
-
-def _check_room(folder: Path, files: List[RemoteFile]) -> None:
-    needed = 0
-    for file in files:
-        target = folder / file.name
-        there = [path.stat().st_size for path in (target, target.with_name(f"{target.name}.part")) if path.is_file()]
-        needed += max(0, file.size - sum(there))
-    require_room("The files", needed, folder, Remedy("change", "subset"))
+    def _count(self, n_bytes: int) -> None:
+        if self._is_stopped.is_set():
+            raise CancelledError
+        with self._lock:
+            self._bar.update(n_bytes)
 
 
 def _check_image(path: Path) -> None:
@@ -136,4 +182,8 @@ def _check_image(path: Path) -> None:
     except CryodenError as error:
         spoiled = path.with_name(f"{path.name}.bad")
         path.replace(spoiled)
-        raise FileError(f"{error} The archive sent it so; it is kept as {spoiled.name}.") from error
+        raise FileError(
+            f"{error.problem.message} The archive sent it so; it is kept as {spoiled.name}.",
+            subject=error.problem.subject,
+            remedy=error.problem.remedy,
+        ) from error

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
-from urllib.parse import urlsplit
+from typing import Callable, Iterator, Optional, Tuple
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
-from cryoden import __version__
-from cryoden.errors import FileError, NetworkError
+from cryoden.errors import NetworkError, Remedy
+from cryoden.fetch.session import NETWORK_ERRORS, TIMEOUT, Session, ask, reason_of
+from cryoden.fetch.untrusted import BadAnswerError, place_below, printable
+from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import digest
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = (10, 60)
-"""Seconds to connect, and without a byte."""
+PART = ".part"
+"""Added to the name of a file that is not whole yet."""
 
 TRIES = 8
 """Connections in a row that may bring no single byte before a file is given up."""
@@ -31,6 +31,13 @@ PAUSE = 1.0
 
 PIECE_BYTES = 1 << 16
 """Read at once; what came of a piece when the connection breaks is lost."""
+
+PASSING_STATUSES = (408, 416, 425, 429)
+"""Of the statuses that blame the question, those which another try may change."""
+
+
+class _InterruptedError(Exception):
+    """The connection broke; what came before counts."""
 
 
 @dataclass(frozen=True)
@@ -55,55 +62,40 @@ class RemoteFile:
     checksum: Optional[Tuple[str, str]] = None
 
 
-def open_session() -> requests.Session:
-    """Return a session that names itself and asks again when a server is busy."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what failed is said once, at the end
-    session = requests.Session()
-    session.headers["User-Agent"] = f"cryoden/{__version__}"
-    session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file itself
-    retry = Retry(total=3, backoff_factor=PAUSE / 2, status_forcelist=(429, 502, 503, 504), raise_on_status=False)
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=16))
-    return session
-
-
-def get(session: requests.Session, url: str, **options: Any) -> requests.Response:
-    """Return the answer to a request, whatever its status.
-
-    Raises
-    ------
-    NetworkError
-        If the server cannot be reached.
-    """
-    try:
-        return session.request(options.pop("method", "GET"), url, timeout=TIMEOUT, **options)
-    except requests.RequestException as error:
-        raise NetworkError(
-            f"{urlsplit(url).netloc} cannot be reached ({_reason(error)}); nothing that is here already is lost. Check "
-            "the network, or try again later."
-        ) from error
-
-
-def remote_size(session: requests.Session, url: str) -> int:
+def remote_size(session: Session, url: str) -> int:
     """Return how many bytes the server says that a file has.
 
     Raises
     ------
     NetworkError
-        If the server is away, does not know the file or does not say its size.
+        If the server cannot be reached.
+    BadAnswerError
+        If it does not know the file, does not say its size, or has nothing of it.
     """
-    answer = get(session, url, method="HEAD", allow_redirects=True)
-    if answer.status_code != 200:
-        raise NetworkError(f"{url}: the server answers {answer.status_code} {answer.reason}. Try again later.")
-    if not answer.headers.get("Content-Length", "").isdigit():
-        raise NetworkError(f"{url}: the server does not say how large the file is.")
-    return int(answer.headers["Content-Length"])
+    answer = ask(session, url, "HEAD")
+    answer.require_success()
+    length = answer.headers.get("Content-Length", "")
+    if not re.fullmatch("[0-9]{1,18}", length):
+        raise BadAnswerError(f"{url}: the server does not say how large the file is.", subject=url)
+    if int(length) == 0:
+        raise BadAnswerError(f"{url}: the file is empty in the archive.", subject=url)
+    return int(length)
+
+
+def bytes_here(folder: Path, file: RemoteFile) -> int:
+    """Return how much of a file is here already; 0 where that cannot be known, which is said when its turn comes."""
+    target = folder / file.name
+    try:
+        places = (target, target.with_name(target.name + PART))
+        return sum(place.stat().st_size for place in places if place.is_file())
+    except (OSError, ValueError):
+        return 0
 
 
 def download(
-    session: requests.Session, file: RemoteFile, target: Path, on_bytes: Callable[[int], object] = lambda n: None
-) -> None:
-    """Download a file; what an earlier try left beside the target is gone on with.
+    session: Session, file: RemoteFile, folder: Path, on_bytes: Callable[[int], object] = lambda n: None
+) -> Path:
+    """Download a file, from where an earlier try stopped.
 
     Parameters
     ----------
@@ -111,82 +103,111 @@ def download(
         Of `open_session`.
     file
         What to download.
-    target
-        Where it gets its name when it is whole; before, it is NAME.part.
+    folder
+        Of the entry. Until the file is whole, `.part` is added to its name.
     on_bytes
         Is told how many bytes have come, bytes that were there before included.
+
+    Returns
+    -------
+    Path
+        Where the file is.
 
     Raises
     ------
     NetworkError
         If the server goes away for good, or sends another number of bytes than it said, or other bytes.
     FileError
-        If the target cannot be written.
+        If the file cannot be written.
     """
-    if target.is_file() and target.stat().st_size == file.size:
-        on_bytes(file.size)
-        return
-    part = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.is_file() else 0
-    if have > file.size:
-        part.unlink()
-        have = 0
+    target = place_below(folder, file.name, PART)
+    part = target.with_name(target.name + PART)
+    with writing_errors(target):
+        if target.is_file() and target.stat().st_size == file.size:
+            on_bytes(file.size)
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        have = _size(part)
+        if have > file.size:
+            part.unlink()
+            have = 0
     on_bytes(have)
-    failed = 0
+
+    n_vain = 0  # tries in a row that brought nothing
     while have < file.size:
         try:
             got = _fetch_from(session, file, part, have, on_bytes)
             reason = "the connection ended early"
-        except requests.RequestException as error:
-            got, reason = part.stat().st_size if part.is_file() else 0, _reason(error)
-        except OSError as error:
-            raise FileError(
-                f"{part} cannot be written ({error.strerror or error}); free or change the folder."
-            ) from error
-        failed = 0 if got > have else failed + 1
+        except _InterruptedError as error:
+            got = _size(part)
+            reason = str(error)
+        n_vain = 0 if got > have else n_vain + 1
         have = got
         if have < file.size:
-            if failed >= TRIES:
+            if n_vain >= TRIES:
                 raise NetworkError(
-                    f"{file.url} stopped after {have} of {file.size} bytes ({reason}); they are kept. Start the same "
-                    "command again to go on."
+                    f"{file.url} stopped after {have} of {file.size} bytes ({reason}).",
+                    subject=file.name,
+                    remedy=Remedy("continue"),
                 )
             log.debug("%s: %s after %d bytes; going on.", file.name, reason, have)
-            time.sleep(PAUSE * 2 ** min(failed, 5) if failed else 0)
+            time.sleep(PAUSE * 2 ** min(n_vain, 5) if n_vain else 0)
+
     if have > file.size:
         part.unlink()
         raise NetworkError(
             f"{file.url} should have {file.size} bytes, as the server said, but it sent more; nothing of it is kept. "
-            "Try again later, or tell the archive."
+            "Try again later, or tell the archive.",
+            subject=file.name,
         )
     _check_sum(file, part)
-    os.replace(str(part), str(target))
+    with writing_errors(target):
+        os.replace(str(part), str(target))
+    return target
 
 
-def _fetch_from(
-    session: requests.Session, file: RemoteFile, part: Path, have: int, on_bytes: Callable[[int], object]
-) -> int:
+def _fetch_from(session: Session, file: RemoteFile, part: Path, have: int, on_bytes: Callable[[int], object]) -> int:
     """Append what the server sends from byte `have` on; return the size of the part then."""
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    with session.get(file.url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+    try:
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        answer = session.get(file.url, headers=headers, stream=True, timeout=TIMEOUT)
+    except NETWORK_ERRORS as error:
+        raise _InterruptedError(reason_of(error)) from error
+    with answer:
+        said = f"the server answers {answer.status_code} {printable(answer.reason or '')}"
+        if 400 <= answer.status_code < 500 and answer.status_code not in PASSING_STATUSES:
+            raise BadAnswerError(f"{file.url}: {said}.", subject=file.name)
         if answer.status_code not in (200, 206):
-            raise requests.ConnectionError(f"the server answers {answer.status_code} {answer.reason}")
+            raise _InterruptedError(said)
         if answer.status_code == 200 and have:  # the server does not know ranges: from the start again
             on_bytes(-have)
             have = 0
         elif answer.status_code == 206:
             first = answer.headers.get("Content-Range", f"bytes {have}-").split(" ")[-1].split("-")[0]
             if first != str(have):
-                raise requests.ConnectionError(f"the server sends from byte {first} instead of {have}")
-        with open(str(part), "ab" if have else "wb") as output:
-            for piece in answer.iter_content(PIECE_BYTES):
+                raise _InterruptedError(f"the server sends from byte {printable(first)} instead of {have}")
+
+        # A broken connection raises no OSError here, so whatever does is about the file.
+        with writing_errors(part), open(str(part), "ab" if have else "wb") as output:
+            for piece in _pieces(answer):
                 output.write(piece)
                 have += len(piece)
                 on_bytes(len(piece))
                 if have > file.size:
                     break
     return have
+
+
+def _pieces(answer: requests.Response) -> Iterator[bytes]:
+    """Yield the bytes of a file as they are sent, also where a server calls a compressed file a compressed answer."""
+    try:
+        yield from answer.raw.stream(PIECE_BYTES, decode_content=False)
+    except NETWORK_ERRORS as error:
+        raise _InterruptedError(reason_of(error)) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _check_sum(file: RemoteFile, part: Path) -> None:
@@ -197,13 +218,8 @@ def _check_sum(file: RemoteFile, part: Path) -> None:
     if found != expected.lower():
         part.unlink()
         raise NetworkError(
-            f"{file.url} came with {algorithm} {found}, but the archive says {expected}; it was damaged on "
-            "the way and is not kept. Start the same command again."
+            f"{file.url} came with {algorithm} {found}, but the archive says {expected}; it was damaged on the way and "
+            "is not kept.",
+            subject=file.name,
+            remedy=Remedy("continue"),
         )
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost reason of a chain of network errors, in a few words."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import logging
 import re
-from concurrent.futures import ThreadPoolExecutor
+import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import PurePosixPath
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from urllib.parse import quote, unquote
 
-import requests
-
 from cryoden.config.fetch import FetchConfig
-from cryoden.errors import NetworkError
-from cryoden.fetch.download import RemoteFile, get, remote_size
+from cryoden.errors import NetworkError, Problem, Remedy
+from cryoden.fetch.download import RemoteFile, remote_size
+from cryoden.fetch.session import Session, ask
+from cryoden.fetch.untrusted import BadAnswerError, part_of, path_below, positive_number, printable
+from cryoden.system.signals import StoppablePool
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,12 @@ ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256"}
 
 MOST_FOLDERS = 2000
 """Folders of an image set that are looked into."""
+
+MOST_NAMES = 2_000_000
+"""Files and folders of an image set."""
+
+LINK = re.compile(r"""<a\s[^<>]*?\bhref\s*=\s*(?:"([^"<>]*)"|'([^'<>]*)')""", re.IGNORECASE)
+"""Of a page that lists a folder; unlike Python's parser of HTML it takes linear time whatever the page is."""
 
 GLOBUS_COLLECTION = "47772002-3e5b-4fd3-b97c-18cee38d6df2"
 """EMBL-EBI Public Data."""
@@ -112,7 +119,24 @@ class Microscope:
     dose: Optional[float] = None
 
 
-def read_entry(session: requests.Session, config: FetchConfig) -> Entry:
+@dataclass(frozen=True)
+class Listing:
+    """Files of an image set.
+
+    Attributes
+    ----------
+    movies, gains
+        Movies that are wanted; gain references and defect maps beside them.
+    failures
+        File -> why it is in neither list.
+    """
+
+    movies: List[RemoteFile]
+    gains: List[RemoteFile]
+    failures: Dict[str, Problem]
+
+
+def read_entry(session: Session, config: FetchConfig) -> Entry:
     """Ask the archive for an entry.
 
     Raises
@@ -121,18 +145,23 @@ def read_entry(session: requests.Session, config: FetchConfig) -> Entry:
         If the archive is away, has no such entry, or its answer makes no sense.
     """
     url = f"{config.api.rstrip('/')}/entry/{config.number}/"
-    answer = get(session, url)
-    if answer.status_code == 404:
-        raise NetworkError(f"EMPIAR has no entry {config.number}; look for its number at https://www.ebi.ac.uk/empiar.")
-    if answer.status_code != 200:
-        raise NetworkError(f"{url}: the archive answers {answer.status_code} {answer.reason}. Try again later.")
+    answer = ask(session, url)
+    if answer.status == 404:
+        raise NetworkError(
+            f"EMPIAR has no entry {config.number}; look for its number at https://www.ebi.ac.uk/empiar.",
+            subject=config.number,
+        )
+    answer.require_success()
     try:
         content = answer.json()[f"EMPIAR-{config.number}"]
         imagesets = [_imageset(item) for item in content["imagesets"]]
-        maps = [str(name) for name in content.get("cross_references") or () if str(name).startswith("EMD-")]
-        return Entry(config.number, str(content["title"]), str(content.get("dataset_size", "?")), imagesets, maps)
+        names = map(str, content.get("cross_references") or ())
+        maps = [name for name in names if re.fullmatch(r"EMD-[0-9]{1,9}", name)]
+        title, size = printable(str(content["title"])), printable(str(content.get("dataset_size", "?")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NetworkError(f"{url} gives an answer that is no EMPIAR entry ({error!r}). Try again later.") from error
+        said = printable(repr(error))
+        raise BadAnswerError(f"{url} gives an answer that is no EMPIAR entry ({said}). Try again later.") from error
+    return Entry(config.number, title, size, imagesets, maps)
 
 
 def choose_imageset(entry: Entry, number: Optional[int]) -> ImageSet:
@@ -145,37 +174,45 @@ def choose_imageset(entry: Entry, number: Optional[int]) -> ImageSet:
     """
     if number is not None:
         if number > len(entry.imagesets):
-            raise NetworkError(f"EMPIAR-{entry.number} has {len(entry.imagesets)} image sets, not {number}.")
+            raise NetworkError(
+                f"EMPIAR-{entry.number} has {len(entry.imagesets)} image sets, not {number}.",
+                subject=entry.number,
+                remedy=Remedy("change", "imageset"),
+            )
         return entry.imagesets[number - 1]
     movies = [item for item in entry.imagesets if item.is_movies]
     if not movies:
         kinds = ", ".join(sorted({item.category for item in entry.imagesets})) or "nothing"
-        raise NetworkError(f"EMPIAR-{entry.number} holds no movies, but {kinds}; choose one with --imageset.")
+        raise NetworkError(
+            f"EMPIAR-{entry.number} holds no movies, but {kinds}.",
+            subject=entry.number,
+            remedy=Remedy("set", "imageset"),
+        )
     return movies[0]
 
 
-def read_microscope(session: requests.Session, config: FetchConfig, entry: Entry) -> Microscope:
+def read_microscope(session: Session, config: FetchConfig, entry: Entry) -> Microscope:
     """Ask the EMDB how the movies were taken, by the first map of the entry; that it does not say is no error."""
     if not entry.maps:
         return Microscope()
     try:
-        answer = get(session, f"{config.maps.rstrip('/')}/entry/{entry.maps[0]}")
-        structure = answer.json()["structure_determination_list"]["structure_determination"][0]
-        microscopy = structure["microscopy_list"]["microscopy"][0]
-    except (NetworkError, ValueError, KeyError, TypeError, IndexError) as error:
+        answer = ask(session, f"{config.maps.rstrip('/')}/entry/{entry.maps[0]}")
+        answer.require_success()
+        content = answer.json()
+    except (NetworkError, ValueError) as error:
         log.warning("%s does not say how the movies were taken (%s); say it yourself.", entry.maps[0], error)
         return Microscope()
-    recordings = (microscopy.get("image_recording_list") or {}).get("image_recording") or [{}]
+    structure = part_of(content, "structure_determination_list", "structure_determination", 0)
+    microscopy = part_of(structure, "microscopy_list", "microscopy", 0)
+    recording = part_of(microscopy, "image_recording_list", "image_recording", 0)
     return Microscope(
-        _number(microscopy.get("acceleration_voltage")),
-        _number(microscopy.get("nominal_cs")),
-        _number(recordings[0].get("average_electron_dose_per_image")),
+        positive_number(part_of(microscopy, "acceleration_voltage")),
+        positive_number(part_of(microscopy, "nominal_cs")),
+        positive_number(part_of(recording, "average_electron_dose_per_image")),
     )
 
 
-def list_files(
-    session: requests.Session, config: FetchConfig, imageset: ImageSet
-) -> Tuple[List[RemoteFile], List[RemoteFile]]:
+def list_files(session: Session, config: FetchConfig, imageset: ImageSet) -> Listing:
     """Return the movies that are wanted, and gain references and defect maps beside them, with sizes and checksums.
 
     Raises
@@ -184,25 +221,33 @@ def list_files(
         If folders cannot be listed, or no file matches.
     """
     root = f"{config.files.rstrip('/')}/{config.number}/"
-    directory = imageset.directory.strip("/")
-    inside, above = list(_walk(session, root, f"{directory}/" if directory else "")), []
+    directory = path_below(imageset.directory)
+    inside = list(_walk(session, root, f"{directory}/" if directory else ""))
+    above: List[str] = []
     if directory not in ("", "data"):  # references often lie above the movies
         above = [name for name in _listing(session, root, "data/") if not name.endswith("/")]
+
     names = [*inside, *above]
-    gains = [name for name in names if _is_gain(name)]
+    gains = {name for name in names if _is_gain(name)}
     pattern = config.pattern or "*"
-    movies = [
+    movies = {
         name
         for name in inside
-        if name.lower().endswith(MOVIE_ENDINGS) and not _is_gain(name) and fnmatch(PurePosixPath(name).name, pattern)
-    ]
+        if name.lower().endswith(MOVIE_ENDINGS) and name not in gains and fnmatch(PurePosixPath(name).name, pattern)
+    }
     if not movies:
         wanted = f"matches {config.pattern!r}" if config.pattern else "is a movie"
-        raise NetworkError(f"None of {len(names)} files of EMPIAR-{config.number} in {directory} {wanted}.")
-    chosen = spread(sorted(set(movies)), config.subset)
+        raise NetworkError(
+            f"None of {len(names)} files of EMPIAR-{config.number} in '{directory}' {wanted}.", subject=config.number
+        )
+
     checksums = _checksums(session, root, names)
-    sized = [_sized(session, root, part, checksums, config.jobs) for part in (chosen, sorted(set(gains)))]
-    return sized[0], sized[1]
+    failures: Dict[str, Problem] = {}
+    sized = [
+        _with_sizes(session, root, part, checksums, config.jobs, failures)
+        for part in (spread(sorted(movies), config.subset), sorted(gains))
+    ]
+    return Listing(sized[0], sized[1], failures)
 
 
 def _is_gain(name: str) -> bool:
@@ -219,44 +264,37 @@ def spread(names: Sequence[str], n: Optional[int]) -> List[str]:
 def other_ways(number: str, directory: str) -> List[str]:
     """Return the commands that download the same with Aspera and with Globus."""
     place = f"{number}/{directory.strip('/')}"
+    source = shlex.quote(f"emp_ext2@fasp.ebi.ac.uk:/{place}")
     return [
-        f"ascp -QT -l 300M -P33001 -k 2 -i asperaweb_id_dsa.openssh emp_ext2@fasp.ebi.ac.uk:/{place} .",
-        f"globus transfer --recursive {GLOBUS_COLLECTION}:/empiar/world_availability/{place} COLLECTION:/~/{number}",
+        f"ascp -QT -l 300M -P33001 -k 2 -i asperaweb_id_dsa.openssh {source} .",
+        "globus transfer --recursive "
+        + shlex.quote(f"{GLOBUS_COLLECTION}:/empiar/world_availability/{place}")
+        + f" COLLECTION:/~/{number}",
     ]
 
 
-class _Links(HTMLParser):
-    """The links of a page that lists a folder."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.targets: List[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: List[Tuple[str, Optional[str]]]) -> None:
-        target = dict(attrs).get("href")
-        if tag == "a" and target:
-            self.targets.append(unquote(target))
-
-
-def _listing(session: requests.Session, root: str, folder: str) -> List[str]:
+def _listing(session: Session, root: str, folder: str) -> List[str]:
     """Return files and folders (with a slash at the end) of a folder, as paths below the root."""
-    answer = get(session, root + quote(folder))
-    if answer.status_code != 200:
-        raise NetworkError(
-            f"{root}{folder}: the archive answers {answer.status_code} {answer.reason}. Try again later."
-        )
-    inside = [target[2:] if target.startswith("./") else target for target in _Links(answer.text).targets]
+    answer = ask(session, root + quote(folder))
+    answer.require_success()
+    links = [unquote(unescape(match[1] or match[2] or "")) for match in LINK.finditer(answer.text)]
+    inside = [link[2:] if link.startswith("./") else link for link in links]
     # Links to sort the list, to the parent and to elsewhere are none of this folder's.
-    return [folder + t for t in inside if re.fullmatch(r"[^/?#:]+/?", t) and t not in ("./", "../", ".", "..")]
+    is_here = re.compile(r"[^/?#:]+/?")
+    return [folder + name for name in inside if is_here.fullmatch(name) and name not in ("./", "../", ".", "..")]
 
 
-def _walk(session: requests.Session, root: str, folder: str) -> Iterator[str]:
+def _walk(session: Session, root: str, folder: str) -> Iterator[str]:
     folders = [folder]
+    n_names = 0
     for _ in range(MOST_FOLDERS):
         if not folders:
             return
         for name in _listing(session, root, folders.pop(0)):
+            n_names += 1
+            if n_names > MOST_NAMES:
+                log.warning("%s%s has more than %d files; the rest is left out.", root, folder, MOST_NAMES)
+                return
             if name.endswith("/"):
                 folders.append(name)
             else:
@@ -264,50 +302,56 @@ def _walk(session: requests.Session, root: str, folder: str) -> Iterator[str]:
     log.warning("%s%s has more than %d folders; the rest is left out.", root, folder, MOST_FOLDERS)
 
 
-def _checksums(session: requests.Session, root: str, names: Sequence[str]) -> Dict[str, Tuple[str, str]]:
+def _checksums(session: Session, root: str, names: Sequence[str]) -> Dict[str, Tuple[str, str]]:
     """Return path -> algorithm and digest from every list of checksums among the files."""
     found: Dict[str, Tuple[str, str]] = {}
     for name in names:
         path = PurePosixPath(name)
         if not CHECKSUM_NAMES.search(path.name):
             continue
-        for line in get(session, root + quote(name)).text.splitlines():
+        for line in ask(session, root + quote(name)).text.splitlines():
             match = re.match(r"\s*([0-9a-fA-F]{32,64})\s+\*?(\S.*?)\s*$", line)
             if match and len(match[1]) in ALGORITHMS:
                 found[str(path.parent / match[2])] = (ALGORITHMS[len(match[1])], match[1])
     return found
 
 
-def _sized(
-    session: requests.Session, root: str, names: Sequence[str], sums: Dict[str, Tuple[str, str]], jobs: int
+def _with_sizes(
+    session: Session,
+    root: str,
+    names: Sequence[str],
+    checksums: Dict[str, Tuple[str, str]],
+    n_jobs: int,
+    failures: Dict[str, Problem],
 ) -> List[RemoteFile]:
-    def ask(name: str) -> RemoteFile:
-        url = root + quote(name)
-        return RemoteFile(url, name, remote_size(session, url), sums.get(str(PurePosixPath(name))))
+    """Ask for the sizes of files; add those that get no good answer to `failures`."""
 
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(ask, names))
+    def ask_size(name: str) -> RemoteFile:
+        path_below(name)
+        url = root + quote(name)
+        return RemoteFile(url, name, remote_size(session, url), checksums.get(str(PurePosixPath(name))))
+
+    files = []
+    with StoppablePool(n_jobs) as pool:
+        for name, future in [(name, pool.submit(ask_size, name)) for name in names]:
+            try:
+                files.append(future.result())
+            except BadAnswerError as error:  # a server that cannot be reached ends all
+                failures[printable(name)] = error.problem
+    return files
 
 
 def _imageset(item: Dict[str, Any]) -> ImageSet:
-    width, height = _number(item.get("image_width")), _number(item.get("image_height"))
-    frames = _number(item.get("frames_per_image"))
+    width = positive_number(item.get("image_width"))
+    height = positive_number(item.get("image_height"))
+    n_frames = positive_number(item.get("frames_per_image"))
     return ImageSet(
-        str(item.get("name") or "unnamed"),
-        str(item.get("directory") or "data"),
-        str(item.get("category") or "unknown"),
-        int(_number(item.get("num_images_or_tilt_series")) or 0),
-        int(frames) if frames else None,
-        _number(item.get("pixel_width")),
+        printable(str(item.get("name") or "unnamed")),
+        printable(str(item.get("directory") or "data")),
+        printable(str(item.get("category") or "unknown")),
+        int(positive_number(item.get("num_images_or_tilt_series")) or 0),
+        int(n_frames) if n_frames else None,
+        positive_number(item.get("pixel_width")),
         (int(width), int(height)) if width and height else None,
-        str(item.get("data_format") or "unknown"),
+        printable(str(item.get("data_format") or "unknown")),
     )
-
-
-def _number(value: Any) -> Optional[float]:
-    """Return a number above 0 that the archive gives as number, text or {valueOf_: ...}; None where there is none."""
-    try:
-        number = float(value["valueOf_"] if isinstance(value, dict) else value)
-    except (TypeError, ValueError, KeyError):
-        return None
-    return number if 0 < number < float("inf") else None

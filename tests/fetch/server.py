@@ -6,8 +6,38 @@ import json
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Dict, Optional, Set
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Set
 from urllib.parse import quote, unquote
+
+N_MOVIES = 5
+
+
+def entry(**imageset: Any) -> Dict[str, Any]:
+    movies = {
+        "name": "raw movies", "directory": "/data/movies", "category": "micrographs - multiframe",
+        "data_format": "MRC", "num_images_or_tilt_series": N_MOVIES, "frames_per_image": 3, "pixel_width": 1.5,
+        "pixel_height": 1.5, "image_width": "20", "image_height": "16", "details": "",
+    }  # fmt: skip
+    stacks = {"name": "particles", "directory": "data/stacks", "category": "picked particles - single frame"}
+    content = {"title": "A small protein", "dataset_size": "12.4 TB", "cross_references": ["EMD-1234"]}
+    return {"EMPIAR-10025": {**content, "imagesets": [stacks, {**movies, **imageset}]}}
+
+
+def map_entry() -> Dict[str, Any]:
+    microscopy = {
+        "acceleration_voltage": {"units": "kV", "valueOf_": "300"}, "nominal_cs": {"valueOf_": "2.7"},
+        "image_recording_list": {"image_recording": [{"average_electron_dose_per_image": {"valueOf_": "53.0"}}]},
+    }  # fmt: skip
+    structure = {"microscopy_list": {"microscopy": [microscopy]}}
+    return {"structure_determination_list": {"structure_determination": [structure]}}
+
+
+def movie(number: int) -> str:
+    return f"data/movies/grid/movie {number}.mrc"
+
+
+FOLDER = Path("empiar/EMPIAR-10025")
 
 
 class FakeArchive:
@@ -27,6 +57,8 @@ class FakeArchive:
         Whether Range is ignored.
     dead
         Paths whose body never brings a byte.
+    special
+        Method and path, such as `GET /files/10025/data/`, -> who answers instead.
     """
 
     def __init__(self) -> None:
@@ -37,6 +69,7 @@ class FakeArchive:
         self.lie: Dict[str, int] = {}
         self.no_ranges = False
         self.dead: Set[str] = set()
+        self.special: Dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.requests: Counter = Counter()
         self.ranges: list = []
         self.together = self.most_together = 0
@@ -77,6 +110,9 @@ class FakeArchive:
         path = unquote(handler.path)
         with self.lock:
             self.requests[(handler.command, path)] += 1
+        if f"{handler.command} {path}" in self.special:
+            handler.close_connection = True
+            return self.special[f"{handler.command} {path}"](handler)
         if path.startswith("/api/entry/"):
             return self.answer_json(handler, self.entry)
         if path.startswith("/maps/entry/"):
@@ -87,7 +123,7 @@ class FakeArchive:
         inside = {
             f[len(name) :].split("/")[0] + "/" * ("/" in f[len(name) :]) for f in self.files if f.startswith(name)
         }
-        if not inside or not name.endswith("/"):
+        if not inside or not f"/{name}".endswith("/"):
             return self.answer(handler, 404, b"no such thing")
         links = ['<a href="?C=N;O=D">Name</a>', '<a href="/files/">Parent Directory</a>']
         links += [f'<a href="{quote(item)}">{item}</a>' for item in sorted(inside)]

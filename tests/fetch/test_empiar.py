@@ -7,73 +7,13 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 
-from cryoden.fetch import download
 from cryoden.fetch.empiar import spread
-from tests.fetch.server import FakeArchive
-from tests.helpers import write_raw_mrc
-
-N_MOVIES = 5
-
-
-def entry(**imageset: Any) -> Dict[str, Any]:
-    movies = {
-        "name": "raw movies", "directory": "/data/movies", "category": "micrographs - multiframe",
-        "data_format": "MRC", "num_images_or_tilt_series": N_MOVIES, "frames_per_image": 3, "pixel_width": 1.5,
-        "pixel_height": 1.5, "image_width": "20", "image_height": "16", "details": "",
-    }  # fmt: skip
-    stacks = {"name": "particles", "directory": "data/stacks", "category": "picked particles - single frame"}
-    content = {"title": "A small protein", "dataset_size": "12.4 TB", "cross_references": ["EMD-1234"]}
-    return {"EMPIAR-10025": {**content, "imagesets": [stacks, {**movies, **imageset}]}}
-
-
-def map_entry() -> Dict[str, Any]:
-    microscopy = {
-        "acceleration_voltage": {"units": "kV", "valueOf_": "300"}, "nominal_cs": {"valueOf_": "2.7"},
-        "image_recording_list": {"image_recording": [{"average_electron_dose_per_image": {"valueOf_": "53.0"}}]},
-    }  # fmt: skip
-    structure = {"microscopy_list": {"microscopy": [microscopy]}}
-    return {"structure_determination_list": {"structure_determination": [structure]}}
-
-
-@pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeArchive]:
-    monkeypatch.setattr(download, "PAUSE", 0.005)
-    monkeypatch.setattr(download, "PIECE_BYTES", 100)
-    served = FakeArchive()
-    served.entry, served.map_entry = entry(), map_entry()
-    for number in range(N_MOVIES):
-        frames = np.random.default_rng(number).integers(0, 9, (3, 16, 20)).astype(np.int8)
-        name = f"movie {number}.mrc"  # EMPIAR has names with blanks
-        served.files[f"data/movies/grid/{name}"] = write_raw_mrc(tmp_path / "m.mrc", frames, 0).read_bytes()
-    served.files["data/movies/readme.txt"] = b"words"
-    gain = write_raw_mrc(tmp_path / "m.mrc", np.ones((1, 16, 20), np.float32), 2).read_bytes()
-    served.files["data/CountRef_gain.mrc"] = gain
-    served.files["data/stacks/particles.mrcs"] = b"other"
-    (tmp_path / "m.mrc").unlink()
-    yield served
-    served.close()
-
-
-@pytest.fixture
-def fetch(archive: FakeArchive, cryoden: Any) -> Any:
-    def run(*words: object, number: str = "10025") -> Any:
-        addresses = ["--api", f"{archive.address}/api", "--files", f"{archive.address}/files"]
-        return cryoden("fetch", "empiar", number, "--maps", f"{archive.address}/maps", *addresses, *words)
-
-    return run
-
-
-def movie(number: int) -> str:
-    return f"data/movies/grid/movie {number}.mrc"
-
-
-FOLDER = Path("empiar/EMPIAR-10025")
+from tests.fetch.server import FOLDER, N_MOVIES, FakeArchive, entry, movie
 
 
 def assert_all_here(archive: FakeArchive, *numbers: int) -> None:
@@ -128,7 +68,7 @@ def test_subset_pattern_and_image_set(archive: FakeArchive, fetch: Any) -> None:
     assert fetch("--imageset", 1, "--dry-run").out.splitlines()[1].startswith("* 1. particles")
     assert spread("abcdefgh", 4) == ["a", "c", "e", "g"]
     result = fetch("--pattern", "*.eer")
-    assert result.last_error == "cryoden: None of 7 files of EMPIAR-10025 in data/movies matches '*.eer'."
+    assert result.last_error == "cryoden: None of 7 files of EMPIAR-10025 in 'data/movies' matches '*.eer'."
 
 
 def test_broken_connections_are_gone_on_with(archive: FakeArchive, fetch: Any) -> None:
@@ -174,7 +114,7 @@ def test_a_server_that_lies_about_sizes(archive: FakeArchive, fetch: Any) -> Non
     assert result.status == 1
     lines = {line.split(": ")[2]: line for line in result.err.splitlines() if line.startswith("cryoden: failed: ")}
     assert "stopped after 1984 of 2034 bytes" in lines[movie(1)]
-    assert "they are kept. Start the same command again to go on." in lines[movie(1)]
+    assert "Give the same command again to go on; what is finished is kept." in lines[movie(1)]
     assert "should have 1934 bytes, as the server said, but it sent more; nothing of it is kept." in lines[movie(2)]
     assert not (FOLDER / movie(1)).exists()
     assert not (FOLDER / (movie(2) + ".part")).exists()
@@ -196,7 +136,7 @@ def test_checksums_of_the_archive_are_obeyed(archive: FakeArchive, fetch: Any) -
     assert result.status == 1
     assert "; 5 with checksums" in result.out.replace("GiB", "")
     assert "came with sha256" in result.last_error
-    assert "it was damaged on the way and is not kept. Start the same command again." in result.last_error
+    assert "it was damaged on the way and is not kept. Give the same command again" in result.last_error
     assert_all_here(archive, *range(4))
     assert not (FOLDER / movie(4)).exists()
 
@@ -253,10 +193,12 @@ def test_an_entry_without_movies_or_without_a_microscope(archive: FakeArchive, f
     assert "1.5 A/px, 3 frames, ? kV, ? mm Cs, ? e/A^2" in result.out
     archive.entry = entry(category="micrographs - single frame")
     assert fetch("--dry-run").last_error == (
-        "cryoden: EMPIAR-10025 holds no movies, but micrographs - single frame, picked particles - single frame; "
-        "choose one with --imageset."
+        "cryoden: EMPIAR-10025 holds no movies, but micrographs - single frame, picked particles - single frame. "
+        "Give --imageset."
     )
-    assert fetch("--imageset", 3).last_error == "cryoden: EMPIAR-10025 has 2 image sets, not 3."
+    assert (
+        fetch("--imageset", 3).last_error == "cryoden: EMPIAR-10025 has 2 image sets, not 3. Choose another --imageset."
+    )
 
 
 def test_a_server_that_is_away(archive: FakeArchive, fetch: Any) -> None:

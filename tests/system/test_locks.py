@@ -144,9 +144,9 @@ def test_the_clock_of_the_file_system_counts(monkeypatch: pytest.MonkeyPatch) ->
     for offset in (-3600, 3600):
         write_lock(100)
         now = time.time() + offset
-        monkeypatch.setattr(time, "time", lambda now=now: now)
-        assert not is_free()
-        monkeypatch.undo()
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda now=now: now)
+            assert not is_free()
 
 
 @pytest.mark.parametrize(
