@@ -110,8 +110,7 @@ class FixedPattern:
         """Add the halves of one micrograph; those of another size than the first are skipped."""
         squares = np.stack([_middle(odd), _middle(even)])
         correlation = float(np.mean(_scaled(squares[0]) * _scaled(squares[1])))
-        backgrounds = [scipy.ndimage.uniform_filter(square, BACKGROUND_PX, mode="reflect") for square in squares]
-        fine = np.stack([_scaled(square - background) for square, background in zip(squares, backgrounds)])
+        fine = np.stack([_fine_detail(square) for square in squares])
 
         with self._lock:
             if not self.names:
@@ -176,6 +175,10 @@ def _middle(path: PathLike) -> np.ndarray:
     top, left = ((side - part) // 2 for side, part in zip(stack.shape, (height, width)))
     bands: List[Tuple[int, int]] = [(row, min(row + 64, top + height)) for row in range(top, top + height, 64)]
     return np.concatenate([stack.read_rows(0, *band)[:, left : left + width].astype(np.float32) for band in bands])
+
+
+def _fine_detail(square: np.ndarray) -> np.ndarray:
+    return _scaled(square - scipy.ndimage.uniform_filter(square, BACKGROUND_PX, mode="reflect"))
 
 
 def _scaled(square: np.ndarray) -> np.ndarray:
