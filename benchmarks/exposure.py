@@ -31,13 +31,16 @@ from thinned_frames import SAMPLING_RATE, electron_counts, thin
 from cryoden.config import TrainConfig
 from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import HalfPair
+from cryoden.formats import outputs
 from cryoden.formats.mrc import write_image
 from cryoden.metrics.linear_filters import best_gaussian_width, gaussian_transfer
 from cryoden.metrics.ring_covariance import RingCovariance, score
 from cryoden.model.denoiser import Denoiser
-from cryoden.model.devices import fast_arithmetic, pick_device
-from cryoden.model.training import Trainer
+from cryoden.model.devices import pick_device
+from cryoden.model.training import fit
 from cryoden.model.training_data import TrainingData
+from cryoden.model.training_setup import set_up
+from cryoden.model.training_state import OptimizationStep
 from cryoden.model.validation import measure_covariance
 
 FIRST_HELD_OUT_ROW = 2816
@@ -98,8 +101,8 @@ VARIANTS: Dict[str, Dict[str, Any]] = {
 """What differs from the defaults: options, and the trials of `Trial`."""
 
 
-class Trial(Trainer):
-    """A training with what the library does not offer."""
+class Trial(OptimizationStep):
+    """A step with what the library does not offer."""
 
     swap = 0
     """Side in pixels of the squares in which the halves are exchanged at random; 0: whole crops."""
@@ -110,41 +113,37 @@ class Trial(Trainer):
     decay = 0.0
     """Decay of the weights: share lost per step, in units of the learning rate."""
 
-    def _step(self, inputs: torch.Tensor, targets: torch.Tensor, factor: float) -> torch.Tensor:
+    sampling_rate = SAMPLING_RATE
+    """A/px."""
+
+    def __call__(self, inputs: torch.Tensor, targets: torch.Tensor, learning_rate: float) -> torch.Tensor:
+        """Learn from one batch whose halves are exchanged in squares; weights shrink first."""
         if self.swap:
-            is_swapped = self._squares(inputs.shape)
+            is_swapped = self._squares(inputs)
             inputs, targets = torch.where(is_swapped, targets, inputs), torch.where(is_swapped, inputs, targets)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * factor
-        with fast_arithmetic(self.device, self.precision):
-            predictions = self.forward(inputs.contiguous(memory_format=torch.channels_last))
-        loss = self._loss(predictions.float(), targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if self.decay:
             with torch.no_grad():
-                torch._foreach_mul_(list(self.network.parameters()), 1 - self.decay * self.config.lr * factor)
-        self.optimizer.step()
-        self.averaged.update_parameters(self.network)
-        self.progress.step += 1
-        return loss.detach().double()
+                torch._foreach_mul_(list(self.state.network.parameters()), 1 - self.decay * learning_rate)
+        return super().__call__(inputs, targets, learning_rate)
 
-    def _squares(self, shape: torch.Size) -> torch.Tensor:
+    def _squares(self, inputs: torch.Tensor) -> torch.Tensor:
+        shape = inputs.shape
         side, n = self.swap, shape[-1] // self.swap + 2
-        squares = torch.rand((shape[0], 1, n, n), device=self.device) < 0.5
+        squares = torch.rand((shape[0], 1, n, n), device=inputs.device) < 0.5
         y, x = torch.randint(0, side, (2,)).tolist()
         pixels = squares.repeat_interleave(side, 2).repeat_interleave(side, 3)
         return pixels[..., y : y + shape[-2], x : x + shape[-1]]
 
-    def _loss(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean squared error, weighted by ring."""
         if self.ring_floor == 1.0:
-            return torch.nn.functional.mse_loss(predictions, targets)
+            return super().loss(predictions, targets)
         n_rows, n_columns = targets.shape[-2:]
         rows, columns = torch.fft.fftfreq(n_rows), torch.fft.rfftfreq(n_columns)
-        radius = torch.hypot(rows[:, None], columns[None, :]).to(self.device) * 8.0 / self.data.sampling_rate
+        radius = torch.hypot(rows[:, None], columns[None, :]).to(targets.device) * 8.0 / self.sampling_rate
         weight = self.ring_floor + (1 - self.ring_floor) / (1 + radius**4)
         power = torch.fft.rfft2(predictions - targets, norm="ortho").abs().square()
-        twice = torch.full((columns.numel(),), 2.0, device=self.device)
+        twice = torch.full((columns.numel(),), 2.0, device=targets.device)
         twice[0] = twice[-1] = 1.0
         return (power * weight * twice).sum() / targets.numel()
 
@@ -201,17 +200,16 @@ def main() -> None:
             )  # fmt: skip
             config = replace(base, **changes)
             started = time.monotonic()
-            trainer = (Trial if trials else Trainer)(config, TrainingData([training], [held_out], {}), device)
-            for key, value in trials.items():
-                setattr(trainer, key, value)
-            trainer.run()
+            data = TrainingData([training], [held_out], {})
+            setup = set_up(config, data, device, step_class=type("Trial", (Trial,), trials))
+            fit(setup)
             seconds = time.monotonic() - started
-            model = str(trainer.result().model)
+            model = str(output / outputs.MODEL)
             for quality in ("fast", "best"):
                 predictor = Denoiser.load(model, quality=quality).predictor
                 predictions = torch.stack([predictor(half) for half in halves["held out"]])
                 table[f"{variant}, {quality}"] = r2_corr(covariance(held_out, predictions))
-            progress = trainer.progress
+            progress = setup.state.progress
             last = progress.records[-1]
             scores = f"{table[variant + ', fast']} 8 views {table[variant + ', best']}"
             print(

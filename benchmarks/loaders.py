@@ -38,8 +38,11 @@ from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter
 from cryoden.model.devices import pick_device
-from cryoden.model.training import Trainer
+from cryoden.model.schedule import Stopwatch
+from cryoden.model.training import train_epoch
 from cryoden.model.training_data import TrainingData
+from cryoden.model.training_setup import TrainingSetup, set_up
+from cryoden.model.training_writer import TrainingWriter
 
 GIB = 1 << 30
 
@@ -151,21 +154,21 @@ def rate(files: Sequence[Path], seconds: float) -> Dict[str, float]:
 
 
 def train_managed(options: argparse.Namespace) -> Dict[str, float]:
-    return train_epoch(options, "few", [])
+    return measure_epoch(options, "few", [])
 
 
 def train_streaming(options: argparse.Namespace) -> Dict[str, float]:
-    return train_epoch(options, "few", ["stream", "force"])
+    return measure_epoch(options, "few", ["stream", "force"])
 
 
 def train_many(options: argparse.Namespace) -> Dict[str, float]:
-    return train_epoch(options, "many", ["stream", "force"])
+    return measure_epoch(options, "many", ["stream", "force"])
 
 
 def do_bare(options: argparse.Namespace) -> Dict[str, float]:
     """Train on batches that were made once: everything but loading."""
-    trainer = make_trainer(options, "few", ["stream", "force"])
-    warm_up(trainer, options)
+    setup = make_setup(options, "few", ["stream", "force"])
+    warm_up(setup, options)
     return {"peak_gib": peak_gib()}
 
 
@@ -175,7 +178,7 @@ def stream_alone(options: argparse.Namespace) -> Dict[str, float]:
     torch.zeros(1, device=device)
     pairs, _ = find_pairs(*halves_of(options, "few"))
     trainer_window = max(1, min(16, int(options.window * GIB) // pairs[0].n_bytes - 2))
-    plan = EpochPlan([pair.used_shape for pair in pairs], options.crop, options.batch, 1, 0, trainer_window)
+    plan = EpochPlan.draw([pair.used_shape for pair in pairs], options.crop, options.batch, 1, 0, trainer_window)
     loader = StreamingLoader(pairs, [], options.crop, device, budget_bytes=int(options.window * GIB))
     begun = time.monotonic()
     for batch in loader.batches(plan):
@@ -190,10 +193,11 @@ def stream_alone(options: argparse.Namespace) -> Dict[str, float]:
     }
 
 
-def train_epoch(options: argparse.Namespace, which: str, flags: List[str]) -> Dict[str, float]:
-    trainer = make_trainer(options, which, flags, options.many_batches if which == "many" else None)
-    warm_up(trainer, options)
-    record = trainer._train_epoch(time.monotonic())
+def measure_epoch(options: argparse.Namespace, which: str, flags: List[str]) -> Dict[str, float]:
+    setup = make_setup(options, which, flags, options.many_batches if which == "many" else None)
+    warm_up(setup, options)
+    stopwatch = Stopwatch()
+    record = train_epoch(setup, TrainingWriter(setup, stopwatch), stopwatch)
     return {
         "crops_per_second": record["crops_per_second"],
         "seconds": record["training_seconds"],
@@ -201,8 +205,8 @@ def train_epoch(options: argparse.Namespace, which: str, flags: List[str]) -> Di
     }
 
 
-def make_trainer(options: argparse.Namespace, which: str, flags: List[str], max_batches: Any = None) -> Trainer:
-    """Return a trainer whose one epoch has as many crops as the half-overlapping grid."""
+def make_setup(options: argparse.Namespace, which: str, flags: List[str], max_batches: Any = None) -> TrainingSetup:
+    """Return a training whose one epoch has as many crops as the half-overlapping grid."""
     device = pick_device(options.device)
     odd, even = halves_of(options, which)
     config = TrainConfig(
@@ -214,15 +218,16 @@ def make_trainer(options: argparse.Namespace, which: str, flags: List[str], max_
     )  # fmt: skip
     pairs, failures = find_pairs(odd, even)
     training, held_out = hold_out(pairs, 0.5 / len(pairs), np.random.default_rng(1))
-    return Trainer(config, TrainingData(training, held_out, failures), device)
+    return set_up(config, TrainingData(training, held_out, failures), device)
 
 
-def warm_up(trainer: Trainer, options: argparse.Namespace) -> None:
+def warm_up(setup: TrainingSetup, options: argparse.Namespace) -> None:
     """Take three steps on noise, so that compiling and the choice of kernels are over."""
     crops = [Crop(0, 0, 0, view % 8, view % 3 == 0) for view in range(options.batch)]
-    inputs, targets = augment(torch.randn((options.batch, 2, trainer.crop, trainer.crop), device=trainer.device), crops)
+    pixels = torch.randn((options.batch, 2, setup.crop, setup.crop), device=setup.device)
+    inputs, targets = augment(pixels, crops)
     for _ in range(3):
-        trainer._step(inputs, targets, 1e-3).item()
+        setup.step(inputs, targets, 1e-6).item()
 
 
 STEPS = {

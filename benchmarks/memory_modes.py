@@ -26,10 +26,9 @@ import torch
 from loaders import drop_cache, halves_of, peak_gib, write_pairs
 
 from cryoden.config import TrainConfig
-from cryoden.data.crops import EpochPlan
 from cryoden.model.devices import pick_device
-from cryoden.model.training import Trainer
 from cryoden.model.training_data import TrainingData
+from cryoden.model.training_setup import set_up
 
 MODES: Dict[str, List[str]] = {"managed": [], "streaming": ["stream", "force"]}
 ROWS = {
@@ -95,13 +94,12 @@ def measure(options: argparse.Namespace) -> Dict[str, float]:
         **dict.fromkeys(MODES[options.mode], True),
     )  # fmt: skip
     begun = time.perf_counter()
-    trainer = Trainer(config, TrainingData.find(config), device)
-    plan = EpochPlan(trainer.data.shapes, trainer.crop, options.batch, 1, 0, trainer.window)
+    setup = set_up(config, TrainingData.find(config), device)
     ended: List[float] = []
     with GpuUse(device) as use:
-        for batch in trainer.loader.batches(plan):
+        for batch in setup.loader.batches(setup.plan(0)):
             assert batch is not None
-            float(trainer._step(*batch, 1e-3))  # waits for the GPU
+            float(setup.step(*batch, 1e-6))  # waits for the GPU
             ended.append(time.perf_counter())
     result = {
         "startup_s": ended[0] - begun,

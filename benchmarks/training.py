@@ -1,6 +1,6 @@
 """How fast a whole training step is, loader included, against the same network in plain eager PyTorch.
 
-The library's rows run `Trainer` as `cryoden train` does: crops cut by the loader that keeps the halves in memory,
+The library's rows run `train_epoch` as `cryoden train` does: crops cut by the loader that keeps the halves in memory,
 turned and swapped, fused Adam, moving average of the weights, bfloat16 and channels_last on a GPU. The reference is the
 network as a textbook writes it (upsampling, then concatenation), in float32 with TF32 convolutions and the fastest
 kernels that cuDNN finds, contiguous tensors and default Adam, fed with batches that already lie in device memory.
@@ -31,8 +31,11 @@ from cryoden.config import TrainConfig
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
 from cryoden.model.networks import Network, UNet, build_network
-from cryoden.model.training import Trainer
+from cryoden.model.schedule import Stopwatch
+from cryoden.model.training import train_epoch
 from cryoden.model.training_data import TrainingData
+from cryoden.model.training_setup import set_up
+from cryoden.model.training_writer import TrainingWriter
 
 NETWORKS: Dict[str, Tuple[int, ...]] = {
     "unet": TrainConfig.default_of("channels"),
@@ -134,10 +137,14 @@ def measure_library(
         channels=NETWORKS[name] or TrainConfig.default_of("channels"), crop=options.crop, batch_size=batch,
         compile=compiled, epochs=1000, min_batches=options.steps, max_batches=options.steps,
     )  # fmt: skip
-    trainer = Trainer(config, TrainingData.find(config), device)
+    setup = set_up(config, TrainingData.find(config), device)
+    stopwatch = Stopwatch()
+    writer = TrainingWriter(setup, stopwatch)
 
     def epoch() -> float:
-        return trainer._train_epoch(time.monotonic())["training_seconds"]
+        record = train_epoch(setup, writer, stopwatch)
+        setup.state.progress.end_epoch({**record, "r2": 0.0, "seconds": stopwatch.seconds})
+        return record["training_seconds"]
 
     return figures(epoch, batch, options, device)
 

@@ -310,6 +310,11 @@ def problem_of(error: Exception, subject: str) -> Problem:
     """
     if isinstance(error, CryodenError):
         return error.problem
+    if isinstance(error, OSError):
+        what = error.filename or subject
+        return Problem(FileError.kind, f"{what} cannot be read ({error.strerror or error}).", subject)
+    if isinstance(error, MemoryError):
+        return Problem(UNEXPECTED, f"{subject} does not fit into the memory that is free.", subject)
     said = " ".join(str(error).split())
     message = f"{subject} failed unexpectedly ({type(error).__name__}{f': {said}' if said else ''}); see the log file."
     return Problem(UNEXPECTED, message, subject)

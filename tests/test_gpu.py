@@ -82,7 +82,7 @@ def test_gpu_denoises_files_as_the_cpu_does(
 
 def test_all_loaders_give_a_gpu_the_same_batches(folder: Path) -> None:
     pairs = find_pairs("odd", "even")[0]
-    plan = EpochPlan([pair.used_shape for pair in pairs], 64, 4, 1, 0)
+    plan = EpochPlan.draw([pair.used_shape for pair in pairs], 64, 4, 1, 0)
     loaders = [
         ManagedLoader(pairs, [], 64, CPU),
         ManagedLoader(pairs, [], 64, GPU, keep=GPU),

@@ -6,7 +6,20 @@ import dataclasses
 import json
 import math
 import re
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple, Type, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from cryoden.errors import FileError, OptionError, Problem, option_problem
 
@@ -46,6 +59,7 @@ def option(
     below: float = math.inf,
     positional: bool = False,
     name: str = "",
+    before: Any = dataclasses.MISSING,
 ) -> Any:
     """Declare an option: a field with its help text and its rule.
 
@@ -65,10 +79,14 @@ def option(
         Whether it stands on the command line without its name.
     name
         On the command line, where it cannot be that of the field.
+    before
+        What the command did before it had this option, as a value of it: records of older versions (checkpoints, model
+        cards, run records) that lack the option were made so. Without it, that is the default.
     """
     bounds = Bounds(at_least, above, at_most, below)
-    metadata = {"help": help, "choices": tuple(choices), "form": form, "bounds": bounds}
-    return dataclasses.field(default=default, metadata={**metadata, "positional": positional, "name": name})
+    metadata: Dict[str, Any] = {"help": help, "choices": tuple(choices), "form": form, "bounds": bounds}
+    metadata.update(positional=positional, name=name, before=before)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +152,28 @@ class Options:
         if wrong:
             raise OptionError(wrong)
         return cls(**arguments)
+
+    @classmethod
+    def completed(cls, recorded: Mapping[str, Any]) -> Dict[str, Any]:
+        """Return the options of an older version's record, with the values of those that it did not know.
+
+        Parameters
+        ----------
+        recorded
+            Option -> value, JSON types.
+        """
+        return {**cls._values_before(), **recorded}
+
+    @classmethod
+    def _values_before(cls) -> Dict[str, Any]:
+        """Return, for each option that need not be given, what records that lack it were made with, JSON types."""
+        values = {}
+        for field in dataclasses.fields(cls):
+            before = field.metadata["before"]
+            value = field.default if before is dataclasses.MISSING else before
+            if value is not dataclasses.MISSING:
+                values[field.name] = value
+        return json.loads(json.dumps(values))
 
     @classmethod
     def help_of(cls, name: str) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from cryoden.config import shared
 from cryoden.config.options import Config, option
 from cryoden.errors import Problem, Remedy, option_problem
+
+FREE_OPTIONS = (
+    "resume", "device", "memory", "stream", "force", "output", "compile", "checkpoint_minutes", "keep",
+)  # fmt: skip
+"""Options that may change when a training is resumed: they change nothing of its result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,10 @@ class TrainConfig(Config):
     device: str = shared.device()
     resume: bool = option(False, help="Go on from the last checkpoint in the output folder.")
     from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
+
+    def lasting_options(self) -> Dict[str, Any]:
+        """Return the options that make a training what it is, as JSON types."""
+        return {name: value for name, value in self.to_dict().items() if name not in FREE_OPTIONS}
 
     def _problems(self) -> Iterator[Problem]:
         if self.patches and (self.odd or self.even):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -50,32 +50,24 @@ def _grid(shape: Shape, crop: int) -> np.ndarray:
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
+@dataclass(frozen=True)
 class EpochPlan:
     """Every crop of one epoch, in batches, a function of seed and epoch alone.
 
     A micrograph's crops lie close together in time: only about `window` micrographs are needed at any moment, so the
     same plan serves a loader that holds everything and one that streams.
 
-    Parameters
+    Attributes
     ----------
-    shapes
-        Rows and columns of each pair.
-    crop
-        Side of the crops, at most the smallest side.
-    batch_size
-        Crops per batch; the last batch is filled with more random crops.
-    seed, epoch
-        What the plan depends on.
-    window
-        Number of micrographs over which crops are mixed.
-    on_grid
-        Crops lie on the half-overlapping grid instead of anywhere, each place equally often.
-    min_batches
-        Where the crops fill fewer batches, every micrograph gives that many times more.
+    batches
+        Crops in the order of their use.
     """
 
-    def __init__(
-        self,
+    batches: Tuple[Tuple[Crop, ...], ...]
+
+    @classmethod
+    def draw(
+        cls,
         shapes: Sequence[Shape],
         crop: int,
         batch_size: int,
@@ -84,8 +76,29 @@ class EpochPlan:
         window: int = 4,
         on_grid: bool = False,
         min_batches: int = 1,
-    ) -> None:
+    ) -> EpochPlan:
+        """Draw the crops of an epoch.
+
+        Parameters
+        ----------
+        shapes
+            Rows and columns of each pair.
+        crop
+            Side of the crops, at most the smallest side.
+        batch_size
+            Crops per batch; the last batch is filled with more random crops.
+        seed, epoch
+            What the plan depends on.
+        window
+            Number of micrographs over which crops are mixed.
+        on_grid
+            Crops lie on the half-overlapping grid instead of anywhere, each place equally often.
+        min_batches
+            Where the crops fill fewer batches, every micrograph gives that many times more.
+        """
         rng = np.random.default_rng([seed, epoch])
+
+        # As many crops of each pair as its half-overlapping grid has, or a whole multiple of that.
         grids = [_grid(shape, crop) for shape in shapes]
         n_crops = sum(len(grid) for grid in grids)
         if n_crops <= (min_batches - 1) * batch_size:
@@ -94,7 +107,9 @@ class EpochPlan:
         counts = np.array([len(grid) for grid in grids])
         extra = rng.integers(0, len(shapes), -int(counts.sum()) % batch_size)
         np.add.at(counts, extra, 1)
-        crops: List[Tuple[float, Crop]] = []
+
+        # The pair of rank r gets times between r and r + window: at no time are crops of more pairs due.
+        timed: List[Tuple[float, Crop]] = []
         for rank, pair in enumerate(order.tolist()):
             n = int(counts[pair])
             if on_grid:
@@ -102,13 +117,20 @@ class EpochPlan:
                 places = np.concatenate((grids[pair], grids[pair][more]))
             else:
                 places = rng.integers(0, np.array(shapes[pair]) - crop + 1, (n, 2))
-            times, views, swaps = rank + window * rng.random(n), rng.integers(0, 8, n), rng.integers(0, 2, n)
-            crops.extend(
+            times = rank + window * rng.random(n)
+            views = rng.integers(0, 8, n)
+            swaps = rng.integers(0, 2, n)
+            timed.extend(
                 (float(time), Crop(pair, int(y), int(x), int(view), bool(swap)))
                 for time, (y, x), view, swap in zip(times, places, views, swaps)
             )
-        ordered = [crop for _, crop in sorted(crops, key=lambda entry: entry[0])]
-        self.batches: List[List[Crop]] = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+
+        ordered = [crop for _, crop in sorted(timed, key=lambda entry: entry[0])]
+        return cls(tuple(tuple(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)))
+
+    def part(self, first: int, stop: Optional[int] = None) -> EpochPlan:
+        """Return the plan of some batches, `stop` excluded; None: to the end."""
+        return EpochPlan(self.batches[first:stop])
 
     def needs(self) -> List[List[int]]:
         """Return, for every batch, the indices of the pairs from which its crops come, each once."""

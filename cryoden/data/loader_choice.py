@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Mapping, Optional, Sequence
 
 import torch
 
@@ -11,59 +12,105 @@ from cryoden.config import GIB, TrainConfig
 from cryoden.data.loaders import Loader, ManagedLoader, Shard, StreamingLoader
 from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair
-from cryoden.system.memory import free_host_bytes
 
 log = logging.getLogger(__name__)
 
 READING_BYTES = 80 << 20
 """Host memory of the threads that read: a band of rows each, and the samples of grey scales (benchmarks/loaders.py)."""
 
+MOST_MIXED = 16
+"""Micrographs over which crops are mixed at most: more do not make batches more different."""
+
+HOST = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How micrographs come into memory.
+
+    Attributes
+    ----------
+    place
+        Device whose memory keeps all of them; None: they are streamed.
+    budget_bytes
+        Host memory of a streaming loader.
+    window
+        Over how many micrographs crops are mixed: the same for every loader, so that all yield the same batches.
+    """
+
+    place: Optional[torch.device]
+    budget_bytes: int
+    window: int
+
+
+def choose_loading(
+    config: TrainConfig,
+    training: Sequence[HalfPair],
+    held_out: Sequence[HalfPair],
+    crop: int,
+    device: torch.device,
+    free_bytes: Mapping[torch.device, int],
+) -> Loading:
+    """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
+
+    Parameters
+    ----------
+    config
+        The options.
+    training, held_out
+        Pairs of halves.
+    crop
+        Side of the crops in pixels.
+    device
+        Where batches are wanted.
+    free_bytes
+        Free memory of the device and of the host.
+    """
+    needed = sum(pair.n_bytes for pair in (*training, *held_out))
+    largest = max(pair.n_bytes for pair in training)
+
+    # The batch that is being cut, and what readers need for themselves, come out of the window's memory too.
+    budget = int(config.window * GIB) - config.batch_size * 2 * 2 * crop**2 - READING_BYTES
+    window = max(1, min(MOST_MIXED, budget // largest - 2))
+
+    place: Optional[torch.device] = None
+    if config.stream and not config.force and needed <= budget:
+        log.info("Not streaming: all %.2f GiB of halves fit into the window.", needed / GIB)
+    if not config.stream or (not config.force and needed <= budget):
+        places = [device] if device.type == "cpu" else [device, HOST]
+        fitting = [place for place in places if needed <= _allowed(config, free_bytes[place])]
+        place = fitting[0] if fitting else None
+
+    if place is None:
+        log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
+    else:
+        kind = "host" if place.type == "cpu" else "GPU"
+        log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, kind)
+    return Loading(place, max(budget, largest), window)
+
 
 def make_loader(
-    config: TrainConfig,
+    loading: Loading,
     training: Sequence[HalfPair],
     held_out: Sequence[HalfPair],
     crop: int,
     device: torch.device,
     shard: Shard,
     normalization: Normalization,
-) -> Tuple[Loader, int]:
-    """Choose between keeping everything in memory (GPU if it fits, else host) and streaming; say which and why.
+) -> Loader:
+    """Return the chosen loader, ready to yield batches; one that keeps micrographs reads them now.
 
-    Returns
-    -------
-    loader
-        Ready to yield batches.
-    window
-        Over how many micrographs crops are mixed: the same for every loader, so that all yield the same batches.
+    Parameters
+    ----------
+    loading
+        What `choose_loading` chose.
+    training, held_out, crop, device, shard, normalization
+        As for `Loader`.
     """
-    needed = sum(pair.n_bytes for pair in (*training, *held_out))
-    largest = max(pair.n_bytes for pair in training)
-    # The batch that is being cut, and what readers need for themselves, come out of the window's memory too.
-    budget = int(config.window * GIB) - config.batch_size * 2 * 2 * crop**2 - READING_BYTES
-    window = max(1, min(16, budget // largest - 2))
-    arguments = (training, held_out, crop, device, shard, normalization)
-    streaming = config.stream and (config.force or needed > budget)
-    keep: Optional[torch.device] = None
-    if config.stream and not streaming:
-        log.info("Not streaming: all %.2f GiB of halves fit into the window (--force streams anyway).", needed / GIB)
-    if not streaming:
-        places = [device, torch.device("cpu")] if device.type == "cuda" else [device]
-        fitting = [place for place in places if needed <= _allowed(config, free_bytes(place))]
-        keep = fitting[0] if fitting else None
-    if keep is None:
-        log.info("Streaming %.2f GiB of halves through a window of %.2f GiB.", needed / GIB, config.window)
-        return StreamingLoader(*arguments, budget_bytes=max(budget, largest)), window
-    log.info("Keeping all %.2f GiB of halves in %s memory.", needed / GIB, "GPU" if keep.type == "cuda" else "host")
-    return ManagedLoader(*arguments, keep=keep), window
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return how much memory of the GPU, or of the host, is free."""
-    if device.type != "cuda":
-        return free_host_bytes()
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0] + kept)
+    if loading.place is None:
+        budget = loading.budget_bytes
+        return StreamingLoader(training, held_out, crop, device, shard, normalization, budget_bytes=budget)
+    return ManagedLoader(training, held_out, crop, device, shard, normalization, keep=loading.place)
 
 
 def _allowed(config: TrainConfig, free_bytes: int) -> float:

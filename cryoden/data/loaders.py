@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Dict, Generator, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Dict, Generator, Iterator, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from cryoden.data.gpu_transfer import GpuTransfer
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pair_reader import N_READERS, LoadedPair, PairReader
 from cryoden.data.pairs import HalfPair
-from cryoden.errors import CryodenError, Problem
+from cryoden.errors import Problem, problem_of
 from cryoden.formats.progress_log import write_above_bar
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ Batch = Tuple[torch.Tensor, torch.Tensor]
 class CropBatch:
     """The crops of one batch and their pixels, both halves of each, float16 `(batch, 2, y, x)`."""
 
-    crops: List[Crop]
+    crops: Sequence[Crop]
     pixels: torch.Tensor
 
 
@@ -89,7 +89,7 @@ class Loader:
         self._reader = PairReader(normalization)
         self._buffer: Optional[torch.Tensor] = None
 
-    def batches(self, plan: EpochPlan) -> Iterator[Optional[Batch]]:
+    def batches(self, plan: EpochPlan) -> Generator[Optional[Batch], None, None]:
         """Yield this process's share of the plan's batches, on the device; cutting and copying run ahead of a GPU.
 
         A batch none of whose micrographs can be used is None.
@@ -109,22 +109,27 @@ class Loader:
         """Yield this process's crops of every batch, each valid until the next is asked for."""
         raise NotImplementedError
 
-    def _crop_batch(self, loaded: Mapping[int, torch.Tensor], batch: List[Crop]) -> Optional[CropBatch]:
+    def _crop_batch(self, loaded: Mapping[int, torch.Tensor], batch: Sequence[Crop]) -> Optional[CropBatch]:
+        """Return this process's crops of a batch, from the pairs that are loaded; None where there is none."""
         usable = [crop for crop in batch if crop.pair in loaded]
         if not usable:
             return None
+
+        # Others take the places of those that cannot be cut: every batch stays full, in every process.
         crops = [crop if crop.pair in loaded else usable[i % len(usable)] for i, crop in enumerate(batch)]
         crops = crops[self.shard.rank :: self.shard.n_ranks]
         side = self.crop
-        cuts = [loaded[crop.pair][:, crop.y : crop.y + side, crop.x : crop.x + side] for crop in crops]
-        if self._buffer is None or len(self._buffer) != len(cuts):
-            pin = self.keep.type == "cpu" and self.device.type == "cuda"
-            shape = (len(cuts), 2, side, side)
-            self._buffer = torch.empty(shape, dtype=torch.float16, device=cuts[0].device, pin_memory=pin)
+        pixels = [loaded[crop.pair][:, crop.y : crop.y + side, crop.x : crop.x + side] for crop in crops]
+
+        # One buffer for all batches: new memory for each would cost more than the copy into it.
+        if self._buffer is None or len(self._buffer) != len(pixels):
+            is_pinned = self.keep.type == "cpu" and self.device.type == "cuda"
+            shape = (len(pixels), 2, side, side)
+            self._buffer = torch.empty(shape, dtype=torch.float16, device=pixels[0].device, pin_memory=is_pinned)
         if self._buffer.is_cuda:
-            torch.stack(cuts, out=self._buffer)
+            torch.stack(pixels, out=self._buffer)
         else:  # by NumPy: PyTorch's threads would fight with those that read
-            np.stack([cut.numpy() for cut in cuts], out=self._buffer.numpy())
+            np.stack([part.numpy() for part in pixels], out=self._buffer.numpy())
         return CropBatch(crops, self._buffer)
 
     def _read(self, pair: HalfPair, readers: Executor, memory: Optional[torch.Tensor] = None) -> Optional[LoadedPair]:
@@ -133,9 +138,9 @@ class Loader:
             return None
         try:
             return self._reader.read(pair, readers, memory)
-        except CryodenError as error:
-            self.failures[pair.name] = error.problem
-            write_above_bar(f"Left out: {error}")
+        except Exception as error:  # one bad pair never ends a training
+            problem = self.failures[pair.name] = problem_of(error, pair.name)
+            write_above_bar(f"Left out: {problem}")
             return None
 
 
@@ -164,8 +169,10 @@ class ManagedLoader(Loader):
     ) -> None:
         super().__init__(training, held_out, crop, device, shard, normalization)
         self.keep = keep
+
         with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
             loaded = list(pool.map(lambda pair: self._keep(pair, readers), [*self._pairs, *self._held_out_pairs]))
+
         self._loaded = {i: item.halves for i, item in enumerate(loaded[: len(self._pairs)]) if item is not None}
         self._held_out = [item for item in loaded[len(self._pairs) :] if item is not None]
 
@@ -221,24 +228,37 @@ class StreamingLoader(Loader):
     def _ready(
         self, pairs: Sequence[HalfPair], needs: Sequence[Sequence[int]]
     ) -> Generator[Dict[int, LoadedPair], None, None]:
-        """Yield, for every step, the pairs that it needs and that can be used; later ones are read meanwhile."""
+        """Yield, for every step, the pairs that it needs and that can be used; later ones are read meanwhile.
+
+        Parameters
+        ----------
+        pairs
+            All of them.
+        needs
+            Indices of the pairs that each step needs.
+        """
         last_step = {index: number for number, wanted in enumerate(needs) for index in wanted}
         coming = deque(last_step)  # in the order of their first use
-        window: Dict[int, Tuple[torch.Tensor, Future]] = {}
+        window: Dict[int, Tuple[torch.Tensor, Future]] = {}  # pair -> its slot, and its reading
+
         with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
             try:
                 for number, wanted in enumerate(needs):
+                    # Read ahead while there are slots; what this step needs is read in any case.
                     while coming and (self._slots or not window.keys() >= set(wanted)):
                         index = coming.popleft()
                         slot = self._slots.pop() if self._slots else self._new_slot()
                         window[index] = slot, pool.submit(self._read, pairs[index], readers, slot)
+
                     loaded = {index: window[index][1].result() for index in wanted}
                     yield {index: item for index, item in loaded.items() if item is not None}
+
                     for index in wanted:
                         if last_step[index] == number:
                             self._slots.append(window.pop(index)[0])
                     del self._slots[self.n_slots :]
             finally:
+                # Of an epoch that ends early: no reader may write into a slot that the next epoch uses.
                 for _, future in window.values():
                     future.cancel()
                 wait([future for _, future in window.values()])

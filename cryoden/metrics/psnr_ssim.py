@@ -6,12 +6,15 @@ ceiling (a perfect denoiser), a constant image, and the unprocessed other half (
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, TypeVar
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
 from cryoden.metrics.ring_covariance import FA, FB, A, B, psnr
+
+Pixels = TypeVar("Pixels", bound=Any)
+"""A NumPy array or a PyTorch tensor: both can be sliced."""
 
 SSIM_SIDE = 512
 """Side in pixels of the central cut-out on which SSIM is computed."""
@@ -75,8 +78,8 @@ def ssim_of_constant_and_identity(a: np.ndarray, b: np.ndarray, data_range: floa
     )
 
 
-def centre(image: np.ndarray, side: int) -> np.ndarray:
-    """Return the central cut-out of `side` pixels, smaller where the image `(..., y, x)` is."""
+def centre(image: Pixels, side: int) -> Pixels:
+    """Return the central cut-out of `side` pixels, smaller where the image `(..., y, x)`, NumPy or PyTorch, is."""
     rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in image.shape[-2:])
     return image[..., rows, columns]
 

@@ -2,53 +2,131 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping, Tuple
 
 import torch
 
-from cryoden.errors import FileError, TrainingError
+from cryoden.config import TrainConfig
+from cryoden.errors import ExistingResultsError, FileError, FullDiskError, Remedy
+from cryoden.formats import outputs
 from cryoden.formats.files import whole_file
-from cryoden.formats.training_folder import CHECKPOINT_NAME
+from cryoden.formats.run_record import option_differences
+from cryoden.model.training_state import TrainingState
+
+log = logging.getLogger(__name__)
+
+PARTS = ("network", "averaged", "optimizer", "progress", "options")
+"""Of a checkpoint; each is a dictionary."""
+
+LONGEST_REASON = 200
+"""Characters of torch's reasons that are shown: they can list every weight of a network."""
 
 
-def save_state(folder: Path, state: Dict[str, Any]) -> None:
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Replace the checkpoint by a newer one; the old one survives if this fails.
 
     Raises
     ------
+    FullDiskError
+        If the disk is full.
     FileError
-        If the disk is full or the folder cannot be written.
+        If the folder cannot be written.
     """
-    path = folder / CHECKPOINT_NAME
+    path = folder / outputs.CHECKPOINT
     with whole_file(path) as temporary:
         try:
-            torch.save(state, str(temporary))
-        except RuntimeError as error:  # what torch raises for a full disk
-            raise FileError(
-                f"{path} cannot be written ({error.args[0].splitlines()[0]}); the one before is kept. "
-                "Free the disk and go on with --resume."
-            ) from error
+            torch.save(dict(state), str(temporary))
+        except RuntimeError as error:  # torch does not say what the system said
+            if shutil.disk_usage(str(folder)).free < _n_bytes(state):
+                raise FullDiskError(
+                    f"The disk is full: {path} cannot be written; the one before is kept.",
+                    subject=str(path),
+                    remedy=Remedy("free_disk"),
+                ) from error
+            raise FileError(f"{path} cannot be written; the one before is kept.", subject=str(path)) from error
 
 
-def load_state(folder: Path, device: torch.device, options: Dict[str, Any]) -> Dict[str, Any]:
-    """Read the checkpoint of a training that was started with the same options.
+def restore(folder: Path, state: TrainingState, options: Mapping[str, Any]) -> None:
+    """Bring a training to where its checkpoint was written.
+
+    Parameters
+    ----------
+    folder
+        Of the training.
+    state
+        Becomes that of the checkpoint.
+    options
+        Those of the training, and its `micrographs`.
 
     Raises
     ------
-    TrainingError
-        If it cannot be read or the options differ.
+    FileError
+        If the checkpoint cannot be read or used.
+    ExistingResultsError
+        If the training was started with other options or micrographs.
     """
-    path = folder / CHECKPOINT_NAME
-    try:
-        state = torch.load(str(path), map_location=device, weights_only=True)
-        saved = [state[part] for part in ("network", "averaged", "optimizer", "progress", "options")][-1]
-    except Exception as error:  # torch raises many kinds; all mean a damaged file
-        raise TrainingError(f"{path} cannot be read ({error}); remove it to train from the start.") from error
-    changed = [key for key, value in options.items() if saved.get(key) != value]
-    if changed:
-        raise TrainingError(
-            f"The training in {folder} was started with other values of {', '.join(changed)}; resume with the same "
-            "options, or choose another --output folder."
+    path = folder / outputs.CHECKPOINT
+    saved = _read(path)
+
+    differing = changed_options(saved["options"], options)
+    is_other_set = differing.pop("micrographs", None) is not None  # a list without an end is no help
+    if differing or is_other_set:
+        what = "options" if differing else "micrographs"
+        raise ExistingResultsError(
+            f"The training in {folder} was started with other {what}.",
+            subject=str(folder),
+            remedy=Remedy("other_folder"),
+            differences=differing,
         )
-    return state
+
+    try:
+        state.load_state_dict(saved)
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise _unusable(path, "does not fit this training: " + _first_words(error)) from error
+    log.info("Resumed after epoch %d, batch %d.", state.progress.epoch, state.progress.batch)
+
+
+def changed_options(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> Dict[str, Tuple[Any, Any]]:
+    """Return option -> (value then, value now) of those that differ from a record, also one of an older version."""
+    return option_differences(TrainConfig.completed(recorded), options)
+
+
+def _read(path: Path) -> Dict[str, Any]:
+    """Return the content of a checkpoint, in host memory; nothing in it is executed."""
+    try:
+        with open(str(path), "rb"):
+            pass
+    except OSError as error:
+        raise FileError(f"{path} cannot be read ({error.strerror or error}).", subject=str(path)) from error
+    try:
+        saved = torch.load(str(path), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; its own advice is to trust the file
+        raise _unusable(path, "is damaged, or holds more than numbers") from error
+    if not isinstance(saved, dict):
+        raise _unusable(path, "is no checkpoint of a training")
+    missing = [part for part in PARTS if not isinstance(saved.get(part), dict)]
+    if missing:
+        raise _unusable(path, f"lacks {' and '.join(missing)}")
+    return saved
+
+
+def _unusable(path: Path, what: str) -> FileError:
+    return FileError(f"{path} {what}. Remove it to train from the start.", subject=str(path))
+
+
+def _first_words(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."
+
+
+def _n_bytes(part: Any) -> int:
+    """Return how many bytes the tensors of a state take."""
+    if isinstance(part, torch.Tensor):
+        return part.numel() * part.element_size()
+    if isinstance(part, Mapping):
+        return sum(map(_n_bytes, part.values()))
+    return 0

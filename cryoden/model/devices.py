@@ -10,15 +10,15 @@ from typing import Optional
 import torch
 from torch import nn
 
-from cryoden.errors import DeviceError
+from cryoden.errors import DeviceError, Remedy
 from cryoden.model.networks import Network
+from cryoden.system.memory import free_host_bytes
 
 log = logging.getLogger(__name__)
 
 COMPILE_MINUTES, COMPILE_PIXELS = 1.0, 11e9
 """From this training time, or number of pixels to learn from, on compiling pays: on one NVIDIA H200 the default U-Net
 compiles in 24 s and is then 1.6 times faster than its 152 million pixels a second (benchmarks/README.md)."""
-
 
 CPU_INFO = Path("/proc/cpuinfo")
 CPU_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -53,13 +53,27 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
         found = f"{n_gpus} GPU(s), numbered from 0" if n_gpus else "no GPU that this PyTorch can use"
-        raise DeviceError(f"Device {device} is not there: this machine has {found}. Choose another, or --device auto.")
+        raise DeviceError(
+            f"Device {device} is not there: this machine has {found}.",
+            subject=str(device),
+            remedy=Remedy("set_to", "device", "auto"),
+        )
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     log.info("Computing on %s.", torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU")
     return device
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return how many bytes of the GPU's, or of the host's memory are free."""
+    if device.type != "cuda":
+        return free_host_bytes()
+    # What torch holds back from the system, but no tensor uses, is free too.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)
 
 
 def has_bfloat16(device: torch.device) -> bool:

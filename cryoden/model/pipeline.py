@@ -30,7 +30,6 @@ import torch
 from torch.nn import functional
 
 from cryoden.data.gpu_transfer import GpuTransfer, ready
-from cryoden.data.loader_choice import free_bytes
 from cryoden.errors import CryodenError, DeviceError, FileError, PairError, PixelError, Remedy
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph
@@ -38,6 +37,7 @@ from cryoden.formats.mrc import MrcWriter, PixelStatistics
 from cryoden.formats.pixels import file_context
 from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
 from cryoden.model.denoiser import ModelDenoiser, ScaledImage, resized, shape_of
+from cryoden.model.devices import free_bytes
 from cryoden.model.predictor import is_out_of_memory
 
 N_THREADS = 3

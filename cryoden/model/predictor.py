@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from cryoden.data.crops import TilePlan, reflected_indices
-from cryoden.data.loader_choice import free_bytes
 from cryoden.errors import ModelError
-from cryoden.model.devices import fast_arithmetic, resolve_precision
+from cryoden.model.devices import fast_arithmetic, free_bytes, resolve_precision
 from cryoden.model.networks import Network
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,10 @@ import torch
 from torch import distributed
 
 from cryoden.data.loaders import Shard
+from cryoden.errors import DeviceError
+
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells each process, and torch.distributed reads."""
 
 
 @contextmanager
@@ -23,12 +27,25 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
         On which they exchange tensors.
     longest_wait
         For the slowest of them; None: torch's own, some minutes.
+
+    Raises
+    ------
+    DeviceError
+        If the environment says that there are several processes, but not how they reach each other.
     """
-    n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    n_ranks = _number("WORLD_SIZE", 1)
     if n_ranks == 1:
         yield Shard()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=longest_wait)
+    missing = [name for name in LAUNCHER_VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise DeviceError(
+            f"The environment says that {n_ranks} processes work together (WORLD_SIZE), but {' and '.join(missing)} "
+            "is missing. Start them with torchrun, or remove WORLD_SIZE from the environment."
+        )
+
+    # Gradients go from GPU to GPU; flags and records stay on the host, and no GPU waits for them.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=longest_wait)
     try:
         yield Shard(distributed.get_rank(), n_ranks)
     finally:
@@ -37,7 +54,7 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
 
 def local_rank() -> int:
     """Return this process's number on its machine: its GPU among those that are visible."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
 
 
 def all_gather(items: List[Any], shard: Shard) -> List[Any]:
@@ -53,6 +70,29 @@ def broadcast(value: float, shard: Shard) -> float:
     """Return the first process's value, in every process."""
     if shard.n_ranks == 1:
         return value
-    values = [value]
-    distributed.broadcast_object_list(values, src=0)
-    return values[0]
+    shared = torch.tensor(value, dtype=torch.float64)
+    distributed.broadcast(shared, src=0)
+    return float(shared)
+
+
+def any_of(flag: bool, shard: Shard) -> bool:
+    """Return whether the flag is set in any process, in every process."""
+    if shard.n_ranks == 1:
+        return flag
+    shared = torch.tensor(int(flag))
+    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+    return bool(shared)
+
+
+def _number(name: str, default: int) -> int:
+    """Return a number that the launcher left in the environment.
+
+    Raises
+    ------
+    DeviceError
+        If it is none.
+    """
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise DeviceError(f"{name} in the environment is {text!r}, no whole number. Start the processes with torchrun.")
+    return int(text)

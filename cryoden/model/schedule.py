@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
+import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from cryoden.config import TrainConfig
 
@@ -20,7 +22,7 @@ LEAST_PATIENCE = 10
 
 @dataclass
 class TrainingProgress:
-    """How far a training is; what a checkpoint needs beside the tensors.
+    """How far a training is; what a checkpoint needs in addition to the tensors.
 
     Attributes
     ----------
@@ -47,13 +49,59 @@ class TrainingProgress:
     best_epoch: int = 0
     records: List[Dict[str, Any]] = field(default_factory=list)
 
-    def add(self, record: Dict[str, Any]) -> bool:
-        """Take the record of a finished epoch into the log; return whether its model is the best so far."""
+    @classmethod
+    def from_dict(cls, values: Any) -> TrainingProgress:
+        """Return what `dataclasses.asdict` made a dictionary of, also version 0.1.
+
+        Raises
+        ------
+        TypeError
+            If a field is unknown, missing, or of another type.
+        """
+        types = {field.name: type(getattr(cls(), field.name)) for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != set(types):
+            raise TypeError(f"progress must have the fields {', '.join(types)}")
+        wrong = [name for name, kind in types.items() if type(values[name]) is not kind]
+        if wrong:
+            raise TypeError(f"{wrong[0]} of the progress is {values[wrong[0]]!r}")
+        return cls(**values)
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """Optimisation steps in the epoch that runs: a batch without a usable micrograph is none."""
+        return self.step - (self.records[-1]["step"] if self.records else 0)
+
+    def end_epoch(self, record: Dict[str, Any]) -> bool:
+        """Begin the next epoch and take the record of the finished one into the log; return whether it is the best."""
+        self.epoch, self.batch, self.loss_sum = record["epoch"], 0, 0.0
+        self.seconds = record["seconds"]
         self.records.append(record)
+
         is_best = record["r2"] > self.best_r2
         if is_best:
             self.best_r2, self.best_epoch = record["r2"], self.epoch
         return is_best
+
+
+class Stopwatch:
+    """Seconds of a training, those before it was resumed included.
+
+    Parameters
+    ----------
+    seconds
+        Trained before.
+    clock
+        Says the time in seconds.
+    """
+
+    def __init__(self, seconds: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begun = clock() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time trained until now."""
+        return self._clock() - self._begun
 
 
 def share_done(config: TrainConfig, epochs: float, seconds: float) -> float:

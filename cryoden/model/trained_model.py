@@ -20,23 +20,12 @@ from cryoden.model.training_data import TrainingData
 
 log = logging.getLogger(__name__)
 
-FREE_OPTIONS = (
-    "resume", "device", "memory", "stream", "force", "output", "compile", "checkpoint_minutes", "keep",
-)  # fmt: skip
-"""Options that may change when a training is resumed: they change nothing of its result."""
-
-
-def lasting_options(config: TrainConfig) -> Dict[str, Any]:
-    """Return the options that make a training what it is."""
-    return {name: value for name, value in config.to_dict().items() if name not in FREE_OPTIONS}
-
 
 def training_card(
     config: TrainConfig,
     data: TrainingData,
     normalization: Normalization,
     crop: int,
-    seconds: float,
     record: Dict[str, Any],
 ) -> ModelCard:
     """Return what a model file says of its training.
@@ -51,8 +40,6 @@ def training_card(
         How the network saw grey values.
     crop
         Side of the training crops in pixels.
-    seconds
-        Time trained so far.
     record
         Line of the log of the epoch whose weights these are.
     """
@@ -60,7 +47,7 @@ def training_card(
     summary = {key: record[key] for key in ("r2", "r2_corr", "epoch", "step", "loss", "validation_loss")}
     summary.update(
         score_band_A=list(SCORE_BAND_A), n_pairs=data.n_usable, n_left_out=len(data.failures), crop=crop,
-        seconds=seconds, options=lasting_options(config), trained_on=trained_on, held_out=held_out,
+        seconds=record["seconds"], options=config.lasting_options(), trained_on=trained_on, held_out=held_out,
     )  # fmt: skip
     channels = config.channels if config.network == "unet" else ()
     return ModelCard(config.network, channels, data.sampling_rate, asdict(normalization), summary)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cryoden.data.pair_reader import LoadedPair
-from cryoden.metrics.psnr_ssim import psnr_rows, ssim_rows
+from cryoden.metrics.psnr_ssim import SSIM_SIDE, centre, psnr_rows, ssim_rows
 from cryoden.metrics.ring_covariance import RingCovariance, pool, ring_covariance, score
 from cryoden.model.predictor import Predictor
 
@@ -49,14 +49,14 @@ def compare(held_out: LoadedPair, predictor: Predictor) -> Comparison:
     """Denoise both halves of a held-out micrograph and compare each with the other half."""
     halves = held_out.halves.to(predictor.device).float()
     predictions = torch.stack([predictor(half) for half in halves])
-    loss = float(torch.mean((predictions - halves.flip(0)) ** 2))
+    loss = float(torch.mean((predictions - halves.flip(0)) ** 2))  # odd predicts even, and even odd
     covariance = measure_covariance(halves, predictions, held_out.pair.sampling_rate)
-    odd, even, denoised = (_centre(image, 512) for image in (halves[0], halves[1], predictions[0]))
+
+    shown = [centre(image, max(SSIM_SIDE, SAMPLE_SIDE)).cpu().numpy() for image in (*halves, predictions[0])]
+    odd, even, denoised = shown
     ssim = ssim_rows(odd, even, denoised, held_out.data_range)
-    cuts = [_centre(image, SAMPLE_SIDE) for image in (halves[0], predictions[0], halves[1])]
-    return Comparison(
-        held_out.pair.name, covariance, held_out.data_range, loss, ssim, np.stack(cuts).astype(np.float16)
-    )
+    sample = np.stack([centre(image, SAMPLE_SIDE) for image in (odd, denoised, even)]).astype(np.float16)
+    return Comparison(held_out.pair.name, covariance, held_out.data_range, loss, ssim, sample)
 
 
 def measure_covariance(halves: torch.Tensor, predictions: torch.Tensor, sampling_rate: float) -> RingCovariance:
@@ -76,6 +76,7 @@ def summarize(comparisons: Iterable[Comparison]) -> Dict[str, Any]:
     """Return the log's record of one validation: losses, quality in the score band, PSNR and SSIM with their rows."""
     compared: List[Comparison] = sorted(comparisons, key=lambda item: item.name)
     pooled = pool([item.covariance for item in compared])
+
     loss = float(np.mean([item.loss for item in compared]))
     record: Dict[str, Any] = {"validation_loss": loss, "validation_rmse": float(np.sqrt(loss))}
     record.update(asdict(score(pooled.in_band())))
@@ -89,8 +90,3 @@ def summarize(comparisons: Iterable[Comparison]) -> Dict[str, Any]:
 def samples(comparisons: Iterable[Comparison]) -> Dict[str, np.ndarray]:
     """Return cut-outs (input, output, target) of the first held-out micrographs by name."""
     return {item.name: item.sample for item in sorted(comparisons, key=lambda item: item.name)[:MAX_SAMPLES]}
-
-
-def _centre(image: torch.Tensor, side: int) -> np.ndarray:
-    rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in image.shape)
-    return image[rows, columns].float().cpu().numpy()

@@ -120,7 +120,7 @@ def test_reflection_is_that_of_numpy(side: int, margin: int) -> None:
 @given(plans)
 def test_crops_lie_inside_and_batches_are_full(plan: tuple) -> None:
     shapes, crop, batch_size, seed, epoch = plan
-    batches = EpochPlan(shapes, crop, batch_size, seed, epoch).batches
+    batches = EpochPlan.draw(shapes, crop, batch_size, seed, epoch).batches
     assert {len(batch) for batch in batches} == {batch_size}
     for cut in (cut for batch in batches for cut in batch):
         assert 0 <= cut.y <= shapes[cut.pair][0] - crop
@@ -132,7 +132,7 @@ def test_crops_lie_inside_and_batches_are_full(plan: tuple) -> None:
 @given(plans)
 def test_every_pair_gets_as_many_crops_as_a_grid_has(plan: tuple) -> None:
     shapes, crop, batch_size, seed, epoch = plan
-    cuts = [cut.pair for batch in EpochPlan(shapes, crop, batch_size, seed, epoch).batches for cut in batch]
+    cuts = [cut.pair for batch in EpochPlan.draw(shapes, crop, batch_size, seed, epoch).batches for cut in batch]
     stride = crop // 2
     wanted = [((y - crop) // stride + 1) * ((x - crop) // stride + 1) for y, x in shapes]
     assert all(cuts.count(number) >= count for number, count in enumerate(wanted))
@@ -143,12 +143,12 @@ def test_every_pair_gets_as_many_crops_as_a_grid_has(plan: tuple) -> None:
 @given(plans)
 def test_same_seed_and_epoch_give_the_same_plan(plan: tuple) -> None:
     shapes, crop, batch_size, seed, epoch = plan
-    first, second = (EpochPlan(shapes, crop, batch_size, seed, epoch) for _ in range(2))
+    first, second = (EpochPlan.draw(shapes, crop, batch_size, seed, epoch) for _ in range(2))
     assert first.batches == second.batches
 
 
 def test_another_seed_or_epoch_gives_another_plan() -> None:
-    made = [EpochPlan([(90, 90)] * 4, 32, 4, seed, epoch).batches for seed in range(4) for epoch in range(4)]
+    made = [EpochPlan.draw([(90, 90)] * 4, 32, 4, seed, epoch).batches for seed in range(4) for epoch in range(4)]
     assert all(made[i] != made[j] for i in range(len(made)) for j in range(i))
 
 
@@ -156,7 +156,7 @@ def test_another_seed_or_epoch_gives_another_plan() -> None:
 @given(plans, st.integers(1, 6))
 def test_window_bounds_how_many_pairs_are_open_at_once(plan: tuple, window: int) -> None:
     shapes, crop, batch_size, seed, epoch = plan
-    made = EpochPlan(shapes, crop, batch_size, seed, epoch, window)
+    made = EpochPlan.draw(shapes, crop, batch_size, seed, epoch, window)
     uses = {pair: [n for n, wanted in enumerate(made.needs()) if pair in wanted] for pair in range(len(shapes))}
     for number, batch in enumerate(made.batches):
         n_open = sum(used[0] <= number <= used[-1] for used in uses.values())
@@ -168,14 +168,14 @@ def test_window_bounds_how_many_pairs_are_open_at_once(plan: tuple, window: int)
 @given(plans)
 def test_needs_name_the_pairs_of_every_batch_in_order_of_use(plan: tuple) -> None:
     shapes, crop, batch_size, seed, epoch = plan
-    made = EpochPlan(shapes, crop, batch_size, seed, epoch)
+    made = EpochPlan.draw(shapes, crop, batch_size, seed, epoch)
     for wanted, batch in zip(made.needs(), made.batches):
         used = [cut.pair for cut in batch]
         assert wanted == sorted(set(used), key=used.index)
 
 
 def test_all_views_and_both_directions_are_drawn() -> None:
-    cuts = [cut for batch in EpochPlan([(256, 256)], 16, 4, 1, 0).batches for cut in batch]
+    cuts = [cut for batch in EpochPlan.draw([(256, 256)], 16, 4, 1, 0).batches for cut in batch]
     assert {(cut.view, cut.swap) for cut in cuts} == {(v, s) for v in range(8) for s in (True, False)}
 
 

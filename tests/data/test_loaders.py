@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator, List, Set
+from typing import Any, Callable, Iterator, List, Set
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> List[HalfPair]:
 
 
 def plan_of(pairs: List[HalfPair], seed: int, epoch: int = 0, batch_size: int = 3, window: int = 2) -> EpochPlan:
-    return EpochPlan([pair.used_shape for pair in pairs], 32, batch_size, seed, epoch, window)
+    return EpochPlan.draw([pair.used_shape for pair in pairs], 32, batch_size, seed, epoch, window)
 
 
 def assert_same(first: List[Batch], second: List[Batch]) -> None:
@@ -193,13 +194,37 @@ def test_batch_that_needs_more_than_the_budget_gets_it(pairs: List[HalfPair]) ->
 
 
 @pytest.mark.parametrize("kind", [ManagedLoader, StreamingLoader])
-def test_unexpected_error_of_a_reader_reaches_the_training(
-    pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, kind: type
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (
+            ZeroDivisionError("division by zero"),
+            "mic1 failed unexpectedly (ZeroDivisionError: division by zero); see the log file.",
+        ),
+        (OSError(errno.EIO, "Input/output error"), "mic1 cannot be read (Input/output error)."),
+        (
+            OSError(errno.ESTALE, "Stale file handle", "odd/mic1.mrc"),
+            "odd/mic1.mrc cannot be read (Stale file handle).",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), "mic1 cannot be read (Permission denied)."),
+        (MemoryError(), "mic1 does not fit into the memory that is free."),
+    ],
+)
+def test_whatever_happens_to_one_pair_leaves_out_that_pair(
+    pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch, kind: type, error: Exception, problem: str
 ) -> None:
     before = threading.active_count()
-    monkeypatch.setattr(PairReader, "read", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        list(kind(pairs, [], 32, CPU).batches(plan_of(pairs, 1)))
+    read = PairReader.read
+
+    def fail_one(reader: PairReader, pair: HalfPair, *rest: Any) -> Any:
+        if pair.name == "mic1":
+            raise error
+        return read(reader, pair, *rest)
+
+    monkeypatch.setattr(PairReader, "read", fail_one)
+    loader = kind(pairs, [], 32, CPU)
+    assert any(batch is not None for batch in loader.batches(plan_of(pairs, 1)))
+    assert {name: str(problem) for name, problem in loader.failures.items()} == {"mic1": problem}
     assert threading.active_count() == before
 
 

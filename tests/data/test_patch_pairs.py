@@ -40,7 +40,7 @@ def test_batches_are_the_patches_and_the_same_in_both_memory_modes(exported: Non
     inputs, targets = (np.fromfile(f"p/train_{role}.bin", "<f4").reshape(-1, 64, 64) for role in ("input", "target"))
     assert scale.mean == pytest.approx(np.mean([inputs, targets]), rel=1e-5)
     assert scale.deviation == pytest.approx(np.std([inputs, targets]), rel=1e-4)
-    plan = EpochPlan([pair.used_shape for pair in training], 64, 4, 1, 0)
+    plan = EpochPlan.draw([pair.used_shape for pair in training], 64, 4, 1, 0)
     loaders = (
         ManagedLoader(training, held_out, 64, CPU),
         StreamingLoader(training, held_out, 64, CPU, budget_bytes=6 * training[0].n_bytes),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 
 from cryoden.config import TrainConfig
+from cryoden.formats.model_file import read_model
+from cryoden.formats.training_folder import read_log
 from cryoden.model import devices
-from cryoden.model.training import Trainer
+from cryoden.model.training import train
 from cryoden.model.training_data import TrainingData
+from cryoden.model.training_setup import set_up
 from tests.helpers import Result, read_mrc, write_halves, write_mrc
 
 CPU = torch.device("cpu")
@@ -41,16 +45,25 @@ def test_auto_is_bfloat16_where_the_processor_has_it_but_never_in_training_on_a_
         assert devices.resolve_precision(device, "float32", is_training) == torch.float32
 
 
-def test_a_training_validates_in_the_arithmetic_of_denoising(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_model: Callable
-) -> None:
+def test_a_training_validates_in_the_arithmetic_of_denoising(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a CPU with bfloat16 the weights are learned in float32, and the best is chosen by what denoising will make."""
-    monkeypatch.setattr(devices, "has_bfloat16", lambda device: True)
     write_halves(tmp_path, 2, (64, 64))
-    config = TrainConfig(odd="odd", even="even", output="out", network="cnn3", crop=32, device="cpu")
-    trainer = Trainer(config, TrainingData.find(config), CPU)
-    assert trainer.precision == torch.float32
-    assert trainer._predictor().precision == torch.bfloat16
+    config = TrainConfig(
+        odd="odd", even="even", output="wide", network="cnn3", crop=32, device="cpu", epochs=1, max_batches=2
+    )
+    train(config)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: True)
+    assert set_up(config, TrainingData.find(config), CPU).step.precision == torch.float32
+    train(replace(config, output="auto"))
+    train(replace(config, output="float32", precision="float32"))
+
+    wide, auto, float32 = (read_log(f"{folder}/log.jsonl")[0] for folder in ("wide", "auto", "float32"))
+    assert wide["loss"] == auto["loss"]
+    assert wide["validation_loss"] == float32["validation_loss"] != auto["validation_loss"]
+    assert auto["validation_loss"] == pytest.approx(wide["validation_loss"], rel=0.02)
+    weights = [read_model(f"{folder}/model.safetensors")[1] for folder in ("wide", "auto")]
+    for name, array in weights[0].items():
+        np.testing.assert_array_equal(array, weights[1][name])
 
 
 def test_denoising_takes_bfloat16_where_the_cpu_has_it(

@@ -18,7 +18,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 TINY = TrainConfig(
     odd="odd", even="even", output="one", network="cnn3", crop=32, epochs=2, max_batches=4, device="cpu",
     batch_size=4, min_batches=1,
-    validation=0.5, checkpoint_minutes=1e-9,
+    validation=0.5, checkpoint_minutes=1e-9, precision="float32",
 )  # fmt: skip
 TIMES = ("seconds", "training_seconds", "crops_per_second")
 

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +16,16 @@ import pytest
 import torch
 
 from cryoden.config import TrainConfig
-from cryoden.data import loader_choice as memory
-from cryoden.data.crops import EpochPlan
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import find_pairs, hold_out
-from cryoden.errors import CryodenError, FileError, ModelError, TrainingError
+from cryoden.errors import CryodenError, ExistingResultsError, FileError, ModelError, Remedy, TrainingError
 from cryoden.formats.model_file import read_card, read_model
-from cryoden.model import checkpoints, training
+from cryoden.model import checkpoints
 from cryoden.model.schedule import TrainingProgress, has_lost_patience, learning_rate_factor
-from cryoden.model.training import Trainer, train
+from cryoden.model.training import TrainingStoppedError, run_training, train
+from cryoden.model.training_data import TrainingData
+from cryoden.model.training_setup import set_up
 from tests.helpers import RATE, python, read_mrc, write_halves
 
 QUICK = TrainConfig(
@@ -162,13 +161,10 @@ def test_bad_first_micrograph_does_not_end_a_training_with_p95(tmp_path: Path) -
     assert list(train(replace(QUICK, normalization="p95")).failures) == [first.name]
 
 
-def test_grid_crops_lie_on_the_half_overlapping_grid(
-    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: List[EpochPlan] = []
-    monkeypatch.setattr(training, "EpochPlan", lambda *a: made.append(EpochPlan(*a)) or made[-1])
-    train(replace(QUICK, crops="grid", max_batches=None, epochs=1))
-    places = [(crop.pair, crop.y, crop.x) for plan in made for batch in plan.batches for crop in batch]
+def test_grid_crops_lie_on_the_half_overlapping_grid(halves: Dict[str, np.ndarray]) -> None:
+    config = replace(QUICK, crops="grid", max_batches=None)
+    plan = set_up(config, TrainingData.find(config), torch.device("cpu")).plan(0)
+    places = [(crop.pair, crop.y, crop.x) for batch in plan.batches for crop in batch]
     grid = {(pair, y, x) for pair in range(3) for y in (0, 16, 32, 48, 64) for x in (0, 16, 32, 48, 64)}
     assert set(places) == grid
     assert len(places) - len(grid) < QUICK.batch_size
@@ -235,70 +231,120 @@ def test_small_window_changes_the_order_of_crops(tmp_path: Path) -> None:
     assert log_of("1.0") != log_of("1e-05")
 
 
-def test_patience_stops_early(halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    validate = Trainer._validate
-    values = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
-    monkeypatch.setattr(Trainer, "_validate", lambda self, compared: {**validate(self, compared), "r2": next(values)})
-    result = train(replace(QUICK, epochs=6, patience=2, max_batches=1))
-    assert (len(log_of("out")), result.best_epoch) == (4, 2)
+class StopAt:
+    """Stops a training at the n-th question whether to stop: before its n-th step, where an epoch ends at its last.
+
+    Parameters
+    ----------
+    n
+        Which question, from 1.
+    error
+        What is raised, as if the process died; None: the training is asked to stop.
+    """
+
+    def __init__(self, n: int, error: Optional[BaseException] = None) -> None:
+        self.n, self.error, self.n_asked = n, error, 0
+
+    def __call__(self) -> bool:
+        self.n_asked += 1
+        if self.n_asked == self.n and self.error is not None:
+            raise self.error
+        return self.n_asked >= self.n
+
+
+QUESTIONS_OF_EPOCH = 6
+"""Before each of its 5 steps, and before its validation."""
+
+
+def test_patience_stops_early(halves: Dict[str, np.ndarray]) -> None:
+    """Where nothing is learned, the first epoch stays the best."""
+    result = train(replace(QUICK, epochs=6, patience=2, max_batches=1, lr=1e-30))
+    assert (len(log_of("out")), result.best_epoch) == (3, 1)
+
+
+class Clock:
+    """Says a time that is one second later whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1.0
+        return self.seconds
 
 
 def test_minutes_end_in_time(halves: Dict[str, np.ndarray]) -> None:
-    started = time.monotonic()
-    train(replace(QUICK, minutes=0.03, max_batches=None))
-    assert 1.0 < time.monotonic() - started < 6.0  # 1.8 s and what validation and slow machines add
+    clock = Clock()
+    run_training(replace(QUICK, epochs=1000, minutes=2.0, max_batches=None), clock=clock)
+    records = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
+    assert 120 <= records[-1]["seconds"] < 130
+    assert records[-1]["learning_rate"] < 1e-3 * QUICK.lr  # lowered to zero until then
+    assert clock.seconds < 150
 
 
-def test_memory_too_small_for_all_halves_streams(
-    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = []
-    streaming = memory.StreamingLoader
-    monkeypatch.setattr(memory, "StreamingLoader", lambda *a, **k: made.append(1) or streaming(*a, **k))
-    train(replace(QUICK, memory=1e-6, epochs=1))
-    assert made
+def test_time_before_a_stop_counts(halves: Dict[str, np.ndarray]) -> None:
+    config = replace(QUICK, minutes=2.0, max_batches=None)
+    run_training(config, clock=Clock())
+    with pytest.raises(TrainingStoppedError):
+        run_training(replace(config, output="stopped"), StopAt(40), Clock())
+    assert checkpoint_of("stopped")["progress"]["seconds"] > 40
+    run_training(replace(config, output="stopped", resume=True), clock=Clock())
+    steps = [checkpoint_of(folder)["progress"]["step"] for folder in ("out", "stopped")]
+    assert steps[1] == pytest.approx(steps[0], abs=3)
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_training_stopped_between_epochs_ends_at_the_same_weights(
-    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
+def test_training_stopped_between_epochs_ends_at_the_same_weights(halves: Dict[str, np.ndarray], after: int) -> None:
     train(QUICK)
-    keep = Trainer._keep
-
-    def keep_and_stop(trainer: Trainer, record: Dict[str, Any], compared: List[Any]) -> None:
-        keep(trainer, record, compared)
-        if trainer.progress.epoch == after:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_keep", keep_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(replace(QUICK, output="stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        run_training(replace(QUICK, output="stopped"), StopAt(after * QUESTIONS_OF_EPOCH + 1, KeyboardInterrupt()))
+    assert checkpoint_of("stopped")["progress"]["epoch"] == after
     train(replace(QUICK, output="stopped", resume=True))
     assert_same_training("out", "stopped")
 
 
-def test_training_stopped_before_its_checkpoint_ends_at_the_same_weights(
-    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_stopped_before_its_checkpoint_ends_at_the_same_weights(halves: Dict[str, np.ndarray]) -> None:
     """The model and the log of an epoch are there, its checkpoint is not."""
     train(QUICK)
-    whole_file = checkpoints.whole_file
-    n_written = 0
-
-    def fail_once(path: Path) -> Any:
-        nonlocal n_written
-        n_written += Path(path).name == "checkpoint.pt"
-        if n_written == 2:
-            raise KeyboardInterrupt
-        return whole_file(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "whole_file", fail_once)
-        with pytest.raises(KeyboardInterrupt):
-            train(replace(QUICK, output="stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        run_training(replace(QUICK, output="stopped"), StopAt(QUESTIONS_OF_EPOCH + 1, KeyboardInterrupt()))
+    before = Path("stopped/checkpoint.pt").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run_training(replace(QUICK, output="stopped", resume=True), StopAt(QUESTIONS_OF_EPOCH + 1, KeyboardInterrupt()))
+    Path("stopped/checkpoint.pt").write_bytes(before)
+    assert len(log_of("stopped")) == 2
     train(replace(QUICK, output="stopped", resume=True))
+    assert_same_training("out", "stopped")
+
+
+def test_training_killed_before_its_first_checkpoint_starts_again(halves: Dict[str, np.ndarray]) -> None:
+    """It leaves a model and a log, which say by which options they were made."""
+    train(QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(replace(QUICK, output="stopped"), StopAt(QUESTIONS_OF_EPOCH + 1, KeyboardInterrupt()))
+    Path("stopped/checkpoint.pt").unlink()
+    with pytest.raises(ExistingResultsError):
+        train(replace(QUICK, output="stopped", resume=True, lr=2e-3))
+    train(replace(QUICK, output="stopped", resume=True))
+    assert_same_training("out", "stopped")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 3, 6, 9])
+def test_training_that_is_asked_to_stop_goes_on_to_the_same_weights(
+    halves: Dict[str, np.ndarray], n: int, stream: bool
+) -> None:
+    """Before its first step, in its first epoch, before the validation, in its second epoch."""
+    train(QUICK)
+    config = replace(QUICK, output="stopped", stream=stream, force=stream)
+    stop = StopAt(n)
+    with pytest.raises(TrainingStoppedError) as caught:
+        run_training(config, stop)
+    assert stop.n_asked == n
+    assert caught.value.problem.remedy == Remedy("resume")
+    progress = checkpoint_of("stopped")["progress"]
+    assert (progress["epoch"], progress["batch"]) == {1: (0, 0), 3: (0, 2), 6: (0, 5), 9: (1, 2)}[n]
+    train(replace(config, resume=True))
     assert_same_training("out", "stopped")
 
 
@@ -308,16 +354,16 @@ import os, pathlib, signal, torch
 torch.set_num_threads(2)
 from cryoden.config import TrainConfig
 from cryoden.model import devices
+from cryoden.model.training import run_training
 devices.CPU_INFO = pathlib.Path("no-such-file")  # as in conftest
-from cryoden.model.training import Trainer, train
-step = Trainer._step
-def step_and_die(trainer, *batch):
-    loss = step(trainer, *batch)
-    if trainer.progress.step == 8:
+n_asked = 0
+def die():
+    global n_asked
+    n_asked += 1
+    if n_asked == 9:
         os.kill(os.getpid(), signal.SIGKILL)
-    return loss
-Trainer._step = step_and_die
-train({config!r})
+    return False
+run_training({config!r}, die)
 """
 
 
@@ -333,21 +379,24 @@ def test_killed_process_resumes_within_the_epoch_to_the_same_weights(
     assert_same_training("out", "killed")
 
 
+def test_streamed_training_resumes_by_streamed_steps(halves: Dict[str, np.ndarray], caplog: Any) -> None:
+    """Of three epochs, the first half is streamed, killed, and the second half streamed again."""
+    caplog.set_level("INFO")
+    train(QUICK)
+    config = replace(QUICK, output="killed", stream=True, force=True, checkpoint_minutes=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, StopAt(9, KeyboardInterrupt()))
+    train(replace(config, resume=True))
+    assert len([line for line in caplog.messages if line.startswith("Streaming")]) == 2
+    assert_same_training("out", "killed")
+
+
 @pytest.mark.parametrize(("minutes", "step"), [(5.0, 5), (1e-9, 7)])
 def test_checkpoint_minutes_decide_what_a_stopped_epoch_leaves(
-    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, minutes: float, step: int
+    halves: Dict[str, np.ndarray], minutes: float, step: int
 ) -> None:
-    take_step = Trainer._step
-
-    def step_and_stop(trainer: Trainer, *batch: Any) -> Any:
-        loss = take_step(trainer, *batch)
-        if trainer.progress.step == 8:
-            raise KeyboardInterrupt
-        return loss
-
-    monkeypatch.setattr(Trainer, "_step", step_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train(replace(QUICK, checkpoint_minutes=minutes))
+        run_training(replace(QUICK, checkpoint_minutes=minutes), StopAt(9, KeyboardInterrupt()))
     assert checkpoint_of("out")["progress"]["step"] == step
 
 
@@ -359,60 +408,161 @@ def test_finished_training_is_not_changed_by_resuming(halves: Dict[str, np.ndarr
 
 
 def test_other_options_cannot_resume(halves: Dict[str, np.ndarray]) -> None:
-    train(QUICK)
-    with pytest.raises(TrainingError) as caught:
-        train(replace(QUICK, resume=True, lr=2e-3, batch_size=2))
-    assert str(caught.value) == (
-        "The training in out was started with other values of batch_size, lr; resume with the same options, or choose "
-        "another --output folder."
-    )
+    """Which options differ, and both values of each, are data: a form names its fields."""
+    train(replace(QUICK, epochs=1))
+    with pytest.raises(ExistingResultsError) as caught:
+        train(replace(QUICK, epochs=1, resume=True, lr=2e-3, batch_size=2))
+    problem = caught.value.problem
+    assert problem.differences == {"lr": (1e-3, 2e-3), "batch_size": (4, 2)}
+    assert problem.remedy == Remedy("other_folder")
+    assert problem.message == "The training in out was started with other options."
+
+
+def test_other_micrographs_cannot_resume(halves: Dict[str, np.ndarray]) -> None:
+    train(replace(QUICK, epochs=1))
+    for half in ("odd", "even"):
+        Path(half, "mic3.mrc").rename(Path(half, "mic4.mrc"))
+    with pytest.raises(ExistingResultsError) as caught:
+        train(replace(QUICK, epochs=1, resume=True))
+    problem = caught.value.problem
+    assert (problem.message, problem.differences) == ("The training in out was started with other micrographs.", {})
+
+
+def test_option_that_a_checkpoint_lacks_has_the_value_of_the_version_that_wrote_it(
+    halves: Dict[str, np.ndarray],
+) -> None:
+    """Taken out of the record, an option at its default resumes; at another value it is named."""
+    train(replace(QUICK, epochs=1))
+    state = checkpoint_of("out")
+    for option in ("ema", "patience", "from_model"):
+        del state["options"][option]
+    torch.save(state, "out/checkpoint.pt")
+    with pytest.raises(ExistingResultsError) as caught:
+        train(replace(QUICK, epochs=1, resume=True, ema=0.5))
+    assert caught.value.problem.differences == {"ema": (0.99, 0.5)}
+    train(replace(QUICK, epochs=1, resume=True))
 
 
 def test_streaming_may_resume_what_was_managed(halves: Dict[str, np.ndarray]) -> None:
     train(QUICK)
-    train(replace(QUICK, resume=True, stream=True, force=True))
+    with pytest.raises(TrainingStoppedError):
+        run_training(replace(QUICK, output="stopped"), StopAt(8))
+    train(replace(QUICK, output="stopped", resume=True, stream=True, force=True))
+    assert_same_training("out", "stopped")
 
 
 def test_existing_training_is_not_overwritten(halves: Dict[str, np.ndarray]) -> None:
-    train(QUICK)
-    with pytest.raises(TrainingError) as caught:
-        train(QUICK)
-    assert str(caught.value) == (
-        "out holds a training already; go on with --resume, or choose another --output folder."
-    )
+    train(replace(QUICK, epochs=1))
+    with pytest.raises(ExistingResultsError) as caught:
+        train(replace(QUICK, epochs=1))
+    problem = caught.value.problem
+    assert (problem.message, problem.remedy) == ("out holds a training already.", Remedy("resume"))
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk"])
-def test_damaged_checkpoint(halves: Dict[str, np.ndarray], content: bytes) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "samples.npz", "log.jsonl"])
+def test_what_no_training_made_is_not_overwritten(halves: Dict[str, np.ndarray], name: str, resume: bool) -> None:
     Path("out").mkdir()
-    Path("out/checkpoint.pt").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"checkpoint\.pt cannot be read \([\s\S]*\); remove it to train from"):
-        train(replace(QUICK, resume=True))
+    Path("out", name).write_bytes(b"somebody's")
+    with pytest.raises(ExistingResultsError) as caught:
+        train(replace(QUICK, resume=resume))
+    problem = caught.value.problem
+    assert (problem.subject, problem.remedy) == (str(Path("out", name)), Remedy("other_folder"))
+    assert [path.read_bytes() for path in Path("out").iterdir()] == [b"somebody's"]
 
 
-def test_checkpoint_without_its_parts_is_no_traceback(halves: Dict[str, np.ndarray]) -> None:
-    import torch
+def spoil(state: Dict[str, Any], how: str) -> Any:
+    """Return a checkpoint's content, spoilt."""
+    if how in state:
+        return {name: part for name, part in state.items() if name != how}
+    if how == "newer progress":
+        state["progress"]["speed"] = 1.0
+    if how == "progress without step":
+        del state["progress"]["step"]
+    if how == "progress of texts":
+        state["progress"]["epoch"] = "one"
+    if how == "missing weight":
+        del state["network"]["layers.0.weight"]
+    if how == "other shape":
+        state["averaged"]["module.layers.0.weight"] = torch.zeros(2, 2)
+    if how == "optimizer of another network":
+        state["optimizer"]["param_groups"][0]["params"] = [0]
+    return [state] if how == "list" else state
 
-    train(QUICK)
-    state = checkpoint_of("out")
-    del state["optimizer"]
-    torch.save(state, "out/checkpoint.pt")
-    with pytest.raises(CryodenError, match=r"checkpoint\.pt"):
-        train(replace(QUICK, resume=True))
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("network", "lacks network"),
+        ("averaged", "lacks averaged"),
+        ("optimizer", "lacks optimizer"),
+        ("progress", "lacks progress"),
+        ("options", "lacks options"),
+        ("newer progress", "does not fit this training"),
+        ("progress without step", "does not fit this training"),
+        ("progress of texts", "does not fit this training"),
+        ("missing weight", "does not fit this training"),
+        ("other shape", "does not fit this training"),
+        ("optimizer of another network", "does not fit this training"),
+        ("list", "is no checkpoint of a training"),
+    ],
+)
+def test_checkpoint_of_another_making(trained: Path, how: str, reason: str) -> None:
+    state = torch.load(str(trained / "out/checkpoint.pt"), weights_only=True)
+    torch.save(spoil(state, how), "out/checkpoint.pt")
+    assert_unusable(reason)
 
 
-def test_pickles_in_a_checkpoint_are_not_run(halves: Dict[str, np.ndarray], tmp_path: Path) -> None:
-    import torch
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk", "half"])
+def test_damaged_checkpoint(trained: Path, content: Any) -> None:
+    path = Path("out/checkpoint.pt")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    assert_unusable("is damaged, or holds more than numbers")
 
+
+def test_pickles_in_a_checkpoint_are_not_run(trained: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:
             return os.mkdir, ("evil",)
 
-    Path("out").mkdir()
     torch.save({"config": Evil()}, "out/checkpoint.pt")
-    with pytest.raises(TrainingError, match="cannot be read"):
-        train(replace(QUICK, resume=True))
+    assert_unusable("is damaged, or holds more than numbers")
     assert not Path("evil").exists()
+
+
+def assert_unusable(reason: str) -> None:
+    """Resume, and look for one clear line, without torch's advice to trust the file."""
+    with pytest.raises(FileError) as caught:
+        train(replace(QUICK, epochs=1, resume=True))
+    line = str(caught.value)
+    assert line.startswith(f"out/checkpoint.pt {reason}")
+    assert line.endswith("Remove it to train from the start.")
+    assert "weights_only" not in line
+    assert "\n" not in line
+    assert len(line) < 400
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train one epoch, once for all tests that spoil its checkpoint."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_halves(folder, 4, noise=1.0)
+    before = Path.cwd()
+    os.chdir(str(folder))
+    try:
+        train(replace(QUICK, epochs=1))
+    finally:
+        os.chdir(str(before))
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """Copy a training of one epoch into the test's folder."""
+    for name in ("odd", "even", "out"):
+        shutil.copytree(str(trained_once / name), str(tmp_path / name))
+    return trained_once
 
 
 def test_training_starts_from_a_model(halves: Dict[str, np.ndarray]) -> None:
@@ -443,7 +593,7 @@ def test_training_does_not_start_from_a_model_of_another_sampling_rate_in_silenc
 
 
 def test_loss_that_is_no_number(halves: Dict[str, np.ndarray]) -> None:
-    with pytest.raises(TrainingError, match=r"The loss became (nan|inf) in epoch \d; .*Train with a lower --lr"):
+    with pytest.raises(TrainingError, match=r"The loss became (nan|inf) in epoch \d; .*Choose another --lr"):
         train(replace(QUICK, network="unet", channels=(4, 8), lr=1e30, max_batches=20))
 
 
@@ -479,13 +629,10 @@ def test_only_held_out_micrograph_is_bad(halves: Dict[str, np.ndarray]) -> None:
     path = Path(held_out[0].odd)
     image = np.random.default_rng(1).normal(size=(96, 96)).astype(np.float32)
     path.write_bytes(path.read_bytes()[:1024] + image.tobytes())
-    steps: List[int] = []
-    step = Trainer._step
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", lambda self, *a: steps.append(1) or step(self, *a))
-        with pytest.raises(TrainingError, match="No held-out micrograph could be used"):
-            train(config)
-    assert steps == []
+    stop = StopAt(1)
+    with pytest.raises(TrainingError, match="No held-out micrograph could be used"):
+        run_training(config, stop)
+    assert stop.n_asked == 0
 
 
 def test_learning_rate_warms_up_then_falls_along_a_cosine_to_zero() -> None:
