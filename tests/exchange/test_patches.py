@@ -74,7 +74,9 @@ def test_patches_are_cut_scaled_and_split_as_the_manifest_says(tmp_path: Path, c
     assert (said["counts"], said["patch"], said["stride"]) == ({"train": 108, "test": 12}, 32, 16)
     assert (said["dtype"], said["byte_order"], said["normalization"]) == ("float32", "little", "p95")
     assert said["sampling_rate"] == pytest.approx(4.0)
-    assert sorted(p.name for p in Path("out").iterdir()) == sorted((*FILES, "manifest.json", "failures.json"))
+    assert sorted(p.name for p in Path("out").iterdir()) == sorted(
+        (*FILES, "manifest.json", "failures.json", "outcome.json")
+    )
     for name in FILES:
         content = Path("out", name).read_bytes()
         assert len(content) == 4 * 32 * 32 * said["counts"][name.split("_")[0]]

@@ -619,7 +619,7 @@ def test_too_many_bad_micrographs_end_the_training(halves: Dict[str, np.ndarray]
         path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(TrainingError, match="3 of 4 micrographs cannot be used, too many to go on; the first reason"):
         train(QUICK)
-    assert list(Path("out").iterdir()) == []
+    assert not Path("out").exists()
 
 
 def test_only_held_out_micrograph_is_bad(halves: Dict[str, np.ndarray]) -> None:
