@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 from typing import Any, List
 
@@ -45,7 +46,7 @@ class Plugin(pwem.Plugin):
     def getProgram(cls, nProcesses: int = 1) -> str:
         """Return the start of a command line of the denoiser, in one process for each GPU."""
         activation = cls.getActivationCmd()
-        python = f"{activation} && python" if activation else sys.executable
+        python = f"{activation} && python" if activation else shlex.quote(sys.executable)
         if nProcesses > 1:
             python += f" -m torch.distributed.run --standalone --nproc-per-node {nProcesses}"
         return f"{python} -m cryoden"

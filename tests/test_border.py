@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
-from typing import Dict, Iterator, List, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Set, Tuple
 
+from cryoden.__main__ import COMMANDS
+from cryoden.errors import COMMAND_LINE
 from cryoden.formats import outputs
 from tests.helpers import ROOT
 
@@ -145,6 +148,25 @@ def literal_results() -> Dict[str, List[str]]:
 def test_messages_name_no_option_and_no_command() -> None:
     found = options_in_messages()
     assert {module: lines for module, lines in found.items() if module not in TODO_MESSAGES} == {}
+
+
+def remedies() -> Iterator[Tuple[str, str, Optional[str]]]:
+    """Yield where a remedy is named, its action and its option, as far as they are written out."""
+    for path in modules("cryoden"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Remedy":
+                action, option = [*node.args, None, None][:2]
+                if isinstance(action, ast.Constant):
+                    name = option.value if isinstance(option, ast.Constant) else None
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", str(action.value), name
+
+
+def test_remedies_name_known_actions_and_options() -> None:
+    options = {field.name for config, _ in COMMANDS.values() for field in dataclasses.fields(config)}
+    found = list(remedies())
+    assert len(found) > 20
+    assert [place for place, action, _ in found if action not in COMMAND_LINE.actions] == []
+    assert [place for place, _, option in found if option is not None and option not in options] == []
 
 
 def test_names_of_results_stand_in_one_place() -> None:

@@ -15,7 +15,7 @@ from pyworkflow.protocol import params
 from cryoden.config import Options
 from cryoden.errors import CryodenError, FullDiskError, OptionError, Problem, Words
 from cryoden.formats import outputs
-from cryoden.formats.outcome import FAILED, Ending, read_ending, read_failures
+from cryoden.formats.outcome import FAILED, STOPPED, Ending, read_ending, read_failures
 from cryoden_scipion import Plugin
 from cryoden_scipion.protocols.words import errorText, formWords
 
@@ -127,9 +127,11 @@ class CryodenProtBase(EMProtocol):
             self.runJob(Plugin.getProgram(nProcesses), arguments, env=environ, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
             ending = read_ending(outcome)
+            exitText = _describeExit(command, error.returncode, nProcesses)
             if ending is None:
-                text = f"{_describeExit(command, error.returncode, nProcesses)}\n{self._stderrSince(logStart)}"
-                raise CommandError(text.strip()) from error
+                raise CommandError(f"{exitText}\n{self._stderrSince(logStart)}".strip()) from error
+            if ending.status == STOPPED:
+                raise CommandError(exitText, ending) from error
             if ending.status == FAILED:
                 raise CommandError(self._problemsText(ending.problems), ending) from error
 

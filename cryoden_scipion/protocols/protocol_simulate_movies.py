@@ -75,6 +75,7 @@ class CryodenProtSimulateMovies(CryodenProtBase):
     _label = "simulate movies"
     _devStatus = BETA
     _possibleOutputs = SimulateOutputs
+    _fields = {"size": "Size (px)"}
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form: params.Form) -> None:

@@ -11,7 +11,6 @@ from pyworkflow.object import Set as ScipionSet
 
 from cryoden.config import Options
 from cryoden.errors import FullDiskError, NothingDoneError
-from cryoden.formats.files import remove_dead_temporaries
 from cryoden.formats.outcome import read_ending
 from cryoden_scipion.protocols.protocol_base import CommandError, CryodenProtBase
 
@@ -68,7 +67,6 @@ class StreamingRun(CryodenProtBase):
             If the command could do nothing, unless more may come; if the disk is full.
         """
         launched: Optional[List[str]] = None
-        remove_dead_temporaries(self._getExtraPath())
         self._openOutputsAgain()
 
         while True:

@@ -1,0 +1,232 @@
+"""What the form says of the denoiser's problems, and of a command's end; needs no project."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+from pyworkflow.tests import BaseTest
+
+from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
+from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
+from cryoden_scipion import Plugin, protocols
+from cryoden_scipion.protocols import (
+    CryodenProtDenoise,
+    CryodenProtEvaluate,
+    CryodenProtSimulateMovies,
+    CryodenProtSplitHalves,
+    CryodenProtTrain,
+)
+from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandError, CryodenProtBase
+from cryoden_scipion.protocols.words import ACTIONS
+
+PROTOCOLS = [kind for name, kind in sorted(vars(protocols).items()) if name.startswith("CryodenProt")]
+
+HOT_PIXELS = Remedy("set_to", "hot_pixels", "8")
+
+
+class EndOfCommand(CryodenProtBase):
+    """A protocol whose command only ends: with a status, an outcome, and lines on stderr."""
+
+    def __init__(self, folder, status, ending, lines):
+        super().__init__()
+        self.folder, self.status, self.ending, self.lines = folder, status, ending, lines
+
+    def _getExtraPath(self, *names):
+        return os.path.join(self.folder, *names)
+
+    _getLogsPath = _getExtraPath
+
+    def getStderrLog(self):
+        return os.path.join(self.folder, "run.stderr")
+
+    def usesGpu(self, value=None):
+        return False
+
+    def runJob(self, program, arguments, **kwargs):
+        self.arguments = shlex.split(arguments)
+        with open(self.getStderrLog(), "a") as log:
+            log.write("".join(f"{line}\n" for line in self.lines))
+        if self.ending is not None:
+            write_ending(self._outcomeFile(), self.ending)
+        if self.status:
+            raise subprocess.CalledProcessError(self.status, program)
+
+
+class TestCryodenWords(BaseTest):
+    """Problems, warnings and ends of commands, in fields and buttons."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    # --------------------------- problems --------------------------------------
+    def testEveryRemedyHasWords(self):
+        """The form knows the actions of the command line, no more and no fewer, and says each in its own way."""
+        self.assertEqual(set(ACTIONS), set(COMMAND_LINE.actions))
+        words = CryodenProtSplitHalves()._words
+        for action in ACTIONS:
+            sentence = words.remedy(Remedy(action, "hot_pixels", "8"))
+            self.assertTrue(sentence.endswith("."), sentence)
+            for forbidden in ("{", "}", "--"):
+                self.assertNotIn(forbidden, sentence)
+            isAboutField = "{option}" in ACTIONS[action]
+            self.assertEqual("*Replace hot pixels above (deviations)*" in sentence, isAboutField, sentence)
+
+    def testOptionsAreCalledByTheirFields(self):
+        """By the field, by the line of several fields, by the field of another name; else by the option's own."""
+        split, train = CryodenProtSplitHalves()._words, CryodenProtTrain()._words
+        self.assertEqual(split.option("frames"), "*Frames to use*")
+        self.assertEqual(split.option("gain"), "*Multiply by the gain reference*")
+        self.assertEqual(train.option("from_model"), "*Start from model*")
+        self.assertEqual(train.option("lr"), "*Learning rate*")
+        self.assertEqual(train.option("folders"), "folders")
+        self.assertEqual(CryodenProtSimulateMovies()._words.option("size"), "*Size (px)*")
+
+    def testBrokenRuleBeginsWithTheField(self):
+        """As `_validate` says it, one text for each rule."""
+
+        def makeConfig():
+            raise OptionError([option_problem("lr", "is -1; it must be above 0."), option_problem("seed", "is bad.")])
+
+        problems = CryodenProtTrain()._problemsOf(makeConfig)
+        self.assertEqual(problems, ["*Learning rate* is -1; it must be above 0.", "*Seed* is bad."])
+
+    def testOtherOptionsAreNamedWithTheirValues(self):
+        """What was and what is, except of paths."""
+        differences = {"lr": (0.1, 0.2), "compile": (True, False), "from_model": ("/a/b", "/c/d")}
+        error = ExistingResultsError("", remedy=Remedy("overwrite"), differences=differences)
+        text = CryodenProtTrain()._errorText(error)
+        said = (
+            "What this run has made so far was made with another value of *Learning rate* (was 0.1, is now 0.2) and "
+            "*Compile the network* (was Yes, is now No) and *Start from model*. Set it back and Continue; or choose "
+        )
+        self.assertTrue(text.startswith(said), text)
+
+    def testFormsNameNoOption(self):
+        """Labels and help of every field."""
+        self.assertGreaterEqual(len(PROTOCOLS), 8)
+        for kind in PROTOCOLS:
+            for name, param in kind()._definition.iterAllParams():
+                for text in (param.label.get(), param.help.get()):
+                    self.assertNotRegex(text or "", r"(^|\W)--[a-z]|`cryoden ", f"{kind.__name__}.{name}")
+
+    # --------------------------- what lies in a run's folder, of this version and of 0.1 ---------------------------
+    def protocol(self, kind):
+        """Return a protocol whose results lie in the test's folder."""
+        protocol = kind()
+        protocol._getExtraPath = lambda *names: os.path.join(self.folder, *names)
+        return protocol
+
+    def write(self, name, content):
+        """Write a result as JSON, or a log as text."""
+        with open(os.path.join(self.folder, name), "w") as file:
+            file.write(content if isinstance(content, str) else json.dumps(content))
+
+    def testWarningsOfHalves(self):
+        """A remedy becomes a field; a sentence of 0.1 stays as it is."""
+        problem = Problem("warning", "There is a pattern.", remedy=HOT_PIXELS).to_dict()
+        self.write("sanity.json", {"warnings": [problem, "The halves do not correlate."]})
+        self.assertEqual(
+            self.protocol(CryodenProtSplitHalves)._sanityLines(),
+            [
+                "*Warning:* There is a pattern. Set *Replace hot pixels above (deviations)* to 8.",
+                "*Warning:* The halves do not correlate.",
+            ],
+        )
+
+    def testWarningsOfDenoising(self):
+        """In the logs of all processes, each once; a line that a kill cut off is passed over."""
+        problem = Problem("warning", "b.mrc is small.", "b.mrc", Remedy("set_to", "tile", "64")).to_dict()
+        lines = [json.dumps({"warning": warning}) for warning in ("a.mrc is large.", "a.mrc is large.")]
+        self.write("log.jsonl", "\n".join([*lines, '{"micrograph": "c.mrc"}', '{"warning": "cut o']))
+        self.write("log_1.jsonl", json.dumps({"warning": problem}) + "\n")
+        protocol = self.protocol(CryodenProtDenoise)
+        self.assertEqual(
+            protocol._warningLines(protocol._logWarnings()),
+            ["*Warning:* a.mrc is large.", "*Warning:* b.mrc is small. Set *Tile size (px)* to 64."],
+        )
+
+    def testFailures(self):
+        """Each with what to do; a full disk apart, many not all."""
+        failures = {f"{n}.mrc": Problem("file", f"{n}.mrc is bad.").to_dict() for n in range(12)}
+        failures["old.mrc"] = "old.mrc is truncated."
+        failures["late.mrc"] = Problem("full_disk", "The disk is full.", remedy=Remedy("free_disk")).to_dict()
+        self.write("failures.json", failures)
+        lines = self.protocol(CryodenProtDenoise)._failureLines()
+        self.assertEqual(lines[0], "*The disk was full*: 1 are still to be done. Free some space and Continue.")
+        self.assertEqual(lines[1:3], ["*Left out: 13*", "  0.mrc is bad."])
+        self.assertEqual(len(lines), 13)
+        self.assertTrue(lines[-1].startswith("  and 3 more; see "), lines[-1])
+
+    def testAbsentDenoisers(self):
+        """A row without numbers says how the form can add the denoiser."""
+        protocol = self.protocol(CryodenProtEvaluate)
+        problem = Problem("absent", "It was not given.", remedy=Remedy("set", "model")).to_dict()
+        self.assertEqual(
+            protocol._absenceText({"note": "", "problem": problem}), "It was not given. Fill in *Denoisers*."
+        )
+        self.assertEqual(protocol._absenceText({"note": "topaz is not installed"}), "topaz is not installed")
+
+    # --------------------------- what a run says when its command has failed ---------------------------
+    def runCommand(self, status, ending=None, lines=()):
+        """Run a command that ends so."""
+        protocol = EndOfCommand(self.folder, status, ending, lines)
+        with open(protocol.getStderrLog(), "w") as log:
+            log.write("of an earlier command\n")
+        write_ending(protocol._outcomeFile(), Ending(FAILED, (Problem("file", "Of an earlier command."),)))
+        protocol._runCryoden("halves", mock.Mock(to_dict=lambda: {"seed": 1}))
+
+    def errorOf(self, *given):
+        """Return what the run fails with: text and ending."""
+        with self.assertRaises(CommandError) as caught:
+            self.runCommand(*given)
+        return str(caught.exception), caught.exception.ending
+
+    def testDoneAndPartlyDone(self):
+        """Failures of some inputs fail no run."""
+        self.runCommand(0, Ending.of({}))
+        self.runCommand(1, Ending(SOME_FAILED, (), {"a": Problem("file", "a is bad.")}))
+        with open(os.path.join(self.folder, "options.json")) as file:
+            self.assertEqual(json.load(file), {"seed": 1})
+
+    def testOwnWordsOfTheCommand(self):
+        """Its problems in the form's words, and nothing of stderr."""
+        ending = Ending(FAILED, (Problem("file", "a is bad.", remedy=Remedy("free_disk")), Problem("file", "b too.")))
+        text, given = self.errorOf(2, ending, ["cryoden: a is bad. Give --x."])
+        self.assertEqual(text, "a is bad. Free some space and Continue; what is finished is kept. b too.")
+        self.assertEqual(given, ending)
+
+    def testKilled(self):
+        """Without a word the run shows the end of stderr as it is, and of this command alone."""
+        lines = [f"line {number} --of {{this}}" for number in range(MAX_STDERR_LINES + 5)]
+        for status in (-9, 137):
+            text, ending = self.errorOf(status, None, lines)
+            self.assertIsNone(ending)
+            first, *rest = text.splitlines()
+            self.assertEqual(
+                first,
+                "cryoden halves was killed (signal 9). The memory may not have been enough. What is finished is kept: "
+                "Continue goes on from there.",
+            )
+            self.assertEqual(rest, lines[-MAX_STDERR_LINES:])
+
+    def testEndedWithoutAWord(self):
+        """Of a folder that cannot be written, or of an environment without the denoiser."""
+        text, _ = self.errorOf(1, None, ["No module named cryoden"])
+        self.assertIn("ended with status 1; run.stderr says why", text)
+        self.assertTrue(text.endswith("\nNo module named cryoden"), text)
+
+    def testStopped(self):
+        """By a signal that it could still answer."""
+        text, _ = self.errorOf(143, Ending(STOPPED), ["Stopped."])
+        self.assertTrue(text.startswith("cryoden halves was killed (signal 15). What is finished is kept"), text)
+
+    def testProgramWithASpace(self):
+        """An environment may lie anywhere."""
+        with mock.patch.object(sys, "executable", "/opt/my env/bin/python"):
+            self.assertEqual(shlex.split(Plugin.getProgram())[:3], ["/opt/my env/bin/python", "-m", "cryoden"])
