@@ -8,6 +8,7 @@ import logging
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import (
     Any,
@@ -44,6 +45,7 @@ from cryoden.config.fetch import FetchConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
 from cryoden.errors import UNEXPECTED, CryodenError, OptionError, Problem, option_problem
 from cryoden.formats import outcome, outputs
+from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import read_json, write_json
 from cryoden.formats.outcome import Ending, write_ending
 from cryoden.system.ranks import rank
@@ -254,7 +256,10 @@ def _main(words: List[str]) -> int:
     for name, problem in ending.items.items() if ending.status == outcome.SOME_FAILED else ():
         _say(f"failed: {name}: {problem.text()}")
     if command.outcome_file:
-        write_ending(command.outcome_file, ending, is_first_wins=True)
+        try:
+            write_ending(command.outcome_file, ending, is_first_wins=True)
+        except CryodenError as error:  # how the command ended is what its status says
+            _say(f"warning: {error}")
     return STATUS[ending.status] if status is None else status
 
 
@@ -277,7 +282,8 @@ class _Command:
         """Run the command; return which inputs were left out."""
         words, self.outcome_file = _take_option(words, "--outcome")
         if self.outcome_file and rank() == 0:
-            Path(self.outcome_file).unlink(missing_ok=True)
+            with writing_errors(self.outcome_file), suppress(FileNotFoundError):
+                Path(self.outcome_file).unlink()
         words, save_to = _take_option(words, "--save-config")
         config = parse(words)
         self.folder = config.filled_folder

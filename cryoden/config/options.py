@@ -105,6 +105,10 @@ class Options:
             bounds, (pattern, form) = field.metadata["bounds"], field.metadata["form"]
             if choices and value not in choices:
                 yield option_problem(field.name, f"is {value!r}; it must be one of {', '.join(choices)}.")
+            if field.name == "output" and not value.strip():
+                yield option_problem(field.name, "is empty; it must name a folder.")
+            if isinstance(value, str) and "\0" in value:
+                yield option_problem(field.name, "has a NUL character; no name has one.")
             if pattern and not re.fullmatch(pattern, value):
                 yield option_problem(field.name, f"is {value!r}; it must be {form}.")
             if _is_number(value) and not bounds.hold(value):

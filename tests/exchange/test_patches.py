@@ -49,7 +49,7 @@ def test_number_of_patches_of_a_superresolution_micrograph(patch: int, stride: i
 def test_the_set_of_the_specification_needs_what_it_needs() -> None:
     """196 micrographs, 169 patches of 1024 px each, input and target: 4 bytes x 1024^2 x count twice."""
     pairs = [HalfPair(str(n), "", "", (7420, 7676), 1.0, (7420, 7676)) for n in range(196)]
-    sources, failures = plan_sources(pairs, PatchesExportConfig(odd="", even="", output=""))
+    sources, failures = plan_sources(pairs, PatchesExportConfig(odd="", even="", output="out"))
     assert needed_bytes(sources, 1024) == 2 * 4 * 1024**2 * 169 * 196
     assert sum(source.part == "test" for source in sources) == 20
     assert not failures
