@@ -16,14 +16,17 @@ from cryoden.config.exchange import (
 from cryoden.errors import Problem
 from cryoden.exchange.patch_export import export_patches
 from cryoden.exchange.patch_verify import verify_patches
-from cryoden.formats.patch_file import MANIFEST_NAME, PatchFolder, open_patches
+from cryoden.formats import outputs
+from cryoden.formats.patch_file import PatchFolder, open_patches
 
 
 def run_patches_export(config: PatchesExportConfig) -> Mapping[str, Problem]:
     """Write patch files and say how many; returns the failures."""
     outcome = export_patches(config)
     counts = _counts(open_patches(config.output))
-    print(f"Patches of {outcome.n_done} of {outcome.n_inputs} micrographs, {counts}: {config.output}/{MANIFEST_NAME}")
+    print(
+        f"Patches of {outcome.n_done} of {outcome.n_inputs} micrographs, {counts}: {config.output}/{outputs.MANIFEST}"
+    )
     return outcome.failures
 
 

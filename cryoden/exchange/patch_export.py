@@ -15,11 +15,12 @@ from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
 from cryoden.errors import CryodenError, FileError, Problem, Remedy
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
+from cryoden.formats import outputs
 from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder
-from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, MANIFEST_NAME, PARTS, ROLES, patch_file_name
+from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, PARTS, ROLES, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
     make_folder(output)
     export = _Export(output, config)
     if export.is_done():
-        log.info("%s is complete already.", output / MANIFEST_NAME)
+        log.info("%s is complete already.", output / outputs.MANIFEST)
         return Outcome(len(sources) + len(failures), {**failures, **export.failures})
     with export:
         bar = tqdm(sources, unit="micrograph", desc="Cutting", disable=None)
@@ -85,7 +86,7 @@ class _Export:
         self.progress: Dict[str, Any] = {"options": self.options, "micrographs": [], "failures": {}}
         self.counts = dict.fromkeys(PARTS, 0)
         path = output / PROGRESS_NAME
-        for file in (output / MANIFEST_NAME, path):
+        for file in (output / outputs.MANIFEST, path):
             if file.is_file() and read_json(file).get("options") != self.options:
                 raise FileError(
                     f"{output} holds patches that were cut with other options ({file.name}).",
@@ -95,7 +96,7 @@ class _Export:
         if path.is_file():
             self.progress = read_json(path)
         elif self.is_done():
-            self.progress["failures"] = read_json(output / MANIFEST_NAME)["failures"]
+            self.progress["failures"] = read_json(output / outputs.MANIFEST)["failures"]
         else:
             self._guard_foreign_files()
         self.files: Dict[str, BinaryIO] = {}
@@ -117,7 +118,7 @@ class _Export:
 
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""
-        return (self.output / MANIFEST_NAME).is_file()
+        return (self.output / outputs.MANIFEST).is_file()
 
     def __enter__(self) -> _Export:
         """Open the files where the last finished micrograph ended."""
@@ -248,7 +249,7 @@ class _Export:
             "files": files,
             **self.progress,
         }
-        write_json(self.output / MANIFEST_NAME, manifest)
+        write_json(self.output / outputs.MANIFEST, manifest)
         (self.output / PROGRESS_NAME).unlink()
 
 

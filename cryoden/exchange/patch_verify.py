@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from cryoden.config.exchange import PatchesVerifyConfig
 from cryoden.errors import FileError, Problem
+from cryoden.formats import outputs
 from cryoden.formats.files import digest
-from cryoden.formats.patch_file import MANIFEST_NAME, open_patches, value_range
+from cryoden.formats.patch_file import open_patches, value_range
 
 
 def verify_patches(config: PatchesVerifyConfig) -> Dict[str, Problem]:
@@ -43,12 +44,12 @@ def verify_patches(config: PatchesVerifyConfig) -> Dict[str, Problem]:
                 continue
             problems[path.name] = FileError(f"{path} {wrong}", subject=str(path)).problem
 
-    manifest = folder.path / MANIFEST_NAME
+    manifest = folder.path / outputs.MANIFEST
     for part_name, files in folder.parts.items():
         records = [record for record in folder.manifest.get("micrographs", ()) if record["part"] == part_name]
         counted = sum(record["count"] for record in records)
         if records and counted != files.n:
-            problems[MANIFEST_NAME] = FileError(
+            problems[outputs.MANIFEST] = FileError(
                 f"{manifest} lists micrographs with {counted} {part_name} patches, but the files hold {files.n}; "
                 "export again.",
                 subject=str(manifest),

@@ -13,9 +13,10 @@ from torch import nn
 from cryoden.config.exchange import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.data.normalize import Normalization
 from cryoden.errors import FileError, ModelError
-from cryoden.formats.bundle import INDEX_NAME, Bundle, Item, read_array, read_bundle, read_index, write_bundle
+from cryoden.formats import outputs
+from cryoden.formats.bundle import Bundle, Item, read_array, read_bundle, read_index, write_bundle
 from cryoden.formats.files import make_folder
-from cryoden.formats.model_file import MODEL_NAME, ModelCard, read_model, write_model
+from cryoden.formats.model_file import ModelCard, read_model, write_model
 from cryoden.formats.output_folder import fills_folder, no_failures
 from cryoden.formats.patch_file import open_patches
 from cryoden.model.networks import Network, build_network
@@ -132,7 +133,9 @@ def compare_bundles(config: VerifyCompareConfig) -> List[Difference]:
     differences = []
     for name, item in items.items():
         if name not in theirs.arrays:
-            raise FileError(f"Item {name} is missing in {config.folder}/{INDEX_NAME}; write it and name it there.")
+            raise FileError(
+                f"Item {name} is missing in {config.folder}/{outputs.BUNDLE_INDEX}; write it and name it there."
+            )
         if theirs.arrays[name].shape != item.shape:
             raise _wrong_shape(name, config.folder, theirs.arrays[name].shape, item.shape)
         tolerance = config.loss_tolerance if item.kind == "loss" else config.tolerance
@@ -153,7 +156,7 @@ def import_weights(config: ImportWeightsConfig) -> Path:
     if not folder.is_dir():
         raise FileError(f"{folder} is no folder; give the folder with conv1_weights.bin.")
     name, channels, order = config.network, config.channels, config.order
-    if (folder / INDEX_NAME).is_file():
+    if (folder / outputs.BUNDLE_INDEX).is_file():
         index = read_index(folder)
         name, channels, order = index.network, index.channels, index.order
     network = build_network(name, channels)
@@ -163,7 +166,7 @@ def import_weights(config: ImportWeightsConfig) -> Path:
         if not np.isfinite(array).all():
             raise ModelError(f"{folder / file}.bin has weights that are NaN or infinite; train again.")
         weights[parameter] = array
-    path = make_folder(config.output) / MODEL_NAME
+    path = make_folder(config.output) / outputs.MODEL
     card = ModelCard(
         name,
         tuple(channels) if name == "unet" else (),
@@ -180,7 +183,7 @@ def _recompute(theirs: Bundle, folder: str) -> Dict[str, np.ndarray]:
     names = parameter_names(network)
     for name in (*names, "input", "target"):
         if name not in theirs.arrays:
-            raise FileError(f"Item {name} is missing in {folder}/{INDEX_NAME}; write it and name it there.")
+            raise FileError(f"Item {name} is missing in {folder}/{outputs.BUNDLE_INDEX}; write it and name it there.")
     for name, parameter in names.items():
         wanted = _parameter(network, parameter).shape
         if theirs.arrays[name].shape != wanted:

@@ -14,10 +14,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from cryoden.errors import FileError
+from cryoden.formats import outputs
 from cryoden.formats.file_errors import PathLike, reading_errors, reason
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
 
-INDEX_NAME, FORMAT, BYTE_ORDER, DTYPE = "index.json", "cryoden-verification", "little", np.dtype("<f4")
+FORMAT, BYTE_ORDER, DTYPE = "cryoden-verification", "little", np.dtype("<f4")
 
 HUGE, TINY = 1e15, 1e-30
 """Magnitudes that no item has; most numbers read in the wrong byte order are beyond them."""
@@ -81,7 +82,7 @@ def write_bundle(folder: PathLike, bundle: Bundle, order: str) -> None:
         "channels": list(bundle.channels),
         "items": [{**asdict(item), "file": f"{item.name}.bin"} for item in bundle.items],
     }
-    write_json(path / INDEX_NAME, index)
+    write_json(path / outputs.BUNDLE_INDEX, index)
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,11 @@ def read_index(folder: PathLike) -> Index:
         If it is missing or does not say what an index must say.
     """
     path = Path(folder)
-    index_file = path / INDEX_NAME
+    index_file = path / outputs.BUNDLE_INDEX
     if not index_file.is_file():
-        raise FileError(f"{path} holds no {INDEX_NAME}; give the folder of a verification bundle.", subject=str(path))
+        raise FileError(
+            f"{path} holds no {outputs.BUNDLE_INDEX}; give the folder of a verification bundle.", subject=str(path)
+        )
     index = read_json(index_file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise FileError(

@@ -22,9 +22,6 @@ from cryoden.formats.file_errors import PathLike, reading_errors, reason, requir
 PIECE_BYTES = 4 << 20
 """Read at once of a file whose size does not matter."""
 
-LOG_NAME = "log.jsonl"
-"""In the output folder of a long command: one JSON line for each finished item, or epoch."""
-
 TEMPORARY_ENDING = ".part"
 
 _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9_-]+)\.(?P<process>\d+)\.\d+" + re.escape(TEMPORARY_ENDING) + "$")

@@ -16,9 +16,6 @@ from cryoden.formats.file_errors import PathLike, reading_errors, reason, requir
 from cryoden.formats.files import whole_file
 from cryoden.formats.pixels import is_pixel_size
 
-MODEL_NAME = "model.safetensors"
-"""What a model is called in the folder of its training."""
-
 FORMAT = "cryoden-micrograph-denoiser"
 
 MOST_LEVELS = 16

@@ -16,11 +16,11 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from cryoden.errors import FileError, Remedy
+from cryoden.formats import outputs
 from cryoden.formats.file_errors import PathLike, reading_errors
 from cryoden.formats.files import PIECE_BYTES, read_json
 from cryoden.formats.pixels import is_pixel_size
 
-MANIFEST_NAME = "manifest.json"
 FORMAT = "cryoden-patches"
 DTYPE = np.dtype("<f4")
 PARTS, ROLES = ("train", "test"), ("input", "target")
@@ -141,13 +141,13 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
     promised = manifest.get("patch")
     if promised and patch and promised != patch:
         raise FileError(
-            f"{path / MANIFEST_NAME} says that patches are {promised} px wide, not {patch} px.",
-            subject=str(path / MANIFEST_NAME),
+            f"{path / outputs.MANIFEST} says that patches are {promised} px wide, not {patch} px.",
+            subject=str(path / outputs.MANIFEST),
         )
     side = promised or patch
     if not side:
         raise FileError(
-            f"{path} has no {MANIFEST_NAME}; nothing says how many pixels wide its patches are.",
+            f"{path} has no {outputs.MANIFEST}; nothing says how many pixels wide its patches are.",
             subject=str(path),
             remedy=Remedy("set", "patch"),
         )
@@ -170,9 +170,9 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
         found = parts[part].n if part in parts else 0
         if found != count:
             raise FileError(
-                f"{path / MANIFEST_NAME} promises {count} {part} patches but the files hold {found}. Copy or export "
+                f"{path / outputs.MANIFEST} promises {count} {part} patches but the files hold {found}. Copy or export "
                 "them again.",
-                subject=str(path / MANIFEST_NAME),
+                subject=str(path / outputs.MANIFEST),
             )
     return PatchFolder(path, side, parts, manifest)
 
@@ -190,7 +190,7 @@ def value_range(path: PathLike) -> Tuple[float, float]:
 
 
 def _read_manifest(folder: Path) -> Dict[str, Any]:
-    path = folder / MANIFEST_NAME
+    path = folder / outputs.MANIFEST
     if not os.path.lexists(str(path)):
         return {}
     manifest = read_json(path)

@@ -7,9 +7,9 @@ from typing import Tuple
 
 import numpy as np
 
+from cryoden.formats import outputs
 from cryoden.formats.files import PathLike, make_folder, whole_file
 
-THUMBNAIL_FOLDER = "thumbnails"
 ENDINGS = {"png": ".png", "jpeg": ".jpg"}
 
 MOST_PIXELS = 1024
@@ -22,7 +22,7 @@ PERCENTILES = (0.5, 99.5)
 def thumbnail_path(micrograph: PathLike, kind: str) -> Path:
     """Return where the thumbnail (`png` or `jpeg`) of a micrograph stands: in a folder beside it."""
     micrograph = Path(micrograph)
-    return micrograph.parent / THUMBNAIL_FOLDER / (micrograph.stem + ENDINGS[kind])
+    return micrograph.parent / outputs.THUMBNAILS / (micrograph.stem + ENDINGS[kind])
 
 
 def thumbnail_factor(shape: Tuple[int, int]) -> int:

@@ -12,15 +12,14 @@ from typing import Any, Dict, List, Mapping, Sequence
 import numpy as np
 
 from cryoden.errors import FileError
+from cryoden.formats import outputs
 from cryoden.formats.arrays import opened_arrays, write_arrays
-from cryoden.formats.files import LOG_NAME, PathLike, whole_file
-
-CHECKPOINT_NAME, SAMPLES_NAME, CURVES_NAME, EPOCH_FOLDER = "checkpoint.pt", "samples.npz", "curves.png", "epochs"
+from cryoden.formats.files import PathLike, whole_file
 
 
 def write_log(folder: PathLike, records: Sequence[Mapping[str, Any]]) -> None:
     """Write one JSON line for each epoch."""
-    with whole_file(Path(folder) / LOG_NAME) as temporary:
+    with whole_file(Path(folder) / outputs.LOG) as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -40,7 +39,7 @@ def read_log(path: PathLike) -> List[Dict[str, Any]]:
 
 def write_samples(folder: PathLike, samples: Mapping[str, np.ndarray]) -> None:
     """Write cut-outs (input, output, target) of held-out micrographs, `(3, y, x)` each, under their names."""
-    write_arrays(Path(folder) / SAMPLES_NAME, samples)
+    write_arrays(Path(folder) / outputs.SAMPLES, samples)
 
 
 def read_samples(folder: PathLike) -> Dict[str, np.ndarray]:
@@ -51,7 +50,7 @@ def read_samples(folder: PathLike) -> Dict[str, np.ndarray]:
     FileError
         If the file is damaged.
     """
-    path = Path(folder) / SAMPLES_NAME
+    path = Path(folder) / outputs.SAMPLES
     if not path.exists():
         return {}
     with opened_arrays(path, "remove it; the next better epoch makes it again") as file:

@@ -14,6 +14,7 @@ from cryoden.data.normalize import measure_scale
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import CryodenError, NothingDoneError
+from cryoden.formats import outputs
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
@@ -23,7 +24,6 @@ from cryoden.report.figures import save_figure, show_image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHEET_NAME = "contact_sheet_{number}.png"
 CROPS_PER_SHEET = 4
 
 
@@ -74,7 +74,7 @@ def write_contact_sheets(config: ShowConfig) -> Tuple[List[Path], Outcome]:
     sheets: List[Path] = []
     for first in range(0, len(crops), CROPS_PER_SHEET):
         shown = crops[first : first + CROPS_PER_SHEET]
-        sheets.append(output / SHEET_NAME.format(number=len(sheets) + 1))
+        sheets.append(output / outputs.contact_sheet(len(sheets) + 1))
         save_figure(functools.partial(plot_crops, crops=shown), (15, 3.1 * len(shown)), sheets[-1])
     return sheets, outcome
 

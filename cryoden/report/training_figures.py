@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Dict, Sequence, cast
 
 import numpy as np
 
-from cryoden.formats.files import LOG_NAME, PathLike
+from cryoden.formats import outputs
+from cryoden.formats.files import PathLike
 from cryoden.formats.training_folder import read_log, read_samples
 from cryoden.report.figures import GREY_PERCENTILES, grey_range, save_figure
 
@@ -22,7 +23,7 @@ MAX_BARS = 20
 
 def draw_training(folder: PathLike, path: PathLike) -> None:
     """Write the curves and samples of the training in a folder as PNG; see `plot_training`."""
-    records = read_log(Path(folder) / LOG_NAME)
+    records = read_log(Path(folder) / outputs.LOG)
     save_figure(lambda figure: plot_training(figure, records, folder), (13, 8.5), path)
 
 
