@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import threading
@@ -18,6 +17,7 @@ from cryoden.config import GIB
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.decompression import ENDINGS as COMPRESSED_ENDINGS
 from cryoden.formats.file_errors import PathLike, reading_errors, reason, require_file, writing_errors
+from cryoden.system.host import host_name, is_alive
 
 PIECE_BYTES = 4 << 20
 """Read at once of a file whose size does not matter."""
@@ -26,9 +26,6 @@ TEMPORARY_ENDING = ".part"
 
 _OWNER = re.compile(r"\.(?P<host>[A-Za-z0-9_-]+)\.(?P<process>\d+)\.\d+" + re.escape(TEMPORARY_ENDING) + "$")
 """End of a temporary name: host, process and thread that write the file."""
-
-_FIRST_PROCESSES = 0xEFFFFFFC
-"""Number of the PID namespace outside of all containers (Linux, include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
 
 
 @contextmanager
@@ -57,7 +54,7 @@ def whole_file(path: PathLike) -> Iterator[Path]:
 
 def _temporary_beside(path: Path) -> Path:
     """Return where a file is written until it is whole: its name says which process does so."""
-    ending = f".{_host()}.{os.getpid()}.{threading.get_ident()}{TEMPORARY_ENDING}"
+    ending = f".{host_name()}.{os.getpid()}.{threading.get_ident()}{TEMPORARY_ENDING}"
     name = path.name
     if len(os.fsencode(f".{name}{ending}")) > _longest_name(path.parent):
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
@@ -72,19 +69,6 @@ def _longest_name(folder: Path) -> int:
         return 255
 
 
-def _host() -> str:
-    """Return what tells this host from others that see the same folders: a name without dots.
-
-    Containers that share the name of their host have processes of their own, so theirs carry the number of this world.
-    """
-    host = re.sub(r"[^A-Za-z0-9-]", "_", platform.node())[:64] or "_"
-    try:
-        world = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return host
-    return host if world == _FIRST_PROCESSES else f"{host}-{world}"
-
-
 def remove_dead_temporaries(folder: PathLike) -> List[Path]:
     """Remove what killed processes of this host left in a folder and the folders in it; return what was removed.
 
@@ -94,21 +78,11 @@ def remove_dead_temporaries(folder: PathLike) -> List[Path]:
     for pattern in (f".*{TEMPORARY_ENDING}", f"*/.*{TEMPORARY_ENDING}"):
         for path in Path(folder).glob(pattern):
             owner = _OWNER.search(path.name)
-            if owner and owner["host"] == _host() and not _is_alive(int(owner["process"])):
+            if owner and owner["host"] == host_name() and not is_alive(int(owner["process"])):
                 with suppress(FileNotFoundError):  # another process looks after the same folder
                     path.unlink()
                     removed.append(path)
     return removed
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # of another user; no number of a process
-        return True
-    return True
 
 
 def append_line(path: PathLike, line: str) -> None:

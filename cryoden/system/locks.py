@@ -25,6 +25,7 @@ from typing import Dict, Iterator, List, Optional, Tuple, Type, Union
 import psutil
 
 from cryoden.errors import FileError, FullDiskError, LockedError, Remedy
+from cryoden.system.host import host_name, is_alive
 from cryoden.system.ranks import rank
 
 LOCK_NAME = ".cryoden.lock"
@@ -166,19 +167,12 @@ class _Holder:
         """Return whether its process lives; None where that cannot be known from here."""
         if self.machine != _machine() or not 0 < self.pid < 1 << 31:
             return None
-        is_hidden = False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # another user's: it is there, but perhaps nothing else is told of it
-            is_hidden = True
         try:
             process = psutil.Process(self.pid)
             is_same = abs(_started_s(process) - self.started_s) < START_TOLERANCE_SECONDS
             return is_same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
-            return None if is_hidden else False
+            return None if is_alive(self.pid) else False  # alive: another user's, of which nothing is told
         except psutil.AccessDenied:
             return None
 
@@ -308,7 +302,7 @@ def _release(path: Path, me: _Holder) -> Optional[_Holder]:
 @contextmanager
 def _candidate(path: Path, me: _Holder) -> Iterator[Path]:
     """Give a whole lock file under a name of its own; it becomes the lock by one step of the file system."""
-    candidate = path.with_name(f"{path.name}.{me.host}.{me.pid}.{threading.get_ident()}.part")
+    candidate = path.with_name(f"{path.name}.{host_name()}.{me.pid}.{threading.get_ident()}.part")
     try:
         candidate.write_text(json.dumps(asdict(me)))
         yield candidate
@@ -384,11 +378,11 @@ def _key(folder: Path) -> Tuple[int, int]:
 
 def _machine() -> str:
     """Return what two processes have in common that can look for each other by number."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):  # other systems than Linux
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # other systems than Linux
+        start = ""
+    return f"{host_name()} {start}"
 
 
 def _started_s(process: psutil.Process) -> float:

@@ -11,7 +11,7 @@ The command line is to be wrapped so, around everything it does and with heavy i
                 return run(...)
         except Stopped as stopped:
             if rank() == 0:
-                print(STOPPED_LINE, file=sys.stderr)
+                print(f"cryoden: {STOPPED_LINE}", file=sys.stderr)
             return stopped.status
         except CryodenError as error:
             ...
@@ -133,7 +133,7 @@ class _Stop:
     def _end(self) -> NoReturn:
         try:
             if rank() == 0:
-                os.write(2, f"{STOPPED_LINE}\n".encode())
+                os.write(2, f"cryoden: {STOPPED_LINE}\n".encode())
         finally:
             os._exit(128 + (self.number or 0))
 

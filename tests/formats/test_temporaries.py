@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from cryoden.errors import FileError, FullDiskError
-from cryoden.formats import files
 from cryoden.formats.arrays import opened_arrays, write_arrays
 from cryoden.formats.files import append_line, remove_dead_temporaries, whole_file, write_json
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.mrc import write_image
 from cryoden.formats.star import new_table, write_table
 from cryoden.formats.thumbnails import write_thumbnail
+from cryoden.system import host
 from tests.helpers import ROOT, Result, leftovers, write_mrc
 
 Run = Callable[..., Result]
@@ -98,7 +98,7 @@ def test_only_what_dead_processes_of_this_host_left_is_removed(tmp_path: Path, d
 def test_temporaries_of_containers_that_share_a_host_name_are_told_apart(
     tmp_path: Path, dead_process: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_FIRST_PROCESSES", 1)  # so this is a container
+    monkeypatch.setattr(host, "FIRST_PROCESSES", 1)  # so this is a container
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / temporary_of(dead_process)).touch()
     monkeypatch.undo()

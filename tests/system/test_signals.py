@@ -30,7 +30,7 @@ def main():
         with stop_on_signals():
             work()
     except Stopped as stopped:
-        print(STOPPED_LINE, file=sys.stderr)
+        print(f"cryoden: {STOPPED_LINE}", file=sys.stderr)
         return stopped.status
     return 0
 
@@ -78,12 +78,12 @@ def work():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_one_line_and_status(number: int, status: int) -> None:
     result = Process(WAITING).end(number)
-    assert (result.returncode, result.stdout, result.stderr) == (status, "cleaned up\n", f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stdout, result.stderr) == (status, "cleaned up\n", f"cryoden: {STOPPED_LINE}\n")
 
 
 def test_signals_in_quick_succession_are_one_request() -> None:
     result = Process(WAITING).end(signal.SIGTERM, signal.SIGINT, signal.SIGTERM)
-    assert (result.stdout, result.stderr) == ("cleaned up\n", f"{STOPPED_LINE}\n")
+    assert (result.stdout, result.stderr) == ("cleaned up\n", f"cryoden: {STOPPED_LINE}\n")
     assert result.returncode in (130, 143)
 
 
@@ -126,7 +126,7 @@ def work():
         time.sleep(60)
 """
     result = Process(script).end(signal.SIGTERM)
-    assert (result.returncode, result.stderr) == (143, f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stderr) == (143, f"cryoden: {STOPPED_LINE}\n")
 
 
 def test_a_second_request_ends_what_hangs() -> None:
@@ -146,7 +146,7 @@ def work():
     assert process.process.stdout is not None
     assert process.process.stdout.readline() == "ready\n"
     result = process.end(signal.SIGTERM)
-    assert (result.returncode, result.stderr) == (130, f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stderr) == (130, f"cryoden: {STOPPED_LINE}\n")
 
 
 SWALLOWING = {
@@ -181,7 +181,7 @@ def work():
 @pytest.mark.parametrize("script", SWALLOWING.values(), ids=SWALLOWING)
 def test_what_is_swallowed_stops_all_the_same(script: str) -> None:
     result = Process(script).end(signal.SIGTERM)
-    assert (result.returncode, result.stderr) == (143, f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stderr) == (143, f"cryoden: {STOPPED_LINE}\n")
 
 
 def test_a_signal_while_the_interpreter_ends() -> None:
@@ -202,7 +202,7 @@ def work():
     assert process.process.stdout is not None
     assert process.process.stdout.readline() == "ready\n"
     result = process.end(signal.SIGTERM)
-    assert (result.returncode, result.stderr) == (130, f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stderr) == (130, f"cryoden: {STOPPED_LINE}\n")
 
 
 DEFERRED = """
@@ -219,12 +219,12 @@ def work():
 
 def test_a_loop_that_asks_ends_by_itself() -> None:
     result = Process(DEFERRED.format(seconds=60, asks=True)).end(signal.SIGTERM)
-    assert (result.returncode, result.stdout, result.stderr) == (143, "checkpoint\n", f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stdout, result.stderr) == (143, "checkpoint\n", f"cryoden: {STOPPED_LINE}\n")
 
 
 def test_a_loop_that_does_not_ask_is_interrupted_later() -> None:
     result = Process(DEFERRED.format(seconds=0.2, asks=False)).end(signal.SIGTERM)
-    assert (result.returncode, result.stdout, result.stderr) == (143, "", f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stdout, result.stderr) == (143, "", f"cryoden: {STOPPED_LINE}\n")
 
 
 def test_a_second_request_interrupts_the_loop_at_once() -> None:
@@ -232,7 +232,7 @@ def test_a_second_request_interrupts_the_loop_at_once() -> None:
     process = Process(script.replace("print", "ready() if should_stop() else print").replace("True", "False"))
     process.process.send_signal(signal.SIGINT)
     result = process.end(signal.SIGTERM)
-    assert (result.returncode, result.stderr) == (130, f"{STOPPED_LINE}\n")
+    assert (result.returncode, result.stderr) == (130, f"cryoden: {STOPPED_LINE}\n")
 
 
 def test_what_goes_wrong_while_stopping_is_said() -> None:
