@@ -110,3 +110,46 @@ def test_damaged_metadata(tmp_path: Path, card: Any) -> None:
     path = write_metadata(tmp_path / "m.safetensors", card)
     with pytest.raises(ModelError, match="has damaged metadata"):
         read_card(path)
+
+
+UNET = {**CARD, "network": "unet", "channels": [4, 8]}
+WIDE, DEEP = 100_000, "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {**UNET, "channels": [WIDE]}, {**UNET, "channels": [8192, 8192, 8192]}, {**UNET, "channels": [1] * 1000},
+        {**UNET, "channels": [True, True]}, {**UNET, "channels": [4.0, 8]}, {**UNET, "channels": [10**30]},
+        {**UNET, "channels": [10**400]}, {**CARD, "sampling_rate": True}, {**CARD, "sampling_rate": 10**30},
+        {**CARD, "sampling_rate": 10**400}, {**CARD, "sampling_rate": float("nan")}, {**CARD, "sampling_rate": 1e-9},
+        {**CARD, "sampling_rate": float("inf")}, {**CARD, "network": None}, {**CARD, "network": ["unet"]},
+        {**CARD, "normalization": {"kind": "standard", "mean": None}}, {**CARD, "normalization": {"mean": [0]}},
+        {**CARD, "normalization": {"deviation": 10**400}}, {**CARD, "normalization": []}, {**CARD, "version": 2},
+        {**CARD, "training": {"r2": "good"}}, {**CARD, "training": None}, {**CARD, "channels": None},
+        f'{{"network": "unet", "channels": {DEEP}}}', DEEP, "", "null", "NaN",
+    ],
+    ids=lambda card: str(card)[:80],
+)  # fmt: skip
+def test_cards_that_say_what_cannot_be(tmp_path: Path, card: Any) -> None:
+    """Nothing is allocated for them: the file itself bounds what its network can have."""
+    path = write_metadata(tmp_path / "m.safetensors", card)
+    with pytest.raises(ModelError) as caught:
+        read_card(path)
+    assert str(caught.value).startswith(f"{path} has damaged metadata (")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [b"", b"{}", b"[" * 100_000, b'{"__metadata__": 5}', b"\xff" * 50], ids=range(5))
+def test_headers_that_are_none(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelError, match=r"m\.safetensors is "):
+        read_card(path)
+
+
+def test_header_longer_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ModelError, match="is no model: it is not a safetensors file"):
+        read_card(path)

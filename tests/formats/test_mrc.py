@@ -152,3 +152,28 @@ def test_senseless_cell_is_an_unknown_pixel_size(tmp_path: Path, cell: float) ->
     struct.pack_into("<f", content, 40, cell)
     path.write_bytes(bytes(content))
     assert MrcStack(path).sampling_rate is None
+
+
+@pytest.mark.parametrize("rate", [1e-9, 0.001, 5000.0, 1e30])
+def test_absurd_pixel_size_is_an_unknown_one(tmp_path: Path, rate: float) -> None:
+    """Headers hold whatever a program left there; the pixels are good, and the size can be given."""
+    assert MrcStack(write_raw_mrc(tmp_path / "a.mrc", np.ones((1, 4, 4)), 2, rate=rate)).sampling_rate is None
+
+
+@pytest.mark.parametrize("rate", [0.0, -4.0, float("nan"), float("inf"), 1e-9, 5000.0])
+def test_absurd_pixel_sizes_are_not_written(tmp_path: Path, image: np.ndarray, rate: float) -> None:
+    with pytest.raises(FileError, match=r"The pixel size is .* A/px; it must be from 0\.01 to 1000\."):
+        write_image(tmp_path / "a.mrc", image, rate)
+    assert not (tmp_path / "a.mrc").exists()
+
+
+def test_image_larger_than_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raw_mrc(tmp_path / "a.mrc", np.ones((1, 4, 4)), 2)
+    with open(path, "r+b") as file:
+        file.write(struct.pack("<2i", 20_000, 20_000))
+        file.truncate(1024 + 4 * 20_000**2)  # a file with a hole takes no room
+    monkeypatch.setattr("cryoden.formats.file_errors.free_host_bytes", lambda: 1 << 30)
+    stack = MrcStack(path)
+    assert stack.read_rows(0, 19_990, 20_000).shape == (10, 20_000)
+    with pytest.raises(FileError, match=r"a\.mrc needs 1\.49 GiB of memory at once, but 1\.00 GiB are free"):
+        stack.read_rows(0, 0, 20_000)

@@ -107,3 +107,80 @@ def test_unknown_ending_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError) as caught:
         open_stack(tmp_path / "a.dm4")
     assert str(caught.value).startswith(f"{tmp_path / 'a.dm4'} has the unknown ending '.dm4'; cryoden reads ")
+
+
+def with_tag(path: Path, tag: int, value: int, code: int = 4) -> Path:
+    """Give a tag of the first page another type and value."""
+    with tifffile.TiffFile(str(path)) as tiff:
+        place = tiff.pages[0].tags[tag].offset
+    content = bytearray(path.read_bytes())
+    content[place + 2 : place + 4] = code.to_bytes(2, "little")
+    content[place + 4 : place + 8] = (1).to_bytes(4, "little")
+    content[place + 8 : place + 12] = value.to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+    return path
+
+
+HUGE = (1 << 32) - 1
+TAGS = {"width": 256, "length": 257, "bits": 258, "compression": 259, "samples": 277, "strip": 278, "offset": 273,
+        "count": 279, "photometric": 262}  # fmt: skip
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+@pytest.mark.parametrize("value", [0, 1, 3, 7, 65535, 1 << 20, 1 << 31, HUGE])
+@pytest.mark.parametrize("tag", TAGS)
+def test_tags_of_any_value(tmp_path: Path, tag: str, value: int, compression: object) -> None:
+    """A width of 0, a strip of 0 rows, 64 GiB of pixels, unknown compressions: named, or read as far as it can be."""
+    frames = np.random.default_rng(1).integers(0, 250, (2, 20, 31)).astype(np.uint8)
+    path = with_tag(write_pages(tmp_path / "a.tif", frames, compression), TAGS[tag], value)
+    try:
+        stack = TiffStack(path)
+        pixels = stack.read_rows(0, 0, min(20, stack.shape[0]))
+    except FileError as error:
+        assert "a.tif" in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert pixels.shape == (min(20, stack.shape[0]), stack.shape[1])
+
+
+@pytest.mark.parametrize("code", [1, 2, 5, 7, 11, 12, 13, 16, 99])
+@pytest.mark.parametrize("tag", TAGS)
+def test_tags_of_any_type(tmp_path: Path, tag: str, code: int) -> None:
+    frames = np.ones((2, 20, 31), np.uint8)
+    path = with_tag(write_pages(tmp_path / "a.tif", frames), TAGS[tag], 20, code)
+    try:
+        stack = TiffStack(path)
+        stack.read_rows(0, 0, stack.shape[0])
+    except FileError as error:
+        assert "a.tif" in str(error)  # noqa: PT017
+
+
+def test_pages_in_a_circle(tmp_path: Path) -> None:
+    path = write_pages(tmp_path / "a.tif", np.ones((3, 20, 31), np.uint8))
+    with tifffile.TiffFile(str(path)) as tiff:
+        first, place = tiff.pages[0].offset, tiff.pages.next_page_offset
+        assert tiff.pages[2]
+        place = tiff.pages.next_page_offset
+    content = bytearray(path.read_bytes())
+    content[place : place + 4] = first.to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+    with pytest.raises(FileError, match=r"a\.tif"):
+        TiffStack(path)
+
+
+def test_page_of_other_strips_is_refused(tmp_path: Path) -> None:
+    """Its rows were read from the places of the first page's strips."""
+    with tifffile.TiffWriter(str(tmp_path / "a.tif")) as tiff:
+        for rows in (5, 7):
+            tiff.write(np.ones((20, 31), np.uint8), rowsperstrip=rows, compression="lzw", metadata=None)
+    with pytest.raises(FileError, match=r"frame 2 .* or other strips; all frames of a movie must be alike"):
+        TiffStack(tmp_path / "a.tif").read_rows(1, 0, 20)
+
+
+def test_frame_larger_than_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_pages(tmp_path / "a.tif", np.ones((1, 20, 31), np.uint8), "lzw")
+    for tag, value in ((256, 1 << 18), (257, 1 << 18), (278, 1 << 18)):
+        with_tag(path, tag, value)
+    monkeypatch.setattr("cryoden.formats.file_errors.free_host_bytes", lambda: 1 << 30)
+    with pytest.raises(FileError, match=r"a\.tif needs 128\.00 GiB of memory at once, but 1\.00 GiB are free"):
+        TiffStack(path).read_rows(0, 0, 5)
