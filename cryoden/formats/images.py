@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Callable, Dict, Optional, Tuple
+from typing import Callable, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -53,20 +53,7 @@ def open_stack(path: PathLike) -> Stack:
     FileError
         If the ending is unknown, the file is not what its ending promises, or no STAR file could name it.
     """
-    quoted(str(path))  # what is made of it is listed in one
-    ending = image_ending(path)
-    if ending not in _READERS:
-        with reading_errors(path):
-            is_folder = stat.S_ISDIR(os.stat(str(path)).st_mode)
-        if is_folder:
-            raise FileError(
-                f"{path} is a folder; name the files in it, such as {Path(path) / '*.mrc'}.", subject=str(path)
-            )
-        raise FileError(
-            f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join((*_READERS, EER_ENDING))}.",
-            subject=str(path),
-        )
-    return _READERS[ending](path)
+    return _open(path, _READERS)
 
 
 def open_movie_stack(path: PathLike, rendering: EerRendering = EerRendering(), is_tiff_flipped: bool = False) -> Stack:
@@ -81,13 +68,26 @@ def open_movie_stack(path: PathLike, rendering: EerRendering = EerRendering(), i
     is_tiff_flipped
         Whether the rows of TIFF files count from the bottom.
     """
+    readers = {**_READERS, EER_ENDING: lambda path: EerStack(path, rendering)}
+    if is_tiff_flipped:
+        readers.update(dict.fromkeys(_TIFF_ENDINGS, lambda path: TiffStack(path, is_flipped=True)))
+    return _open(path, readers)
+
+
+def _open(path: PathLike, readers: Mapping[str, Callable[[PathLike], Stack]]) -> Stack:
     ending = image_ending(path)
-    if ending == EER_ENDING:
-        quoted(str(path))
-        return EerStack(path, rendering)
-    if ending in _TIFF_ENDINGS and is_tiff_flipped:
-        return TiffStack(path, is_flipped=True)
-    return open_stack(path)
+    quoted(str(path))  # what is made of it is listed in a STAR file
+    if ending in readers:
+        return readers[ending](path)
+
+    with reading_errors(path):
+        is_folder = stat.S_ISDIR(os.stat(str(path)).st_mode)
+    if is_folder:
+        raise FileError(f"{path} is a folder; name the files in it, such as {Path(path) / '*.mrc'}.", subject=str(path))
+    raise FileError(
+        f"{path} has the unknown ending {ending!r}; cryoden reads {', '.join((*_READERS, EER_ENDING))}.",
+        subject=str(path),
+    )
 
 
 def open_micrograph(path: PathLike) -> Stack:

@@ -69,15 +69,14 @@ def prepare_movie(
         If the movie or its shifts cannot be read or do not fit.
     """
     rendering = _rendering(path, config, sampling_rate)
-    if config.shifts is None:
-        movie = Movie(path, calibration, config.frames, config.expect_frames, rendering, config.flip_tiff)
-        return PreparedMovie(movie)
+    shifts = None
+    if config.shifts is not None:
+        shifts = Shifts.read(Path(config.shifts) / Path(mrc_name(path)).with_suffix(".star"))
 
     # The motion correction says which frames it used, unless the user does.
-    shifts = Shifts.read(Path(config.shifts) / Path(mrc_name(path)).with_suffix(".star"))
-    frames = config.frames or shifts.used_range
+    frames = config.frames or (shifts.used_range if shifts else None)
     movie = Movie(path, calibration, frames, config.expect_frames, rendering, config.flip_tiff)
-    return PreparedMovie(movie, shifts.of_frames(movie.frame_indices, movie.n_frames))
+    return PreparedMovie(movie, shifts.of_frames(movie.frame_indices, movie.n_frames) if shifts else None)
 
 
 def preprocessed_halves(

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import starfile
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoden.errors import FileError
+from cryoden.formats.images import open_movie_stack
 from cryoden.formats.star import new_table, read_table, write_table
 from cryoden.formats.star_text import quoted, read_blocks, write_blocks
 from tests.helpers import Result, write_mrc
@@ -218,3 +220,12 @@ def test_a_name_that_no_star_file_can_hold_fails_alone(tmp_path: Path, cryoden: 
     assert result.status == 1, result.err
     assert "cannot stand in a STAR file" in result.last_error
     assert read_table("out/micrographs.star").paths == ["out/good.mrc"]
+
+
+@pytest.mark.parametrize("is_tiff_flipped", [False, True])
+@pytest.mark.parametrize("ending", [".mrc", ".tif", ".eer"])
+def test_movies_that_no_star_file_can_name_are_not_opened(tmp_path: Path, ending: str, is_tiff_flipped: bool) -> None:
+    path = tmp_path / f"line\nbreak{ending}"
+    tifffile.imwrite(str(path), np.ones((2, 8, 8), np.uint8))
+    with pytest.raises(FileError, match="cannot stand in a STAR file"):
+        open_movie_stack(path, is_tiff_flipped=is_tiff_flipped)
