@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List
 
@@ -13,20 +14,19 @@ from tqdm import tqdm
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.errors import CryodenError, FileError, Problem, Remedy
+from cryoden.errors import ExistingResultsError, FileError, Problem, Remedy, problem_of
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
+from cryoden.exchange.patch_progress import PROGRESS_NAME, PatchProgress, require_same_options
 from cryoden.formats import outputs
-from cryoden.formats.files import digest, make_folder, read_json, require_room, write_json
+from cryoden.formats.file_errors import writing_errors
+from cryoden.formats.files import digest, make_folder, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder
-from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, PARTS, ROLES, patch_file_name
+from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, PARTS, ROLES, open_patches, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
 
 log = logging.getLogger(__name__)
-
-PROGRESS_NAME = ".patches.part"
-"""In the output folder while an export is under way: what is finished. Files have their final names at the end."""
 
 
 @fills_folder("patches export", failures_of)
@@ -43,16 +43,17 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
     failures.update(too_small)
     output = Path(config.output)
     _check_room(output, sources, config)
+
     make_folder(output)
     export = _Export(output, config)
     if export.is_done():
         log.info("%s is complete already.", output / outputs.MANIFEST)
-        return Outcome(len(sources) + len(failures), {**failures, **export.failures})
+        return Outcome(len(sources) + len(failures), {**failures, **export.progress.failures})
+
     with export:
-        bar = tqdm(sources, unit="micrograph", desc="Cutting", disable=None)
-        for source in bar:
+        for source in tqdm(sources, unit="micrograph", desc="Cutting", disable=None):
             export.add(source)
-        failures.update(export.failures)
+        failures.update(export.progress.failures)
         export.finish(len(pairs) - len(too_small))
     names = {source.pair.name for source in sources} | set(failures)
     return Outcome(len(names), failures)
@@ -82,39 +83,30 @@ class _Export:
 
     def __init__(self, output: Path, config: PatchesExportConfig) -> None:
         self.output, self.config = output, config
-        self.options = {key: value for key, value in config.to_dict().items() if key != "output"}
-        self.progress: Dict[str, Any] = {"options": self.options, "micrographs": [], "failures": {}}
         self.counts = dict.fromkeys(PARTS, 0)
-        path = output / PROGRESS_NAME
-        for file in (output / outputs.MANIFEST, path):
-            if file.is_file() and read_json(file).get("options") != self.options:
-                raise FileError(
-                    f"{output} holds patches that were cut with other options ({file.name}).",
-                    subject=str(output),
-                    remedy=Remedy("other_folder"),
-                )
-        if path.is_file():
-            self.progress = read_json(path)
-        elif self.is_done():
-            self.progress["failures"] = read_json(output / outputs.MANIFEST)["failures"]
-        else:
-            self._guard_foreign_files()
         self.files: Dict[str, BinaryIO] = {}
         self.digests: Dict[str, Any] = {}
+        options = {key: value for key, value in config.to_dict().items() if key != "output"}
 
-    def _guard_foreign_files(self) -> None:
+        path = output / PROGRESS_NAME
+        if self.is_done():
+            manifest = open_patches(output).manifest
+            require_same_options(output / outputs.MANIFEST, manifest.get("options", {}), options)
+            failures = {name: Problem.from_dict(problem) for name, problem in manifest.get("failures", {}).items()}
+            self.progress = PatchProgress(path, options, manifest.get("micrographs"), failures)
+            return
+        if not path.is_file():
+            self._require_no_foreign_files()
+        self.progress = PatchProgress.load(path, options)
+
+    def _require_no_foreign_files(self) -> None:
         for path in (self.output / name for name in FILE_NAMES):
             if path.exists():
-                raise FileError(
+                raise ExistingResultsError(
                     f"{path} is there already, without a manifest: another program made it.",
                     subject=str(path),
                     remedy=Remedy("other_folder"),
                 )
-
-    @property
-    def failures(self) -> Dict[str, Problem]:
-        """Micrographs that could not be used, and why."""
-        return {name: Problem.from_dict(problem) for name, problem in self.progress["failures"].items()}
 
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""
@@ -122,10 +114,12 @@ class _Export:
 
     def __enter__(self) -> _Export:
         """Open the files where the last finished micrograph ended."""
-        for record in self.progress["micrographs"]:
+        for record in self.progress.micrographs:
             self.counts[record["part"]] += record["count"]
-        if self.progress["micrographs"]:
-            log.info("Going on after %d finished micrographs.", len(self.progress["micrographs"]))
+        if self.progress.micrographs:
+            log.info("Going on after %d finished micrographs.", len(self.progress.micrographs))
+        self.progress.begin()
+
         for part in PARTS:
             size = self.counts[part] * self.config.patch**2 * DTYPE.itemsize
             for role in ROLES:
@@ -134,58 +128,70 @@ class _Export:
                 if size and not path.exists() and (self.output / name).is_file():
                     # Of a run that was killed while it gave the files their names.
                     os.replace(str(self.output / name), str(path))
-                path.touch()
-                self.digests[name] = digest(path, n_bytes=size)
-                self.files[name] = open(str(path), "r+b")
-                self.files[name].truncate(size)
-                self.files[name].seek(size)
+                with writing_errors(path):
+                    path.touch()
+                    self.digests[name] = digest(path, n_bytes=size)
+                    self.files[name] = open(str(path), "r+b")
+                    self.files[name].truncate(size)
+                    self.files[name].seek(size)
         return self
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         for file in self.files.values():
-            file.close()
+            with suppress(OSError):  # of a full disk; at the end, `finish` has closed them
+                file.close()
 
     def add(self, source: Source) -> None:
-        """Append a micrograph's patches, unless an earlier run did; one that cannot be used is noted and left out."""
+        """Append a micrograph's patches, unless an earlier run did; one that cannot be used is noted and left out.
+
+        Raises
+        ------
+        FileError
+            If the files cannot be written.
+        """
         name, part = source.pair.name, source.part
-        done = [(record["name"], record["part"]) for record in self.progress["micrographs"]]
-        if (name, part) in done or name in self.progress["failures"]:
+        if self.progress.has(name, part):
             return
+
         names = {role: patch_file_name(part, role) for role in ROLES}
         before = {role: (self.files[names[role]].tell(), self.digests[names[role]].copy()) for role in ROLES}
+        halves = zip(ROLES, (source.pair.odd, source.pair.even))
         try:
-            scales = [
-                self._append(path, source, names[role])
-                for role, path in zip(ROLES, (source.pair.odd, source.pair.even))
-            ]
-        except OSError as error:
-            raise FileError(
-                f"{self.output} cannot be written ({error.strerror}); free the disk and start the same export again: "
-                "it goes on where it stopped."
-            ) from error
-        except CryodenError as error:
-            self.progress["failures"][name] = error.problem.to_dict()
+            scales = [self._append(path, source, names[role]) for role, path in halves]
+        except _UnwritableError as error:
+            raise error.reason from error
+        except Exception as error:  # one bad micrograph never ends a list
             for role, (size, state) in before.items():
                 self.files[names[role]].seek(size)
                 self.files[names[role]].truncate()
                 self.digests[names[role]] = state
-        else:
-            self.progress["micrographs"].append(self._record(source, scales))
-            self.counts[part] += source.n
-        for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        write_json(self.output / PROGRESS_NAME, self.progress)
+            self.progress.fail(name, problem_of(error, name))
+            return
+
+        # Patches first, then the word that they are there.
+        for role in ROLES:
+            file = self.files[names[role]]
+            with writing_errors(_growing(self.output, names[role])):
+                file.flush()
+                os.fsync(file.fileno())
+        self.progress.add(self._record(source, scales))
+        self.counts[part] += source.n
 
     def _append(self, path: str, source: Source, name: str) -> GreyScale:
-        normalization = Normalization(self.config.normalization)
         stack = open_micrograph(path)
-        scale = measure_file(stack, normalization)
+        scale = measure_file(stack, Normalization(self.config.normalization))
         with file_context(path):
             for patch in _cut(stack, scale, source, self.config):
                 self.digests[name].update(patch.data)
-                self.files[name].write(patch.data)
+                self._write(name, patch)
         return scale
+
+    def _write(self, name: str, patch: np.ndarray) -> None:
+        try:
+            with writing_errors(_growing(self.output, name)):
+                self.files[name].write(patch.data)
+        except FileError as error:
+            raise _UnwritableError(error) from error
 
     def _record(self, source: Source, scales: List[GreyScale]) -> Dict[str, Any]:
         values = {
@@ -220,19 +226,24 @@ class _Export:
         """
         for part in PARTS:
             if not self.counts[part]:
-                reason = next(iter(self.failures.values())).message
-                raise FileError(f"None of the {n_wanted} micrographs gave a {part} patch; the first reason: {reason}")
+                first = next(iter(self.progress.failures.values()))
+                message = f"None of the {n_wanted} micrographs gave a {part} patch; the first reason: {first.message}"
+                raise FileError(message, subject=first.subject, remedy=first.remedy)
+
         files = {}
         for part in PARTS:
             for role in ROLES:
                 name = patch_file_name(part, role)
-                self.files[name].close()
                 path = _growing(self.output, name)
+                with writing_errors(path):
+                    self.files[name].close()
                 size, expected = path.stat().st_size, DTYPE.itemsize * self.config.patch**2 * self.counts[part]
                 if size != expected:
-                    raise FileError(f"{path} has {size} bytes instead of {expected}; export again.")
+                    raise FileError(f"{path} has {size} bytes instead of {expected}; export again.", subject=str(path))
                 files[name] = {"bytes": size, "sha256": self.digests[name].hexdigest()}
                 os.replace(str(path), str(self.output / name))
+
+        progress = self.progress
         manifest = {
             "format": FORMAT,
             "version": 1,
@@ -243,14 +254,30 @@ class _Export:
             "stride": self.config.stride,
             "counts": self.counts,
             "normalization": self.config.normalization,
-            "sampling_rate": self.progress["micrographs"][0]["sampling_rate"],
+            "sampling_rate": progress.micrographs[0]["sampling_rate"],
             "seed": self.config.seed,
             "validation": self.config.validation,
             "files": files,
-            **self.progress,
+            "options": progress.options,
+            "micrographs": progress.micrographs,
+            "failures": {name: problem.to_dict() for name, problem in progress.failures.items()},
         }
         write_json(self.output / outputs.MANIFEST, manifest)
-        (self.output / PROGRESS_NAME).unlink()
+        progress.path.unlink()
+
+
+class _UnwritableError(Exception):
+    """The disk does not take the patches: that ends the export, unlike whatever is wrong with one micrograph.
+
+    Parameters
+    ----------
+    reason
+        What is said.
+    """
+
+    def __init__(self, reason: FileError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 def _cut(stack: Stack, scale: GreyScale, source: Source, config: PatchesExportConfig) -> Iterator[np.ndarray]:
@@ -258,6 +285,7 @@ def _cut(stack: Stack, scale: GreyScale, source: Source, config: PatchesExportCo
     patch = config.patch
     band = np.empty((patch, stack.shape[1]), DTYPE)
     for first in source.rows:
+        # A row of patches, in as many pieces as the file can be read in.
         for row in range(0, patch, stack.band_rows):
             last = min(row + stack.band_rows, patch)
             pixels = stack.read_rows(0, first + row, first + last).astype(np.float32)
@@ -265,5 +293,6 @@ def _cut(stack: Stack, scale: GreyScale, source: Source, config: PatchesExportCo
             band[row:last] = scale.standardize(pixels)
         if config.normalization == "p95":
             np.minimum(band, 1, out=band)  # the division rounds
+
         for column in source.columns:
             yield np.ascontiguousarray(band[:, column : column + patch])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.pairs import HalfPair
-from cryoden.exchange import patch_export
+from cryoden.exchange import patch_export, patch_progress
 from cryoden.exchange.patch_plan import needed_bytes, patch_places, plan_sources
 from tests.helpers import Result, python, read_mrc, write_halves, write_raw_mrc
 
@@ -154,29 +156,134 @@ def test_one_bad_micrograph_is_named_and_left_out(tmp_path: Path, cryoden: Any) 
 def test_a_killed_export_goes_on_and_ends_the_same(tmp_path: Path, cryoden: Any) -> None:
     write_halves(tmp_path, 6, (64, 64), mean=20.0)
     cryoden(*EXPORT, "--output", "whole")
-    original, calls = patch_export._Export._append, []
+    measured: List[str] = []
+    original = patch_export.measure_file
 
-    def stop(export: Any, path: str, *others: Any) -> Any:
-        calls.append(path)
-        if len(calls) == 6:  # in the middle of the third micrograph
+    def stop(stack: Any, *others: Any) -> Any:
+        measured.append(str(stack.path))
+        if len(measured) == 6:  # in the middle of the third micrograph
             raise KeyboardInterrupt
-        return original(export, path, *others)
+        return original(stack, *others)
 
-    with mock.patch.object(patch_export._Export, "_append", stop), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(patch_export, "measure_file", stop), pytest.raises(KeyboardInterrupt):
         cryoden(*EXPORT)
     assert not any(Path("out", name).exists() for name in (*FILES, "manifest.json"))
-    calls.clear()
-    with mock.patch.object(patch_export._Export, "_append", lambda *a: calls.append(a) or original(*a)):
+    with open("out/.patches.part", "a") as file:
+        file.write('{"micrograph": {"name": "mic')  # as a kill cuts a line off
+    measured.clear()
+    with mock.patch.object(patch_export, "measure_file", lambda *a: measured.append("") or original(*a)):
         assert cryoden(*EXPORT).status == 0
-    assert len(calls) == 2 * 4
+    assert len(measured) == 2 * 4
     for name in (*FILES, "manifest.json"):
         assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
     assert cryoden(*EXPORT).status == 0  # complete already
     refused = cryoden(*EXPORT, "--seed", 9)
     assert refused.status == 2
     assert refused.last_error == (
-        "cryoden: out holds patches that were cut with other options (manifest.json). Choose another --output folder."
+        "cryoden: out holds patches that were cut with other options (manifest.json). Then, other values were given: "
+        "--seed (was 1, is now 9). Choose another --output folder."
     )
+
+
+def stop_after(n_halves: int) -> Any:
+    """Return a context in which an export dies when it has measured so many halves."""
+    original, measured = patch_export.measure_file, []
+
+    def stop(stack: Any, *others: Any) -> Any:
+        measured.append(stack.path)
+        if len(measured) > n_halves:
+            raise KeyboardInterrupt
+        return original(stack, *others)
+
+    return mock.patch.object(patch_export, "measure_file", stop)
+
+
+def test_an_export_that_version_01_began_goes_on(tmp_path: Path, cryoden: Any) -> None:
+    """It wrote its progress as one JSON object, and failures as sentences."""
+    write_halves(tmp_path, 6, (64, 64), mean=20.0)
+    cryoden(*EXPORT, "--output", "whole")
+    with stop_after(6), pytest.raises(KeyboardInterrupt):
+        cryoden(*EXPORT)
+    path = Path("out/.patches.part")
+    options, *records = map(json.loads, path.read_text().splitlines())
+    content = {
+        **options,
+        "micrographs": [record["micrograph"] for record in records],
+        "failures": {"mic9": "It failed."},
+    }
+    path.write_text(json.dumps(content, indent=2))
+    result = cryoden(*EXPORT)
+    assert result.status == 1
+    assert result.last_error == "cryoden: failed: mic9: It failed."
+    for name in FILES:
+        assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_progress_of_an_export_grows_by_one_line_for_each_micrograph(tmp_path: Path, cryoden: Any) -> None:
+    write_halves(tmp_path, 6, (64, 64), mean=20.0)
+    sizes = []
+    for n in (1, 2, 3):
+        with stop_after(2 * n), pytest.raises(KeyboardInterrupt):
+            cryoden(*EXPORT, "--output", str(n))
+        sizes.append(Path(str(n), ".patches.part").stat().st_size)
+    assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], abs=3)
+    written: List[str] = []
+    with mock.patch.object(patch_progress, "append_line", lambda path, line: written.append(line)):
+        assert cryoden(*EXPORT).status == 0
+    assert [json.loads(line)["micrograph"]["count"] for line in written] == [9] * 6
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"options": {}}\nnonsense\n', '{"else": 1}\n', "\0"])
+def test_damaged_progress_of_an_export(tmp_path: Path, cryoden: Any, content: str) -> None:
+    write_halves(tmp_path, 3, (64, 64), mean=20.0)
+    Path("out").mkdir()
+    Path("out/.patches.part").write_text(content)
+    result = cryoden(*EXPORT)
+    assert result.status == 2
+    assert result.last_error == "cryoden: out/.patches.part is damaged; remove it to export from the start."
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "mic1 cannot be read (Input/output error)."),
+        (MemoryError(), "mic1 does not fit into the memory that is free."),
+        (ZeroDivisionError("by zero"), "mic1 failed unexpectedly (ZeroDivisionError: by zero); see the log file."),
+    ],
+)
+def test_whatever_happens_to_one_micrograph_does_not_end_an_export(
+    tmp_path: Path, cryoden: Any, error: Exception, reason: str
+) -> None:
+    write_halves(tmp_path, 4, (64, 64), mean=20.0)
+    original = patch_export.measure_file
+
+    def fail(stack: Any, *others: Any) -> Any:
+        if stack.path == Path("even/mic1.mrc"):  # after the patches of the odd half
+            raise error
+        return original(stack, *others)
+
+    with mock.patch.object(patch_export, "measure_file", fail):
+        result = cryoden(*EXPORT)
+    assert result.status == 1
+    assert result.last_error == f"cryoden: failed: mic1: {reason}"
+    assert manifest()["counts"] == {"train": 18, "test": 9}
+    assert cryoden("patches", "verify", "out").status == 0
+
+
+def test_full_disk_ends_an_export_that_goes_on_later(tmp_path: Path, cryoden: Any) -> None:
+    write_halves(tmp_path, 4, (64, 64), mean=20.0)
+    cryoden(*EXPORT, "--output", "whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # one micrograph has 36,864 bytes of patches
+    try:
+        result = cryoden(*EXPORT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.status == 2
+    assert "cannot be written" in result.last_error
+    assert cryoden(*EXPORT).status == 0
+    for name in (*FILES, "manifest.json"):
+        assert Path("out", name).read_bytes() == Path("whole", name).read_bytes()
 
 
 def test_an_export_killed_while_files_get_their_names_goes_on(tmp_path: Path, cryoden: Any) -> None:
