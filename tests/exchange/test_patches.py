@@ -246,9 +246,9 @@ def test_damaged_progress_of_an_export(tmp_path: Path, cryoden: Any, content: st
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (OSError(errno.EIO, "Input/output error"), "mic1 cannot be read (Input/output error)."),
-        (MemoryError(), "mic1 does not fit into the memory that is free."),
-        (ZeroDivisionError("by zero"), "mic1 failed unexpectedly (ZeroDivisionError: by zero); see the log file."),
+        (OSError(errno.EIO, "Input/output error"), "mic0 cannot be read (Input/output error)."),
+        (MemoryError(), "mic0 does not fit into the memory that is free."),
+        (ZeroDivisionError("by zero"), "mic0 failed unexpectedly (ZeroDivisionError: by zero); see the log file."),
     ],
 )
 def test_whatever_happens_to_one_micrograph_does_not_end_an_export(
@@ -258,14 +258,14 @@ def test_whatever_happens_to_one_micrograph_does_not_end_an_export(
     original = patch_export.measure_file
 
     def fail(stack: Any, *others: Any) -> Any:
-        if stack.path == Path("even/mic1.mrc"):  # after the patches of the odd half
+        if stack.path == Path("even/mic0.mrc"):  # after the patches of the odd half
             raise error
         return original(stack, *others)
 
     with mock.patch.object(patch_export, "measure_file", fail):
         result = cryoden(*EXPORT)
     assert result.status == 1
-    assert result.last_error == f"cryoden: failed: mic1: {reason}"
+    assert result.last_error == f"cryoden: failed: mic0: {reason}"
     assert manifest()["counts"] == {"train": 18, "test": 9}
     assert cryoden("patches", "verify", "out").status == 0
 
