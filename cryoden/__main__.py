@@ -132,7 +132,7 @@ def run_evaluate(config: EvaluateConfig) -> Failures:
     table, outcome = evaluate(config)
     report = write_report(config.output)
     print("\n".join(summary_lines(table)))
-    for warning in table["warnings"]:
+    for warning in table.warnings:
         print(f"cryoden: warning: {warning}", file=sys.stderr)
     print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are evaluated: {report}")
     return outcome.failures

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Dict, List, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cryoden.config import EvaluateConfig
-from cryoden.metrics.linear_filters import best_gaussian_width, gaussian_transfer, wiener_transfer
-from cryoden.metrics.measurement import Measurement
-from cryoden.metrics.psnr_ssim import ssim_and_ceiling
-from cryoden.metrics.ring_covariance import FA, FB, A, B, RingCovariance, pool
+from cryoden.evaluation.contenders import Contender
+from cryoden.metrics.measurement import Measurement, Response
+from cryoden.metrics.ring_covariance import A, B, pool
+from cryoden.model.filters import GaussianFilter, WienerFilter
+from cryoden.report.evaluation_table import TransferCurve
 
 MAX_FOLDS = 5
 """Without training micrographs, a baseline's filter comes from the other micrographs, in so many groups at most."""
@@ -19,93 +20,87 @@ MAX_FOLDS = 5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row of the table: a denoiser or a baseline with what was measured of it.
+    """A row of the table before its numbers: a denoiser or a baseline with what was measured of it.
 
     Attributes
     ----------
-    key, label, kind
-        Short name; name for people; `baseline`, `network` or `external`.
-    note
-        What one should know, or why it is not there.
-    rings, noise_rings
-        For each micrograph; empty where the candidate is not there. As in `Measurement`.
-    ssim
-        SSIM and its ceiling of each micrograph, `(n, 2)`.
-    transfers
-        Gain in each ring for each micrograph, of linear filters.
+    key, label, kind, note
+        As in `Row` of the table.
+    responses
+        For each micrograph.
     number
-        Place among the denoisers of the measurements, of the others.
+        Place among the denoisers of the measurements, None of a filter.
+    filter
+        Of the first scored micrograph, None of anything else.
     """
 
     key: str
     label: str
     kind: str
-    note: str = ""
-    rings: Sequence[RingCovariance] = ()
-    noise_rings: Sequence[RingCovariance] = ()
-    ssim: np.ndarray = field(default_factory=lambda: np.empty((0, 2)))
-    transfers: Sequence[np.ndarray] = ()
-    number: int = 0
-
-    def denoised_cuts(self, measurement: Measurement, i: int) -> np.ndarray:
-        """Return both halves' cut-outs as this candidate denoises them, float32 `(2, y, x)`."""
-        if self.transfers:
-            return measurement.filtered_cuts(self.transfers[i])
-        return measurement.cuts[2 + 2 * self.number : 4 + 2 * self.number].astype(np.float32)
+    note: str
+    responses: Sequence[Response]
+    number: Optional[int] = None
+    filter: Optional[TransferCurve] = None
 
 
-def measured(measurements: Sequence[Measurement], denoisers: Sequence[Candidate]) -> List[Candidate]:
-    """Return denoisers with what was measured of them; they come in the order in which the measurements hold them."""
+def measured(measurements: Sequence[Measurement], contenders: Sequence[Contender]) -> List[Candidate]:
+    """Return contenders with what was measured of them; they come in the order in which the measurements hold them."""
     return [
-        Candidate(
-            row.key, row.label, row.kind, row.note,
-            [m.of_denoiser(number) for m in measurements],
-            [m.noise_rings[number] for m in measurements],
-            np.array([m.ssim[number] for m in measurements]),
-            number=number,
-        )
-        for number, row in enumerate(denoisers)
-    ]  # fmt: skip
-
-
-def linear_baselines(measurements: Sequence[Measurement], config: EvaluateConfig) -> List[Candidate]:
-    """Return raw, best Gaussian and Wiener filter, fitted on other micrographs than they are scored on.
-
-    That is, from those that a denoiser was trained on; without any, from the other micrographs in up to 5 groups.
-    """
-    raw = [measurement.of_filter(np.ones(len(measurement.rings.frequency))) for measurement in measurements]
-    seen = [i for i, measurement in enumerate(measurements) if measurement.is_seen]
-    n = len(measurements)
-    fold = [i * min(n, MAX_FOLDS) // n for i in range(n)]
-    widths: Dict[Tuple[int, ...], float] = {}
-    gaussian, wiener = [], []
-    for i, measurement in enumerate(measurements):
-        training = tuple(seen or [j for j in range(n) if fold[j] != fold[i]] or [i])
-        pooled = pool([raw[j].of(A, B, FA, FB) for j in training])
-        if training not in widths:
-            widths[training] = best_gaussian_width(pooled, config.band)
-        gaussian.append(gaussian_transfer(measurement.rings.frequency, widths[training]))
-        wiener.append(wiener_transfer(pooled, measurement.rings.frequency))
-    source = (
-        "the training micrographs" if seen else "other micrographs" if n > 1 else "this micrograph itself (flattering)"
-    )
-    width = float(np.median(list(widths.values())))
-    return [
-        _filtered("raw", "raw (unprocessed half)", "", measurements, [np.ones_like(gain) for gain in gaussian]),
-        _filtered("gaussian", "best Gaussian", f"deviation {width:.1f} A, chosen on {source}", measurements, gaussian),
-        _filtered("wiener", "ring-wise Wiener", f"SSNR from the FRC of {source}", measurements, wiener),
+        Candidate(c.key, c.label, c.kind, c.note, [m.of_denoiser(number) for m in measurements], number)
+        for number, c in enumerate(contenders)
     ]
 
 
-def _filtered(
-    key: str, label: str, note: str, measurements: Sequence[Measurement], gains: List[np.ndarray]
-) -> Candidate:
-    ssim = np.full((len(measurements), 2), np.nan)
-    for i, (measurement, gain) in enumerate(zip(measurements, gains)):
-        if measurement.has_range:
-            a, b = measurement.cuts[:2].astype(np.float32)
-            denoised = a if key == "raw" else measurement.filtered_cuts(gain)[0]
-            ssim[i] = ssim_and_ceiling(a, b, denoised, measurement.data_range)
-    rings = [m.of_filter(gain) for m, gain in zip(measurements, gains)]
-    noise = [m.noise_of_filter(gain) for m, gain in zip(measurements, gains)]
-    return Candidate(key, label, "baseline", note, rings, noise, ssim, gains)
+def linear_baselines(measurements: Sequence[Measurement], first_scored: int, config: EvaluateConfig) -> List[Candidate]:
+    """Return raw, best Gaussian and Wiener filter, fitted on other micrographs than they are scored on.
+
+    That is, from those that a denoiser was trained on; without any, from the other micrographs in up to 5 groups.
+
+    Parameters
+    ----------
+    measurements
+        One for each micrograph.
+    first_scored
+        Place of the one whose filters are kept to be drawn.
+    config
+        The options.
+    """
+    seen = [i for i, measurement in enumerate(measurements) if measurement.is_seen]
+    n = len(measurements)
+    folds = [i * min(n, MAX_FOLDS) // n for i in range(n)]
+    fitted: Dict[Tuple[int, ...], Tuple[GaussianFilter, WienerFilter]] = {}
+    filters = []
+    for i in range(n):
+        training = tuple(seen or [j for j in range(n) if folds[j] != folds[i]] or [i])
+        if training not in fitted:
+            fitted[training] = _fitted([measurements[j] for j in training], config)
+        filters.append(fitted[training])
+
+    source = (
+        "the training micrographs" if seen else "other micrographs" if n > 1 else "this micrograph itself (flattering)"
+    )
+    width = float(np.median([gaussian.card.training["width_A"] for gaussian, _ in fitted.values()]))
+    labels = {
+        "raw": ("raw (unprocessed half)", ""),
+        "gaussian": ("best Gaussian", f"deviation {width:.1f} A, chosen on {source}"),
+        "wiener": ("ring-wise Wiener", f"SSNR from the FRC of {source}"),
+    }
+    gains = {
+        "raw": [np.ones(len(m.rings.frequency)) for m in measurements],
+        "gaussian": [gaussian.gain_at(m.rings.frequency) for (gaussian, _), m in zip(filters, measurements)],
+        "wiener": [wiener.gain_at(m.rings.frequency) for (_, wiener), m in zip(filters, measurements)],
+    }
+    candidates = []
+    for key, (label, note) in labels.items():
+        responses = [m.of_filter(gain) for m, gain in zip(measurements, gains[key])]
+        frequency, gain = measurements[first_scored].rings.frequency, gains[key][first_scored]
+        curve = TransferCurve(frequency[:-1], gain[:-1])  # the last ring is all beyond Nyquist
+        candidates.append(Candidate(key, label, "baseline", note, responses, filter=curve))
+    return candidates
+
+
+def _fitted(training: Sequence[Measurement], config: EvaluateConfig) -> Tuple[GaussianFilter, WienerFilter]:
+    """Return both filters that suit some micrographs."""
+    covariance, rate = pool([m.rings.of(A, B) for m in training]), training[0].sampling_rate
+    gaussian = GaussianFilter.fit_covariance(covariance, rate, config.band)
+    return gaussian, WienerFilter.fit_covariance(covariance, rate, config.band)

@@ -4,83 +4,53 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
-from cryoden.config import EvaluateConfig
-from cryoden.data.normalize import STANDARD, measure_scale
+from cryoden.config import GIB, EvaluateConfig
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import FileError, NothingDoneError, PairError, problem_of
+from cryoden.errors import CryodenError, ExistingResultsError, NothingDoneError, PairError, PixelError, problem_of
 from cryoden.evaluation.contenders import (
+    TOPAZ,
     Contender,
-    NoiseResponse,
     absent_networks,
-    network_candidates,
-    silent_networks,
+    absent_topaz,
+    facts_of,
+    model_contenders,
+    silent_models,
+    topaz_contender,
     unseen_rows,
     working_rate,
-)  # fmt: skip
+)
+from cryoden.evaluation.halves import Halves
 from cryoden.evaluation.score_table import tabulate
-from cryoden.evaluation.topaz_row import TopazRow
+from cryoden.evaluation.truths import read_truth
+from cryoden.formats import outputs
 from cryoden.formats.files import make_folder, read_json, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import fills_folder
-from cryoden.formats.pixels import file_context
 from cryoden.formats.progress_log import write_above_bar
 from cryoden.metrics import sanity_checks as checks
-from cryoden.metrics.ground_truth import read_truth
-from cryoden.metrics.measurement import (
-    FOLDER,
-    NOISE_SIDE,
-    Measurement,
-    load_measurement,
-    measure,
-    measurement_path,
-    save_measurement,
-)  # fmt: skip
+from cryoden.metrics.measurement import Measurement, NoiseResponse, measure
 from cryoden.metrics.psnr_ssim import centre
 from cryoden.model.denoiser import Denoiser, NetworkDenoiser
 from cryoden.model.devices import pick_device
 from cryoden.model.inspection import inspect_network, save_inside
 from cryoden.model.pipeline import overlapped
-from cryoden.report.html_report import INSIDE_NAME
-from cryoden.report.tables import METRICS_NAME, write_tables
+from cryoden.model.topaz import TopazError
+from cryoden.report.evaluation_table import Absent, EvaluationTable
+from cryoden.report.measurement_file import load_measurement, measurement_path, save_measurement
+from cryoden.report.tables import write_tables
 
 log = logging.getLogger(__name__)
 
-RECORD_NAME = "evaluate.json"
-"""Says, in the output folder, with what its micrographs were measured."""
-
-
-@dataclass(frozen=True)
-class Halves:
-    """Both halves of a micrograph in memory.
-
-    Attributes
-    ----------
-    pair
-        Where they come from.
-    images
-        Float32, as in the files.
-    truth
-        The clean image, at the working sampling rate.
-    region
-        Rows that count, as shares of the height; None if a model was trained on all of it.
-    """
-
-    pair: HalfPair
-    images: Tuple[np.ndarray, np.ndarray]
-    truth: Optional[np.ndarray]
-    region: Optional[Tuple[float, float]]
-
-    def at(self, shape: Tuple[int, int]) -> List[np.ndarray]:
-        """Return both halves, Fourier-cropped to a shape."""
-        return [fourier_crop(image, shape) for image in self.images]
+AHEAD_BYTES = GIB
+"""Memory for halves of micrographs that are handed to a denoiser together."""
 
 
 class Evaluation:
@@ -100,19 +70,31 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig) -> None:
         self.config = config
         device = pick_device(config.device)
-        self.networks = [
-            Contender(Denoiser.load(path, device, config.quality, config.precision, config.tile))
-            for path in config.model
+        self.models = [
+            Denoiser.load(path, device, config.quality, config.precision, config.tile) for path in config.model
         ]
-        rate = working_rate(self.networks, config)
+        rate = working_rate(self.models, config)
         self.pairs, self.failures = find_pairs(config.odd, config.even, rate)
         self.n_inputs = len(self.pairs) + len(self.failures)
         self.truths = list_halves(config.truth) if config.truth else {}
         self.output = make_folder(config.output)
-        self.topaz = TopazRow(config, self.output, str(device))
-        self.mismatched: Dict[str, np.ndarray] = {}
+        self.contenders, self.absent = model_contenders(self.models), absent_networks(self.models)
+        self._add_topaz(str(device))
 
-    def run(self) -> Dict[str, Any]:
+        self.mismatched: Dict[str, np.ndarray] = {}
+        self._is_continued, self._is_recorded = False, False
+        self._proven: Set[str] = set()
+
+    def _add_topaz(self, device: str) -> None:
+        if self.config.topaz == "no":
+            self.absent.append(absent_topaz(self.config))
+            return
+        try:
+            self.contenders.append(topaz_contender(self.config, self.output / TOPAZ, device))
+        except TopazError as error:
+            self.absent.append(absent_topaz(self.config, error))
+
+    def run(self) -> EvaluationTable:
         """Measure every micrograph that was not measured before, and return the table.
 
         Raises
@@ -120,20 +102,21 @@ class Evaluation:
         CryodenError
             If no micrograph could be measured.
         """
-        make_folder(self.output / FOLDER)
+        make_folder(self.output / outputs.MEASUREMENTS)
         is_continued = self._guard_options()
         paths = {pair.name: measurement_path(self.output, pair.name) for pair in self.pairs}
         done = {name for name, path in paths.items() if is_continued and path.is_file()}
         if done:
             log.info("%d of %d micrographs were measured before.", len(done), len(self.pairs))
-        todo = [pair for pair in self.pairs if pair.name not in done]
+        self._is_continued = bool(done)
+
         try:
-            self.topaz.prepare(todo, self._load, self.failures, must_work=bool(done))
-            write_json(self.output / RECORD_NAME, self._record())
-            for measurement in self._measured([pair for pair in todo if pair.name not in self.failures]):
+            for measurement in self._measured([pair for pair in self.pairs if pair.name not in done]):
                 done.add(measurement.name)
         finally:
-            self.topaz.clean()
+            for contender in self.contenders:
+                contender.denoiser.close()
+
         measurements = [load_measurement(paths[pair.name]) for pair in self.pairs if pair.name in done]
         self._name_swapped(measurements)
         if not measurements:
@@ -142,8 +125,11 @@ class Evaluation:
 
     # ------------------------------------------------------------------ one micrograph
     def _measured(self, pairs: Sequence[HalfPair]) -> Iterator[Measurement]:
-        """Yield measurements: one thread reads ahead, one computes covariances and writes behind the networks."""
-        results = overlapped(pairs, self._load, lambda pair, halves: self._predict(halves), self._keep)
+        """Yield measurements: one thread reads ahead, one computes covariances and writes behind the denoisers."""
+        results = overlapped(
+            pairs, self._load, lambda pair, halves: self._predict(halves), self._keep,
+            look_ahead=self._look_ahead, n_ahead=self._n_ahead(pairs),
+        )  # fmt: skip
         for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
             if isinstance(outcome, Exception):
                 self.failures[pair.name] = problem_of(outcome, pair.name)
@@ -151,66 +137,128 @@ class Evaluation:
             else:
                 yield outcome
 
+    def _n_ahead(self, pairs: Sequence[HalfPair]) -> int:
+        """Return of how many micrographs the halves are in memory when the first of them is denoised."""
+        wanted = max([1, *(contender.denoiser.n_ahead for contender in self.contenders)])
+        largest = max([1, *(2 * 4 * pair.file_shape[0] * pair.file_shape[1] for pair in pairs)])
+        return max(1, min(wanted, AHEAD_BYTES // largest))
+
     def _load(self, pair: HalfPair) -> Halves:
         images = (read_micrograph(pair.odd)[0], read_micrograph(pair.even)[0])
         truth = read_truth(pair, self.truths, self.config.truth) if self.config.truth else None
-        return Halves(pair, images, truth, unseen_rows(self.networks, pair.name))
+        return Halves(pair, images, truth, unseen_rows(self.models, pair.name))
+
+    def _look_ahead(self, loaded: Sequence[Halves]) -> None:
+        """Let denoisers that take many images at once have those that come next.
+
+        One that fails at its first images is left out: it is not there, or does not work here. One that has worked goes
+        on image by image, and fails with the micrograph that it cannot bear.
+
+        Raises
+        ------
+        CryodenError
+            If one fails with which other micrographs were measured in an earlier run.
+        """
+        for contender in [contender for contender in self.contenders if contender.denoiser.n_ahead > 1]:
+            images: Dict[str, Tuple[np.ndarray, float]] = {}
+            for halves in loaded:
+                try:
+                    images.update(halves.given_to(contender.denoiser).by_name(halves.pair.name))
+                except CryodenError:
+                    continue  # it will be named when its turn comes
+            if not images:
+                continue
+
+            try:
+                contender.denoiser.denoise_ahead(images)
+            except CryodenError as error:
+                if contender.key not in self._proven:
+                    self._leave_out(contender, error)
+                continue
+            self._proven.add(contender.key)
+
+        if not self._is_recorded:  # only now it is known with what the micrographs are going to be measured
+            write_json(self.output / outputs.EVALUATE_RECORD, self._record())
+            self._is_recorded = True
+
+    def _leave_out(self, contender: Contender, error: CryodenError) -> None:
+        if self._is_continued:
+            reason = error.problem.message.rstrip(".")
+            raise TopazError(
+                f"{reason}; it worked in the run that this one continues.", subject=contender.key
+            ) from error
+        log.warning("%s is left out: %s", contender.label, error)
+        self.contenders.remove(contender)
+        self.absent.append(Absent(contender.key, contender.label, contender.kind, error.problem))
 
     def _predict(self, halves: Halves) -> Tuple[Any, ...]:
         """Return the arguments of `_keep`: both halves standardised, with every denoiser's predictions."""
-        pair = halves.pair
-        images = halves.at(pair.shape)
-        scales = []
-        for path, image in zip((pair.odd, pair.even), images):
-            with file_context(path):
-                scales.append(measure_scale(image, STANDARD))
-        standard = [scale.standardize(image) for scale, image in zip(scales, images)]
+        pair, compared = halves.pair, halves.compared()
+        standard = [scale.standardize(image) for scale, image in zip(compared.scales, compared.images)]
         try:
             check_correlation(pair.name, np.stack(standard))
         except PairError:
             self.mismatched[pair.name] = np.stack([checks.thumbnail(image, pair.sampling_rate) for image in standard])
             raise
-        predictions: List[np.ndarray] = []
-        noise_predictions: List[NoiseResponse] = []
-        for network in self.networks:
-            shape = network.shape_of(pair)
-            denoised, response = network.denoise(pair, images if shape == pair.shape else halves.at(shape))
-            noise_predictions.append(response)
-            for image, scale in zip(denoised, scales):
-                predictions.append(
-                    (fourier_crop(image, pair.shape) - np.float32(scale.mean)) / np.float32(scale.deviation)
-                )
-        if self.topaz.is_there:
-            topaz, noise = self.topaz.predictions(pair, scales)
-            predictions += topaz
-            noise_predictions.append((noise, centre(topaz[0], NOISE_SIDE), pair.sampling_rate))
-        data_range = (scales[0].data_range + scales[1].data_range) / 2
-        positive = float(np.mean([(image[:: max(1, len(image) // 256)] > 0).mean() for image in images]))
-        return halves, standard, predictions, noise_predictions, data_range, positive
+
+        predictions: List[List[np.ndarray]] = []
+        noise_responses: List[NoiseResponse] = []
+        for contender in self.contenders:
+            denoised, response = self._denoised(halves, contender)
+            noise_responses.append(response)
+            predictions.append([])
+            for image, scale in zip(denoised, compared.scales):
+                resized = fourier_crop(image, pair.shape)
+                predictions[-1].append((resized - np.float32(scale.mean)) / np.float32(scale.deviation))
+
+        data_range = (compared.scales[0].data_range + compared.scales[1].data_range) / 2
+        positive = float(np.mean([(image[:: max(1, len(image) // 256)] > 0).mean() for image in compared.images]))
+        return halves, standard, predictions, noise_responses, data_range, positive
+
+    def _denoised(self, halves: Halves, contender: Contender) -> Tuple[List[np.ndarray], NoiseResponse]:
+        """Return both halves denoised, in their own grey scales, and what the denoiser makes of noise alone."""
+        denoiser, given = contender.denoiser, halves.given_to(contender.denoiser)
+        try:
+            scales = [denoiser.measure_scale(image) for image in given.images]
+        except PixelError as error:
+            reason = error.problem.message
+            raise PixelError(
+                f"'{halves.pair.name}' cannot be given to {contender.label}: {reason}", subject=halves.pair.name
+            ) from error
+        rate = given.sampling_rate
+        denoised = [denoiser.denoise(image, rate, scale) for image, scale in zip(given.images, scales)]
+
+        # Near the edges of a cut-out its prediction is not that of the micrograph: they are not compared.
+        noise = denoiser.denoise(given.noise, rate, scales[0])
+        side = min(given.noise.shape)
+        inner = side - 2 * min(denoiser.edge_px, side // 4)
+        return denoised, NoiseResponse(centre(noise, inner), centre(denoised[0], inner), rate)
 
     def _keep(
         self,
         halves: Halves,
         standard: List[np.ndarray],
-        predictions: List[np.ndarray],
-        noise_predictions: List[NoiseResponse],
+        predictions: List[List[np.ndarray]],
+        noise_responses: List[NoiseResponse],
         data_range: float,
         positive_share: float,
     ) -> Measurement:
         """Measure and write, on the rows that count."""
         pair, truth = halves.pair, halves.truth
-        is_seen = halves.region is None
-        first, last = halves.region or (0.0, 1.0)
+        is_seen = halves.rows is None
+        first, last = halves.rows or (0.0, 1.0)
         if self.config.scored == "all":
             is_seen, first, last = is_seen or (first, last) != (0.0, 1.0), 0.0, 1.0
+
         rows = slice(round(first * pair.shape[0]), round(last * pair.shape[0]))
         result = measure(
-            pair.name, [image[rows] for image in standard], [image[rows] for image in predictions], noise_predictions,
-            data_range, positive_share, pair.sampling_rate, is_seen, truth[rows] if truth is not None else None,
+            pair.name, [image[rows] for image in standard], [[image[rows] for image in both] for both in predictions],
+            noise_responses, data_range, positive_share, pair.sampling_rate, is_seen,
+            truth[rows] if truth is not None else None,
         )  # fmt: skip
         wrong = checks.filtered_half(pair.name, result.rings)
         if wrong:
-            raise PairError(wrong)
+            raise PairError(wrong, subject=pair.name)
         save_measurement(measurement_path(self.output, pair.name), result)
         return result
 
@@ -222,6 +270,7 @@ class Evaluation:
         names = [name for name in images if images[name].shape == shape][-checks.MAX_COMPARED :]
         if len(names) < 2:
             return
+
         belongs = checks.swapped_halves(names, checks.correlations([images[name] for name in names]))
         for name in self.mismatched:
             if name in belongs:
@@ -233,35 +282,37 @@ class Evaluation:
                 ).problem
                 write_above_bar(self.failures[name].text())
 
-    def _table(self, measurements: Sequence[Measurement]) -> Dict[str, Any]:
-        present, absent = network_candidates(self.networks), absent_networks(self.networks)
-        (present if self.topaz.is_there else absent).append(self.topaz.candidate())
-        table = tabulate(measurements, present, absent, self.config)
-        table["warnings"] = [*silent_networks(self.networks), *table["warnings"]]
-        table["failures"] = {name: problem.text() for name, problem in self.failures.items()}
-        table["models"] = [network.facts() for network in self.networks]
-        return table
+    def _table(self, measurements: Sequence[Measurement]) -> EvaluationTable:
+        table = tabulate(measurements, self.contenders, self.config)
+        return replace(
+            table,
+            absent=self.absent,
+            warnings=[*silent_models(self.models), *table.warnings],
+            failures=self.failures,
+            models=[facts_of(model) for model in self.models],
+        )
 
     def _record(self) -> Dict[str, Any]:
         """Return what the measurements of one folder have in common."""
         config = self.config
         record = {key: getattr(config, key) for key in ("odd", "even", "truth", "sampling_rate", "scored", "quality")}
-        record["models"] = [{"network": net.card.network, "training": net.card.training} for net in self.networks]
-        record["topaz"] = self.topaz.record
+        record["models"] = [{"network": net.card.network, "training": net.card.training} for net in self.models]
+        has_topaz = any(contender.key == TOPAZ for contender in self.contenders)
+        record["topaz"] = {"is_there": has_topaz, "network": config.topaz_network if has_topaz else None}
         return json.loads(json.dumps(record))
 
     def _guard_options(self) -> bool:
-        path = self.output / RECORD_NAME
+        path = self.output / outputs.EVALUATE_RECORD
         if self.config.overwrite or not path.is_file():
             return False
         before, now = read_json(path), self._record()
         if before == {**now, "topaz": {"is_there": False, "network": None}} != now:
-            raise FileError(
+            raise ExistingResultsError(
                 f"{self.output} holds an evaluation without Topaz-Denoise, which was not there or failed ({path}); "
                 "give --topaz no to go on without it, or --overwrite to measure everything with it."
             )
         if before != now:
-            raise FileError(
+            raise ExistingResultsError(
                 f"{self.output} holds an evaluation of other micrographs, models or options ({path}); choose another "
                 "--output folder, or give --overwrite."
             )
@@ -269,7 +320,7 @@ class Evaluation:
 
 
 @fills_folder("evaluate", lambda done: done[1].failures)
-def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
+def evaluate(config: EvaluateConfig) -> Tuple[EvaluationTable, Outcome]:
     """Evaluate, and write the numbers: metrics.json, metrics.csv, metrics.star, and what is inside the networks.
 
     Returns
@@ -285,14 +336,13 @@ def evaluate(config: EvaluateConfig) -> Tuple[Dict[str, Any], Outcome]:
         If nothing can be done.
     """
     evaluation = Evaluation(config)
-    table = evaluation.run()
-    write_json(evaluation.output / METRICS_NAME, table)
-    write_tables(evaluation.output, table)
-    cut = load_measurement(measurement_path(evaluation.output, table["order"][0])).cuts[0].astype(np.float32)
-    for row, contender in zip(
-        [row for row in table["rows"] if row["kind"] == "network" and row["bands"]], evaluation.networks
-    ):
+    table, output = evaluation.run(), evaluation.output
+    write_json(output / outputs.METRICS, table.to_dict())
+    write_tables(output, table)
+
+    cut = load_measurement(measurement_path(output, table.order[0])).half_cuts()[0]
+    for contender in evaluation.contenders:
         if isinstance(contender.denoiser, NetworkDenoiser):
             inside = inspect_network(contender.denoiser.predictor.network, cut)
-            save_inside(evaluation.output / INSIDE_NAME.format(key=row["key"]), inside)
+            save_inside(output / outputs.inspection_of(contender.key), inside)
     return table, Outcome(evaluation.n_inputs, evaluation.failures)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
 from cryoden.config import EvaluateConfig
-from cryoden.evaluation.candidates import Candidate, linear_baselines, measured
-from cryoden.evaluation.score_row import N_CURVE_RINGS, Scoring, absent_row, band_name, score_bands, table_row
+from cryoden.evaluation.candidates import linear_baselines, measured
+from cryoden.evaluation.contenders import Contender
+from cryoden.evaluation.score_row import N_CURVE_RINGS, Scoring, band_name, score_bands, score_row
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.bootstrap import resamplings
 from cryoden.metrics.measurement import Measurement
 from cryoden.metrics.psnr_ssim import psnr_rows, verdicts
 from cryoden.metrics.ring_covariance import A, B, RingCovariance, frc, pool, score
+from cryoden.report.evaluation_table import (
+    EvaluationTable,
+    Number,
+    Pattern,
+    PsnrReference,
+    Reference,
+    Row,
+    SsimReference,
+    TableCurves,
+    finite,
+)
 
 
 def scored_micrographs(measurements: Sequence[Measurement], config: EvaluateConfig) -> List[int]:
@@ -23,21 +35,16 @@ def scored_micrographs(measurements: Sequence[Measurement], config: EvaluateConf
 
 
 def tabulate(
-    measurements: Sequence[Measurement],
-    networks: Sequence[Candidate],
-    absent: Sequence[Candidate],
-    config: EvaluateConfig,
-) -> Dict[str, Any]:
-    """Return everything that the report says, as JSON types.
+    measurements: Sequence[Measurement], contenders: Sequence[Contender], config: EvaluateConfig
+) -> EvaluationTable:
+    """Return everything that the report says of micrographs and denoisers.
 
     Parameters
     ----------
     measurements
         One for each micrograph.
-    networks
-        Candidates in the order in which the measurements hold them, without their numbers.
-    absent
-        Candidates that are not there; their note says why.
+    contenders
+        In the order in which the measurements hold them.
     config
         The options.
 
@@ -50,64 +57,68 @@ def tabulate(
     chosen = [measurements[i] for i in scored]
     has_range = all(measurement.has_range for measurement in chosen)
     data_range = float(np.mean([measurement.data_range for measurement in chosen])) if has_range else None
+
     draws = resamplings(len(scored), config.bootstrap, config.seed)
     scoring = Scoring(measurements, scored, draws, config.band, data_range)
-    present = [*linear_baselines(measurements, config), *measured(measurements, networks)]
-    rows = [*(table_row(candidate, scoring) for candidate in present), *map(absent_row, absent)]
-    leader = next((row for row in rows if row["kind"] == "network" and row["bands"]), rows[2])
+    candidates = [*linear_baselines(measurements, scored[0], config), *measured(measurements, contenders)]
+    rows = [score_row(candidate, scoring) for candidate in candidates]
+    models = [row for row in rows if row.is_model]
+    leader = models[0] if models else next(row for row in rows if row.key == "wiener")
+
     halves = pool([measurement.rings.of(A, B, A, B) for measurement in chosen])
     curves, in_band = halves.of(A, B).coarser(N_CURVE_RINGS), score(halves.in_band(config.band))
     reference = _reference(chosen, halves, data_range)
     correlation = _half_correlations(measurements)
-    return _jsonable(
-        {
-            "band_A": list(config.band),
-            "bands": [band_name(band) for band in score_bands(config.band)],
-            "sampling_rate": chosen[0].sampling_rate,
-            "n_micrographs": len(measurements),
-            "scored": [measurement.name for measurement in chosen],
-            "seen": [measurement.name for measurement in measurements if measurement.is_seen],
-            "signal_to_noise": in_band.signal_variance / in_band.noise_variance,
-            "data_range": data_range,
-            "rows": rows,
-            "leader": leader["key"],
-            "reference": reference,
-            "verdicts": verdicts(
-                _verdict_rows(reference["psnr"], leader.get("psnr"), None),
-                _verdict_rows(reference["ssim"], leader.get("ssim"), leader.get("ssim_ceiling")),
-            ),
-            "curves": {
-                "frequency": curves.frequency,
-                "frc_halves": frc(curves),
-                "half_power": (curves.matrices[:, A, A] + curves.matrices[:, B, B]) / 2,
-                "signal_power": curves.matrices[:, A, B],
-            },
-            "pattern": dict(zip(("share", "error"), checks.common_pattern(correlation))),
-            "warnings": _warnings(measurements, chosen, config, correlation),
-            "order": _by_quality(leader, chosen),
-        }
+    share, error = checks.common_pattern(correlation)
+    return EvaluationTable(
+        band_A=(config.band[0], config.band[1]),
+        bands=[band_name(band) for band in score_bands(config.band)],
+        sampling_rate=chosen[0].sampling_rate,
+        n_micrographs=len(measurements),
+        scored=[measurement.name for measurement in chosen],
+        seen=[measurement.name for measurement in measurements if measurement.is_seen],
+        signal_to_noise=finite(in_band.signal_variance / in_band.noise_variance),
+        data_range=data_range,
+        rows=rows,
+        leader=leader.key,
+        reference=reference,
+        verdicts=verdicts(
+            _verdict_rows(reference.psnr, leader.psnr, None),
+            _verdict_rows(reference.ssim, leader.ssim, leader.ssim_ceiling),
+        ),
+        curves=TableCurves(
+            frequency=curves.frequency,
+            frc_halves=frc(curves),
+            half_power=(curves.matrices[:, A, A] + curves.matrices[:, B, B]) / 2,
+            signal_power=curves.matrices[:, A, B],
+        ),
+        pattern=Pattern(finite(share), finite(error)),
+        warnings=_warnings(measurements, chosen, config, correlation),
+        order=_by_quality(leader, chosen),
     )
 
 
-def _reference(chosen: Sequence[Measurement], halves: RingCovariance, data_range: Optional[float]) -> Dict[str, Any]:
-    """Return the rows that stand beside PSNR and SSIM: ceiling, constant image, unprocessed half."""
+def _reference(chosen: Sequence[Measurement], halves: RingCovariance, data_range: Optional[float]) -> Reference:
+    """Return what stands beside PSNR and SSIM: ceiling, constant image, unprocessed half."""
     if data_range is None:
-        return {"psnr": None, "ssim": None}
-    rows = psnr_rows(halves.total(), data_range)
+        return Reference(None, None)
+    psnr = psnr_rows(halves.total(), data_range)
     constant, identity = np.mean([m.ssim_reference for m in chosen], axis=0)
-    return {
-        "psnr": {name: rows[name] for name in ("ceiling", "constant", "identity")},
-        "ssim": {"constant": constant, "identity": identity},
-    }
+    return Reference(
+        PsnrReference(finite(psnr["ceiling"]), finite(psnr["constant"]), finite(psnr["identity"])),
+        SsimReference(finite(constant), finite(identity)),
+    )
 
 
 def _verdict_rows(
-    reference: Optional[Dict[str, float]], value: Optional[Dict[str, float]], ceiling: Optional[Dict[str, float]]
+    reference: Union[PsnrReference, SsimReference, None], value: Optional[Number], ceiling: Optional[Number]
 ) -> Optional[Dict[str, float]]:
+    """Return the rows that verdicts are made of, None where one is no number."""
     if reference is None or value is None:
         return None
-    rows = {**reference, "denoised": value["value"]}
-    return {**rows, "ceiling": ceiling["value"]} if ceiling else rows
+    rows = {**vars(reference), "denoised": value.value, **({"ceiling": ceiling.value} if ceiling else {})}
+    known = {name: number for name, number in rows.items() if number is not None}
+    return known if len(known) == len(rows) else None
 
 
 def _half_correlations(measurements: Sequence[Measurement]) -> np.ndarray:
@@ -141,17 +152,11 @@ def _warnings(
     return warnings
 
 
-def _by_quality(leader: Dict[str, Any], chosen: Sequence[Measurement]) -> List[str]:
-    quality = leader["micrographs"]
-    return sorted((m.name for m in chosen), key=lambda name: -np.nan_to_num(quality[name]["r2"], nan=-np.inf))
+def _by_quality(leader: Row, chosen: Sequence[Measurement]) -> List[str]:
+    """Return the scored micrographs, those without a number last."""
 
+    def badness(name: str) -> float:
+        r2 = leader.micrographs[name].r2
+        return np.inf if r2 is None else -r2
 
-def _jsonable(value: Any) -> Any:
-    """Return JSON types; what is not a number becomes null."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value
+    return sorted((m.name for m in chosen), key=badness)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -18,10 +18,8 @@ def resamplings(n_micrographs: int, n_resamplings: int, seed: int) -> np.ndarray
     return rng.multinomial(n_micrographs, np.full(n_micrographs, 1 / n_micrographs), n_resamplings)
 
 
-def bootstrap_errors(
-    values: np.ndarray, draws: np.ndarray, quantities: Callable[[np.ndarray], Dict[str, float]]
-) -> Dict[str, Optional[float]]:
-    """Return the standard error of each quantity over micrographs (Efron 1979, Ann. Statist. 7, 1).
+def resampled_means(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return the mean over micrographs of each resampling, `(n_resamplings, ...)`.
 
     Parameters
     ----------
@@ -29,19 +27,35 @@ def bootstrap_errors(
         What is averaged over micrographs, such as covariance matrices, `(n_micrographs, ...)`.
     draws
         Of `resamplings`.
-    quantities
-        Makes named numbers of an average. The bootstrap of few micrographs is too narrow by sqrt((n-1)/n), which is
-        corrected; None for each where there is one micrograph only.
     """
     n = len(values)
-    names = list(quantities(values.mean(axis=0)))
-    if n < 2:
+    return (draws @ values.reshape(n, -1) / n).reshape(len(draws), *values.shape[1:])
+
+
+def bootstrap_errors(n_micrographs: int, samples: Sequence[Dict[str, float]]) -> Dict[str, Optional[float]]:
+    """Return the standard error of each quantity over micrographs (Efron 1979, Ann. Statist. 7, 1).
+
+    The bootstrap of few micrographs is too narrow by sqrt((n-1)/n), which is corrected.
+
+    Parameters
+    ----------
+    n_micrographs
+        That were drawn from.
+    samples
+        For each resampling, named numbers of its average.
+
+    Returns
+    -------
+    errors
+        None for each quantity where there is one micrograph only, or where fewer than two samples are numbers.
+    """
+    names = list(samples[0])
+    if n_micrographs < 2:
         return dict.fromkeys(names)
-    flat = values.reshape(n, -1)
-    samples = [quantities(mean.reshape(values.shape[1:])) for mean in draws @ flat / n]
     spread = {name: np.array([sample[name] for sample in samples]) for name in names}
+    correction = np.sqrt(n_micrographs / (n_micrographs - 1))
     return {
-        name: float(np.nanstd(array) * np.sqrt(n / (n - 1))) if np.isfinite(array).sum() > 1 else None
+        name: float(np.nanstd(array) * correction) if np.isfinite(array).sum() > 1 else None
         for name, array in spread.items()
     }
 

@@ -6,16 +6,13 @@ The truth may be in any units: its scale is fitted to the halves by least square
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-from cryoden.data.pairs import HalfPair
-from cryoden.data.rescale import SAME_RATE_TOLERANCE, fourier_crop
 from cryoden.errors import PairError
-from cryoden.formats.images import read_micrograph
 from cryoden.metrics.ring_covariance import FA, FB, A, B, RingCovariance, frc, psnr, ring_frequencies
 
 TRUE = 4
@@ -26,31 +23,6 @@ MIN_CORRELATION = 0.01
 
 MAP_WINDOW_A = 50.0
 """Deviation of the Gaussian window in which invented and deleted structure is measured."""
-
-
-def read_truth(pair: HalfPair, truths: Dict[str, str], source: Optional[str]) -> np.ndarray:
-    """Return the clean image of a micrograph at the working sampling rate.
-
-    Raises
-    ------
-    PairError
-        If there is none, or it has another size or sampling rate than the halves.
-    """
-    if pair.name not in truths:
-        raise PairError(f"'{pair.name}' has no truth in {source}; give the clean image of every micrograph.")
-    image, rate = read_micrograph(truths[pair.name])
-    if image.shape != pair.file_shape:
-        sizes = [f"{shape[1]} x {shape[0]} px" for shape in (image.shape, pair.file_shape)]
-        raise PairError(
-            f"The truth of '{pair.name}' is {sizes[0]} but its halves are {sizes[1]}; both must show the same area "
-            "with the same pixels. Write the truth in the halves' size."
-        )
-    if rate and abs(rate / pair.file_rate - 1) > SAME_RATE_TOLERANCE:
-        raise PairError(
-            f"The truth of '{pair.name}' has {rate:g} A/px but its halves have {pair.file_rate:g} A/px; both must be "
-            "the same. Mend the header, or give the right truth."
-        )
-    return fourier_crop(image, pair.shape)
 
 
 @dataclass(frozen=True)
@@ -90,12 +62,14 @@ def truth_scale(name: str, in_band: np.ndarray) -> float:
     if abs(correlation) < MIN_CORRELATION:
         raise PairError(
             f"The truth of '{name}' does not correlate with its halves ({correlation:.4f} in the score band); it must "
-            "be the clean image of the same micrograph. Check the names of the truths."
+            "be the clean image of the same micrograph. Check the names of the truths.",
+            subject=name,
         )
     if correlation < 0:
         raise PairError(
             f"The truth of '{name}' has inverted contrast (correlation {correlation:.3f} with its halves); particles "
-            "must be dark or bright in both. Multiply the truth by -1."
+            "must be dark or bright in both. Multiply the truth by -1.",
+            subject=name,
         )
     return float(covariance / c[TRUE, TRUE])
 

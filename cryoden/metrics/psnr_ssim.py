@@ -6,6 +6,7 @@ ceiling (a perfect denoiser), a constant image, and the unprocessed other half (
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Optional, Tuple, TypeVar
 
 import numpy as np
@@ -19,8 +20,10 @@ Pixels = TypeVar("Pixels", bound=Any)
 SSIM_SIDE = 512
 """Side in pixels of the central cut-out on which SSIM is computed."""
 
-PSNR_LINES_DB = (("> 18 dB", 18.0, np.inf), ("20-21 dB", 20.0, 21.0), ("> 21 dB", 21.0, np.inf))
-SSIM_LINES = (("> 0.8", 0.8, np.inf), ("> 0.85", 0.85, np.inf))
+_LINES: Dict[str, Dict[str, Tuple[float, float]]] = {
+    "PSNR": {"> 18 dB": (18.0, np.inf), "20-21 dB": (20.0, 21.0), "> 21 dB": (21.0, np.inf)},
+    "SSIM": {"> 0.8": (0.8, np.inf), "> 0.85": (0.85, np.inf)},
+}
 """Verdicts that the specification asks for: words, above which value, up to which."""
 
 
@@ -84,42 +87,65 @@ def centre(image: Pixels, side: int) -> Pixels:
     return image[..., rows, columns]
 
 
-def verdicts(psnr_dB: Optional[Dict[str, float]], ssim: Optional[Dict[str, float]]) -> List[Dict[str, Any]]:
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the specification: what is wanted, what was reached, and what the noise allows.
+
+    Attributes
+    ----------
+    quantity, wanted
+        `PSNR` or `SSIM`; the line's words.
+    value, ceiling, constant
+        Of the denoiser, of a perfect one, and of a constant image.
+    is_reached, is_possible
+        Whether the denoiser, and whether any denoiser, lies where it is wanted.
+    text
+        The same as a sentence.
+    """
+
+    quantity: str
+    wanted: str
+    value: float
+    ceiling: float
+    constant: float
+    is_reached: bool
+    is_possible: bool
+    text: str
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether the denoiser lies above what is wanted."""
+        return self.value > _LINES[self.quantity][self.wanted][1]
+
+
+def verdicts(psnr_dB: Optional[Dict[str, float]], ssim: Optional[Dict[str, float]]) -> List[Verdict]:
     """Return the specification's lines: each with its threshold, what was reached, and what the noise allows.
 
     Parameters
     ----------
     psnr_dB, ssim
         Rows of `psnr_rows` and `ssim_rows`; None where there is no data range (zero-mean micrographs).
-
-    Returns
-    -------
-    lines
-        Dictionaries with `quantity`, `wanted`, `value`, `ceiling`, `constant`, `is_reached`, `is_possible` and `text`.
     """
-    lines = []
-    for rows, wanted_lines in ((psnr_dB, PSNR_LINES_DB), (ssim, SSIM_LINES)):
-        for wanted, low, high in wanted_lines if rows else ():
-            assert rows is not None
-            value, ceiling, constant = rows["denoised"], rows["ceiling"], rows["constant"]
-            is_reached = low < value <= high
-            line = {
-                "quantity": "PSNR" if rows is psnr_dB else "SSIM", "wanted": wanted, "value": value,
-                "ceiling": ceiling, "constant": constant, "is_reached": bool(is_reached),
-                "is_possible": bool(ceiling > low),
-            }  # fmt: skip
-            lines.append({**line, "text": _verdict_text(line, value > high)})
-    return lines
+    found = []
+    for quantity, rows in (("PSNR", psnr_dB), ("SSIM", ssim)):
+        for wanted, (low, high) in _LINES[quantity].items():
+            if rows is None:
+                continue
+            numbers = (rows["denoised"], rows["ceiling"], rows["constant"])
+            is_reached, is_possible = low < rows["denoised"] <= high, rows["ceiling"] > low
+            line = Verdict(quantity, wanted, *numbers, bool(is_reached), bool(is_possible), "")
+            found.append(replace(line, text=_sentence(line)))
+    return found
 
 
-def _verdict_text(line: Dict[str, Any], is_above: bool) -> str:
-    unit, digits = (" dB", 2) if line["quantity"] == "PSNR" else ("", 3)
-    value, ceiling, constant = (f"{line[key]:.{digits}f}{unit}" for key in ("value", "ceiling", "constant"))
-    verdict = "reached" if line["is_reached"] else "exceeded" if is_above else "not reached"
-    if not line["is_possible"]:
+def _sentence(line: Verdict) -> str:
+    unit, digits = (" dB", 2) if line.quantity == "PSNR" else ("", 3)
+    value, ceiling, constant = (f"{number:.{digits}f}{unit}" for number in (line.value, line.ceiling, line.constant))
+    verdict = "reached" if line.is_reached else "exceeded" if line.is_exceeded else "not reached"
+    if not line.is_possible:
         allows = f"no denoiser can: the noise of the half allows {ceiling} at most"
-    elif line["constant"] > line["value"]:
+    elif line.constant > line.value:
         allows = f"the noise allows {ceiling}; a constant image scores {constant}, more than this denoiser"
     else:
         allows = f"the noise allows {ceiling}; a constant image scores {constant}"
-    return f"{line['quantity']} {line['wanted']}: {verdict} ({value}); {allows}."
+    return f"{line.quantity} {line.wanted}: {verdict} ({value}); {allows}."

@@ -123,6 +123,9 @@ class Denoiser(ABC):
             If that fails.
         """
 
+    def close(self) -> None:  # noqa: B027  most have nothing to remove
+        """Remove what was written on the way."""
+
     def measure_scale(self, image: np.ndarray) -> GreyScale:
         """Return the grey scale of an image as the denoiser sees it; raises PixelError."""
         return measure_scale(image, STANDARD)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, List, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
 
 import numpy as np
 import scipy.fft
@@ -11,13 +11,12 @@ from cryoden.metrics.ground_truth import truth_maps, truth_scale
 from cryoden.metrics.measurement import Measurement
 from cryoden.metrics.ring_covariance import A, B
 from cryoden.report.evaluation_result import Evaluated, denoised_cut
+from cryoden.report.evaluation_table import Number
 from cryoden.report.figures import power_spectrum, show_image
+from cryoden.report.pictures import MAX_BARS, PER_ROW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MAX_BARS = 30
-"""Micrographs that are drawn as named bars; more become a histogram."""
 
 LAGS = 24
 """Pixels on each side that are shown of an autocorrelation."""
@@ -27,27 +26,27 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
     """Draw R2_corr of every denoiser in every band, and of what its error consists."""
     axes: Any = figure.subplots(1, 2)
     left, right = axes
-    rows, bands = evaluated.rows(), evaluated.table["bands"]
+    rows, bands = evaluated.rows(), evaluated.table.bands
     width = 0.8 / len(rows)
     for place, row in enumerate(rows):
-        numbers = [row["bands"][band]["r2_corr"] for band in bands]
+        numbers = [row.bands[band].r2_corr for band in bands]
         x = np.arange(len(bands)) + (place - (len(rows) - 1) / 2) * width
-        values = [number["value"] or 0.0 for number in numbers]
-        errors = [number["error"] or 0.0 for number in numbers]
-        left.bar(x, values, 0.9 * width, yerr=errors, color=evaluated.colour(row), label=row["label"], capsize=2)
+        values = [number.value or 0.0 for number in numbers]
+        errors = [number.error or 0.0 for number in numbers]
+        left.bar(x, values, 0.9 * width, yerr=errors, color=evaluated.colour(row), label=row.label, capsize=2)
     left.axhline(1, color="k", lw=1, ls="--")
     left.text(-0.45, 1.01, "perfect", va="bottom", fontsize=9)
     left.set_xticks(range(len(bands)), [f"{band} A" for band in bands])
     left.set(ylabel="$R^2_{corr}$: share of the signal explained", title="Quality in each band", ylim=(0, 1.08))
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3, frameon=False)
-    main = evaluated.table["bands"][0]
-    shown = [row for row in rows if row["key"] != "raw"]
-    signal = shown[0]["bands"][main]["signal_variance"]["value"]
-    for part, bottom_of, colour in (("bias2", None, "tab:blue"), ("variance", "bias2", "tab:red")):
-        values = [row["bands"][main][part]["value"] / signal for row in shown]
-        bottom = [row["bands"][main][bottom_of]["value"] / signal for row in shown] if bottom_of else None
-        label = "deleted or shared (bias$^2$)" if part == "bias2" else "noise let through (variance)"
-        right.barh([row["label"] for row in shown], values, 0.55, left=bottom, color=colour, alpha=0.75, label=label)
+    main = evaluated.table.bands[0]
+    shown = [row for row in rows if row.key != "raw"]
+    scores, labels = [row.bands[main] for row in shown], [row.label for row in shown]
+    signal = _values([score.signal_variance for score in scores])
+    bias = _values([score.bias2 for score in scores]) / signal
+    variance = _values([score.variance for score in scores]) / signal
+    right.barh(labels, bias, 0.55, color="tab:blue", alpha=0.75, label="deleted or shared (bias$^2$)")
+    right.barh(labels, variance, 0.55, left=bias, color="tab:red", alpha=0.75, label="noise let through (variance)")
     right.axvline(1, color="k", lw=1, ls="--")
     right.set(xlabel="error / signal variance (1 = a constant image)", title=f"Of what the error consists, {main} A")
     right.set_ylim(len(shown) + 0.3, -0.6)
@@ -59,26 +58,24 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
 def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
     """Draw FRC_clean of every denoiser with the line of a perfect one; ring-wise filters share the raw half's curve."""
     axes: Any = figure.subplots()
-    frequency = _curve(evaluated.table["curves"]["frequency"])
+    frequency = evaluated.table.curves.frequency
     known = _rings_with_signal(evaluated)
     _shade_band(axes, evaluated)
     for row in evaluated.rows():
-        if row["key"] in ("gaussian", "wiener"):
+        if row.key in ("gaussian", "wiener"):
             continue
-        values, error = _curve(row["curves"]["frc_clean"]), row["curves"]["frc_clean_error"]
-        label = "raw half (the same for every ring-wise filter)" if row["key"] == "raw" else row["label"]
-        values[~known] = np.nan
+        values, spread = np.where(known, row.curves.frc_clean, np.nan), row.curves.frc_clean_error
+        label = "raw half (the same for every ring-wise filter)" if row.key == "raw" else row.label
         axes.plot(frequency, values, color=evaluated.colour(row), lw=1.8, label=label)
-        if error is not None:
-            spread = _curve(error)
+        if spread is not None:
             axes.fill_between(frequency, values - spread, values + spread, color=evaluated.colour(row), alpha=0.2, lw=0)
-        if row.get("truth"):
-            axes.plot(frequency, _curve(row["truth"]["correlation"]), ":", color=evaluated.colour(row), lw=1.5)
+        if row.truth:
+            axes.plot(frequency, row.truth.correlation, ":", color=evaluated.colour(row), lw=1.5)
     axes.axhline(1, color="k", lw=1, ls="--", label="ceiling: a perfect denoiser")
     if not known.all():
         last = frequency[known].max(initial=frequency[0])
         axes.axvline(last, color="0.6", lw=1, ls=":", label="beyond, the halves no longer correlate")
-    truth = ", dotted: measured with the truth" if any(row.get("truth") for row in evaluated.rows()) else ""
+    truth = ", dotted: measured with the truth" if any(row.truth for row in evaluated.rows()) else ""
     axes.set(
         xlabel="spatial frequency (1/A)", ylabel="correlation with the unknown clean image", ylim=(-0.1, 1.12),
         title=f"Fidelity per ring: FRC(f(a), b) / sqrt(FRC(a, b)){truth}",
@@ -90,16 +87,16 @@ def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
 def plot_spectra(figure: Figure, evaluated: Evaluated) -> None:
     """Draw the power of a half, of its signal, and of every prediction."""
     axes: Any = figure.subplots()
-    curves = evaluated.table["curves"]
-    frequency = _curve(curves["frequency"])
+    curves = evaluated.table.curves
+    frequency = curves.frequency
     _shade_band(axes, evaluated)
-    axes.semilogy(frequency, _curve(curves["half_power"]), color="0.5", lw=2, label="one half")
-    signal = _curve(curves["signal_power"])
+    axes.semilogy(frequency, curves.half_power, color="0.5", lw=2, label="one half")
+    signal = curves.signal_power
     axes.semilogy(frequency, np.where(signal > 0, signal, np.nan), "k--", lw=1.5, label="signal: cov(a, b)")
     for row in evaluated.rows():
-        if row["key"] != "raw":
-            power = np.maximum(_curve(row["curves"]["power"]), 1e-12)
-            axes.semilogy(frequency, power, color=evaluated.colour(row), lw=1.5, label=row["label"])
+        if row.key != "raw":
+            power = np.maximum(row.curves.power, 1e-12)
+            axes.semilogy(frequency, power, color=evaluated.colour(row), lw=1.5, label=row.label)
     axes.set(xlabel="spatial frequency (1/A)", ylabel="power per ring", title="Power spectra")
     low = np.nanmin(np.where(signal > 0, signal, np.nan))
     axes.set_ylim(bottom=low / 100 if np.isfinite(low) else None)
@@ -110,16 +107,17 @@ def plot_spectra(figure: Figure, evaluated: Evaluated) -> None:
 def plot_residual(figure: Figure, evaluated: Evaluated) -> None:
     """Draw the power of the residual a - f(b) relative to the noise: 1 is a perfect denoiser."""
     axes: Any = figure.subplots()
-    frequency = _curve(evaluated.table["curves"]["frequency"])
+    frequency = evaluated.table.curves.frequency
     _shade_band(axes, evaluated)
     for row in evaluated.rows():
-        if row["key"] != "raw":
-            ratio = _curve(row["curves"]["residual_over_noise"])
-            axes.plot(frequency, ratio, color=evaluated.colour(row), lw=1.6, label=row["label"])
-    signal, half = (_curve(evaluated.table["curves"][key]) for key in ("signal_power", "half_power"))
+        if row.key != "raw":
+            ratio = row.curves.residual_over_noise
+            axes.plot(frequency, ratio, color=evaluated.colour(row), lw=1.6, label=row.label)
+    curves = evaluated.table.curves
+    signal, half = curves.signal_power, curves.half_power
     axes.plot(frequency, half / np.maximum(half - signal, 1e-30), ":", color="0.4", label="constant image")
     axes.axhline(1, color="k", lw=1, ls="--", label="ceiling: nothing but noise is left")
-    inner = frequency > 2 / evaluated.table["band_A"][0]
+    inner = frequency > 2 / evaluated.table.band_A[0]
     top = float(np.nanmax((half / np.maximum(half - signal, 1e-30))[inner]))
     axes.set(
         xlabel="spatial frequency (1/A)", ylabel="power of a - f(b) / power of the noise",
@@ -132,26 +130,26 @@ def plot_residual(figure: Figure, evaluated: Evaluated) -> None:
 def plot_micrograph_scores(figure: Figure, evaluated: Evaluated) -> None:
     """Draw R2 of every scored micrograph: bars with errors of the leader, or histograms where there are many."""
     axes: Any = figure.subplots()
-    scored, leader = evaluated.table["order"], evaluated.leader()
+    scored, leader = evaluated.table.order, evaluated.leader()
     if len(scored) <= MAX_BARS:
-        values = [leader["micrographs"][name]["r2"] for name in scored]
-        errors = [leader["micrographs"][name]["r2_error"] or 0.0 for name in scored]
+        values = [leader.micrographs[name].r2 for name in scored]
+        errors = [leader.micrographs[name].r2_error or 0.0 for name in scored]
         place = np.arange(len(scored))
-        axes.barh(place, values, 0.6, xerr=errors, color=evaluated.colour(leader), capsize=3, label=leader["label"])
+        axes.barh(place, values, 0.6, xerr=errors, color=evaluated.colour(leader), capsize=3, label=leader.label)
         for row in evaluated.rows():
-            if row["key"] in ("wiener", "topaz") or (row["kind"] == "network" and row is not leader):
-                others = [row["micrographs"][name]["r2"] for name in scored]
-                axes.plot(others, place, "|", ms=14, mew=2.5, color=evaluated.colour(row), label=row["label"])
+            if row.key in ("wiener", "topaz") or (row.is_model and row is not leader):
+                others = [row.micrographs[name].r2 for name in scored]
+                axes.plot(others, place, "|", ms=14, mew=2.5, color=evaluated.colour(row), label=row.label)
         axes.set_yticks(place, scored)
         axes.set_ylim(len(scored) - 0.3, -0.7)
         axes.set_xlim(left=min(0.0, min(v for v in values if v is not None) - 0.05))
         axes.set(xlabel="$R^2$", title="R2 of each micrograph, with the error that its noise leaves")
     else:
-        edges = np.linspace(*_range([leader["micrographs"][name]["r2"] for name in scored]), 31)
+        edges = np.linspace(*_range([leader.micrographs[name].r2 for name in scored]), 31)
         for row in evaluated.rows():
-            if row["kind"] != "baseline":
-                values = [row["micrographs"][name]["r2"] for name in scored]
-                axes.hist(values, edges, color=evaluated.colour(row), alpha=0.6, label=row["label"])
+            if row.kind != "baseline":
+                values = [row.micrographs[name].r2 for name in scored]
+                axes.hist(values, edges, color=evaluated.colour(row), alpha=0.6, label=row.label)
         axes.set(xlabel="$R^2$", ylabel="micrographs", title="R2 of each micrograph")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -162,15 +160,15 @@ def plot_side_by_side(figure: Figure, evaluated: Evaluated, name: str) -> None:
     measurement = evaluated.measurement(name)
     rows = evaluated.rows()
     n = len(rows) + int(measurement.has_truth)
-    n_columns = min(n, 3)
+    n_columns = min(n, PER_ROW)
     axes: Any = np.atleast_1d(figure.subplots(-(-n // n_columns), n_columns, squeeze=False)).ravel()
     extent = _extent(measurement)
     for place, row in zip(axes, rows):
-        r2 = row["micrographs"][name]["r2_corr"]
-        title = row["label"] if r2 is None else f"{row['label']}   R2_corr {r2:.2f}"
+        r2 = row.micrographs[name].r2_corr
+        title = row.label if r2 is None else f"{row.label}   R2_corr {r2:.2f}"
         show_image(place, denoised_cut(row, measurement), title, extent)
     if measurement.has_truth:
-        show_image(axes[len(rows)], measurement.cuts[-1].astype(np.float32), "truth", extent)
+        show_image(axes[len(rows)], measurement.truth_cut(), "truth", extent)
     for place in axes[n:]:
         place.set_axis_off()
     figure.suptitle(f"{name}: one half, denoised")
@@ -183,15 +181,15 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     second does not have is signal that the denoiser missed.
     """
     measurement = evaluated.measurement(name)
-    row = next((r for r in evaluated.rows() if r["key"] == key), evaluated.leader())
-    a, b = (measurement.cuts[half].astype(np.float32) for half in (A, B))
+    row = next((r for r in evaluated.rows() if r.key == key), evaluated.leader())
+    a, b = measurement.half_cuts()
     fa, fb = denoised_cut(row, measurement, A), denoised_cut(row, measurement, B)
     extent = _extent(measurement)
     axes: Any = figure.subplots(2, 4)
     for place, image, title in zip(
         axes[0],
         (a, (fa + fb) / 2, b, a - fa),
-        ("half a (odd)", f"{row['label']}: mean of f(a) and f(b)", "half b (even)", "difference a - f(a)"),
+        ("half a (odd)", f"{row.label}: mean of f(a) and f(b)", "half b (even)", "difference a - f(a)"),
     ):
         show_image(place, image, title, extent)
     show_image(axes[1, 0], a - fb, "residual a - f(b)", extent)
@@ -208,23 +206,23 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     axes[1, 3].set(title="power spectra", xlabel="spatial frequency (1/A)")
     axes[1, 3].grid(alpha=0.3)
     axes[1, 3].legend(fontsize=8)
-    r2, error = (row["micrographs"][name][quantity] for quantity in ("r2", "r2_error"))
-    number = "" if r2 is None else f", R2 = {r2:.3f} +- {error:.3f}"
+    scores = row.micrographs[name]
+    number = "" if scores.r2 is None else f", R2 = {scores.r2:.3f} +- {scores.r2_error or 0:.3f}"
     figure.suptitle(f"{name}{number}")
 
 
 def plot_truth(figure: Figure, evaluated: Evaluated, name: str) -> None:
     """Draw the truth, the prediction, and maps of what the leader invented and deleted."""
     measurement, leader = evaluated.measurement(name), evaluated.leader()
-    band = evaluated.table["band_A"]
-    scale = truth_scale(name, measurement.rings.of(A, B, A, B, measurement.rings.matrices.shape[1] - 1).in_band(band))
-    truth = measurement.cuts[-1].astype(np.float32) * np.float32(scale)
+    band = evaluated.table.band_A
+    scale = truth_scale(name, measurement.rings.of(A, B, A, B, measurement.order.truth or 0).in_band(band))
+    truth = measurement.truth_cut() * np.float32(scale)
     prediction = (denoised_cut(leader, measurement, A) + denoised_cut(leader, measurement, B)) / 2
     maps = truth_maps(prediction, truth, measurement.sampling_rate, (band[0], band[1]))
     axes: Any = figure.subplots(1, 4)
     extent = _extent(measurement)
     show_image(axes[0], truth, "truth", extent)
-    show_image(axes[1], prediction, leader["label"], extent)
+    show_image(axes[1], prediction, leader.label, extent)
     top = float(max(maps.invented.max(), maps.deleted.max(), 1e-6))
     for place, image, title, colours in (
         (axes[2], maps.invented, "invented: not in the truth", "Reds"),
@@ -233,34 +231,36 @@ def plot_truth(figure: Figure, evaluated: Evaluated, name: str) -> None:
         drawn = place.imshow(image, cmap=colours, vmin=0, vmax=top, origin="lower", extent=extent)
         place.set(title=f"{title}\n{100 * image.mean():.0f} % of the signal variance", xlabel="nm", ylabel="nm")
         figure.colorbar(drawn, ax=place, shrink=0.7, label="of the truth's variance")
-    figure.suptitle(f"{name}: where {leader['label']} invents and deletes")
+    figure.suptitle(f"{name}: where {leader.label} invents and deletes")
 
 
-def _curve(values: Any) -> np.ndarray:
-    return np.array(values, dtype=np.float64)  # null becomes NaN
+def _values(numbers: Sequence[Number]) -> np.ndarray:
+    """Return the values of numbers, NaN where there is none."""
+    return np.array([np.nan if number.value is None else number.value for number in numbers])
 
 
 def _rings_with_signal(evaluated: Evaluated) -> np.ndarray:
     """Return which rings come before the first one, beyond 100 A, in which the halves do not correlate."""
-    curves = evaluated.table["curves"]
-    frequency, frc = _curve(curves["frequency"]), np.nan_to_num(_curve(curves["frc_halves"]))
+    curves = evaluated.table.curves
+    frequency, frc = curves.frequency, np.nan_to_num(curves.frc_halves)
     lost = (frc <= 0) & (frequency > 0.01)
     return np.cumsum(lost) == 0
 
 
-def _range(values: List[float]) -> Tuple[float, float]:
-    low, high = float(np.min(values)), float(np.max(values))
+def _range(values: Sequence[Optional[float]]) -> Tuple[float, float]:
+    known = [value for value in values if value is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     return min(low, 0.0), max(high, 0.01) * 1.05
 
 
 def _extent(measurement: Measurement) -> Tuple[float, float, float, float]:
     """Return the edges of a cut-out in nm."""
-    rows, columns = measurement.cuts.shape[1:]
+    rows, columns = measurement.half_cuts().shape[1:]
     return 0.0, columns * measurement.sampling_rate / 10, 0.0, rows * measurement.sampling_rate / 10
 
 
 def _shade_band(axes: Any, evaluated: Evaluated) -> None:
-    low, high = evaluated.table["band_A"]
+    low, high = evaluated.table.band_A
     axes.axvspan(1 / low, 1 / high, color="tab:green", alpha=0.06, lw=0, label=f"score band {low:g}-{high:g} A")
 
 

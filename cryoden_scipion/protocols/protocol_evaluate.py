@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, List
 
 from pwem.objects import SetOfMicrographs
 from pyworkflow.constants import BETA
@@ -14,9 +14,11 @@ from pyworkflow.protocol import params
 from cryoden.config import EvaluateConfig
 from cryoden.errors import Problem
 from cryoden.formats import outputs
-from cryoden.formats.files import read_json
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, LINKED_SET, ODD_STAR, HalvesInput
+
+if TYPE_CHECKING:
+    from cryoden.report.evaluation_table import EvaluationTable, Row
 
 TRUTH_STAR = "truth.star"
 SCORES = {"_cryodenR2": "r2", "_cryodenR2Error": "r2_error", "_cryodenR2Corr": "r2_corr"}
@@ -117,7 +119,7 @@ class CryodenProtEvaluate(HalvesInput):
 
     def createOutputStep(self) -> None:
         """Register the micrographs that were measured, each with its R2."""
-        scores = self.leader()["micrographs"]
+        scores = self.leader().micrographs
         pointer = self._scoredPointer()
         micrographs = self._createSetOfMicrographs()
         micrographs.copyInfo(pointer.get())
@@ -127,7 +129,7 @@ class CryodenProtEvaluate(HalvesInput):
             if numbers is None:
                 continue
             for attribute, quantity in SCORES.items():
-                setattr(micrograph, attribute, Float(numbers[quantity]))
+                setattr(micrograph, attribute, Float(getattr(numbers, quantity)))
             micrographs.append(micrograph)
         if not micrographs.getSize():
             raise Exception(
@@ -148,34 +150,28 @@ class CryodenProtEvaluate(HalvesInput):
             return ["No evaluation yet."]
 
         table = self.table()
-        band = table["bands"][0]
-        lines = [
-            f"R2 in {band} A on {len(table['scored'])} micrographs (1 is the unknown clean image, 0 a constant one):"
-        ]
-        for row in table["rows"]:
-            if row["bands"] is None:
-                lines.append(f"  {row['label']}: {self._absenceText(row)}")
-                continue
-            r2 = row["bands"][band]["r2"]
-            error = f" +- {r2['error']:.3f}" if r2["error"] is not None else ""
-            mark = "*" if row["key"] == table["leader"] else ""
-            lines.append(f"  {mark}{row['label']}: {r2['value']:.3f}{error}{mark}")
-        lines += self._warningLines(map(Problem.from_dict, table["warnings"]))
+        band = table.bands[0]
+        lines = [f"R2 in {band} A on {len(table.scored)} micrographs (1 is the unknown clean image, 0 a constant one):"]
+        for row in table.rows:
+            r2 = row.bands[band].r2
+            value = "-" if r2.value is None else f"{r2.value:.3f}"
+            error = f" +- {r2.error:.3f}" if r2.error is not None else ""
+            mark = "*" if row.key == table.leader else ""
+            lines.append(f"  {mark}{row.label}: {value}{error}{mark}")
+        lines += [f"  {absent.label}: {absent.reason.text(self._words)}" for absent in table.absent]
+        lines += self._warningLines(map(Problem.from_dict, table.warnings))
         return [*lines, f"Report: {self._getExtraPath(outputs.REPORT)}", *self._failureLines()]
 
-    def _absenceText(self, row: Dict[str, Any]) -> str:
-        """Return why a denoiser did not take part; version 0.1 has a note in the command line's words."""
-        return Problem.from_dict(row.get("problem") or row["note"]).text(self._words)
-
     # --------------------------- UTILS functions ------------------------------
-    def table(self) -> Dict[str, Any]:
-        """Return the content of metrics.json."""
-        return read_json(self._getExtraPath(outputs.METRICS))
+    def table(self) -> EvaluationTable:
+        """Return the table of the evaluation."""
+        from cryoden.report.evaluation_table import read_table
 
-    def leader(self) -> Dict[str, Any]:
+        return read_table(self._getExtraPath(outputs.METRICS))
+
+    def leader(self) -> Row:
         """Return the row that the report is about."""
-        table = self.table()
-        return next(row for row in table["rows"] if row["key"] == table["leader"])
+        return self.table().leading_row
 
     def _scoredPointer(self) -> Pointer:
         if self.micrographsToScore.get() is not None:

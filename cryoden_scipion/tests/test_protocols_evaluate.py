@@ -69,9 +69,9 @@ class TestCryodenEvaluate(CryodenTest):
         """The model says on what it was trained."""
         with open(self.training.getLogFile()) as log:
             heldOut = list(json.loads(log.readlines()[-1])["r2_per_micrograph"])
-        self.assertEqual(self.evaluation.table()["scored"], heldOut)
+        self.assertEqual(self.evaluation.table().scored, heldOut)
         everything = self.evaluate(scored=1, **self.twoSets())
-        self.assertEqual(len(everything.table()["scored"]), N_MOVIES)
+        self.assertEqual(len(everything.table().scored), N_MOVIES)
 
     def testR2GoesOnTheDenoisedSet(self):
         """Two sets as input, the score on a third one, matched by name; a truth beside them."""
@@ -86,12 +86,12 @@ class TestCryodenEvaluate(CryodenTest):
         )
         output = evaluation.outputMicrographs
         self.checkMicrographs(output, N_MOVIES, denoised.getSamplingRate(), denoised.getDim()[:2])
-        self.assertEqual(evaluation.table()["bands"][0], "300-12")
-        self.assertIsNotNone(evaluation.leader()["truth"])
+        self.assertEqual(evaluation.table().bands[0], "300-12")
+        self.assertIsNotNone(evaluation.leader().truth)
         self.assertEqual(len(read_table(evaluation._getExtraPath("truth.star")).paths), N_MOVIES)
         viewer = CryodenEvaluateViewer(project=self.proj)
         viewer.setProtocol(evaluation)
-        (plotter,) = viewer._plotExample("truth")
+        (plotter,) = viewer._plotExample("one_truth")
         plotter.draw()
         self.assertEqual(len(plotter.getFigure().axes), 6)  # four images, two colour bars
         first = next(iter(denoised))
@@ -130,7 +130,12 @@ class TestCryodenEvaluate(CryodenTest):
     def testSummaryHasTheTable(self):
         """A newcomer reads the numbers without opening anything."""
         lines = "\n".join(self.evaluation.summary())
-        for words in ("R2 in 300-8 A on 1 micrographs", "ring-wise Wiener: ", "*CNN3: ", "Topaz-Denoise"):
+        for words in (
+            "R2 in 300-8 A on 1 micrographs",
+            "ring-wise Wiener: ",
+            "*CNN3: ",
+            "Topaz-Denoise unet: It was left out. Set *Topaz-Denoise* to auto.",
+        ):
             self.assertIn(words, lines)
 
     def testEveryButtonOfTheViewerDraws(self):
@@ -139,14 +144,14 @@ class TestCryodenEvaluate(CryodenTest):
         viewer.setProtocol(self.evaluation)
         drawn = {}
         for name, plot in viewer._getVisualizeDict().items():
-            if name in ("report", "truth"):
+            if name in ("report", "one_truth"):
                 continue
             (plotter,) = plot(name)
             plotter.draw()  # with Scipion's own layout of figures, which some pictures do not bear
             drawn[name] = len(plotter.getFigure().axes)
             self.assertGreater(drawn[name], 0)
-        self.assertEqual(set(drawn), (set(OVERALL) | set(EXAMPLES) | {"inside"}) - {"truth"})
-        self.assertFalse(viewer.hasAttribute("truth"))
+        self.assertEqual(set(drawn), (set(OVERALL) | set(EXAMPLES) | {"inside"}) - {"one_truth"})
+        self.assertFalse(viewer.hasAttribute("one_truth"))
         with mock.patch("webbrowser.open_new_tab", return_value=True) as browser:
             viewer._openReport("report")
         path = browser.call_args[0][0]

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import os
 import webbrowser
-from typing import Any, Callable, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 
 from pwem.viewers import EmPlotter
 from pyworkflow.protocol.params import EnumParam, Form, LabelParam
 from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
 from cryoden.formats import outputs
+from cryoden.report import pictures
 from cryoden_scipion.protocols import CryodenProtEvaluate
 from cryoden_scipion.viewers.plotting import newPlotter
 
-OVERALL = {
-    "scores": ("Scores of all denoisers", "plot_scores", (12, 4.6)),
-    "fidelity": ("Fidelity per ring, with the ceiling", "plot_fidelity", (12, 5)),
-    "histogram": ("R2 of every micrograph", "plot_micrograph_scores", (11, 6)),
-    "residual": ("Residual against the noise", "plot_residual", (12, 5)),
-    "spectra": ("Power spectra", "plot_spectra", (12, 5)),
-}
-EXAMPLES = {
-    "sideBySide": ("Every denoiser side by side", "plot_side_by_side", (14, 9.3)),
-    "difference": ("Difference, residual, whiteness", "plot_micrograph", (16, 8)),
-    "truth": ("What was invented and deleted", "plot_truth", (16, 4.6)),
-}
-"""Field of the form: label, function of `cryoden.report.evaluation_figures`, inches."""
+if TYPE_CHECKING:
+    from cryoden.report.evaluation_table import Row
+
+OVERALL = {picture.name: picture for picture in pictures.OVERALL}
+EXAMPLES = {f"one_{picture.name}": picture for picture in pictures.EXAMPLES}
+"""Field of the form: the picture that it draws, of all micrographs or of one."""
 
 
 class CryodenEvaluateViewer(ProtocolViewer):
@@ -43,8 +37,8 @@ class CryodenEvaluateViewer(ProtocolViewer):
             return
 
         group = form.addGroup("All micrographs")
-        for name, (label, _, _) in OVERALL.items():
-            group.addParam(name, LabelParam, label=label)
+        for name, picture in OVERALL.items():
+            group.addParam(name, LabelParam, label=picture.label)
 
         group = form.addGroup("One micrograph")
         group.addParam(
@@ -52,13 +46,13 @@ class CryodenEvaluateViewer(ProtocolViewer):
             help="Sorted by R2 of the first denoiser.",
         )  # fmt: skip
         group.addParam(
-            "denoiser", EnumParam, choices=[row["label"] for row in self._rows()],
-            default=[row["key"] for row in self._rows()].index(self.protocol.table()["leader"]),
+            "denoiser", EnumParam, choices=[row.label for row in self._rows()],
+            default=[row.key for row in self._rows()].index(self.protocol.table().leader),
             label="Denoiser", help="Of which the difference and the residual are drawn.",
         )  # fmt: skip
-        for name, (label, _, _) in EXAMPLES.items():
-            if name != "truth" or self.protocol.inputTruth.get() is not None:
-                group.addParam(name, LabelParam, label=label)
+        for name, picture in EXAMPLES.items():
+            if not picture.is_of_truth or self.protocol.inputTruth.get() is not None:
+                group.addParam(name, LabelParam, label=picture.label)
 
         networks = [label for label, _ in self._networks()]
         if networks:
@@ -81,42 +75,40 @@ class CryodenEvaluateViewer(ProtocolViewer):
         return []
 
     def _plotOverall(self, name: str) -> List[EmPlotter]:
-        label, function, size = OVERALL[name]
-        return self._draw(label, function, size)
+        return self._draw(OVERALL[name], OVERALL[name].label)
 
     def _plotExample(self, name: str) -> List[EmPlotter]:
-        label, function, size = EXAMPLES[name]
-        words = [self._micrographs()[self.micrograph.get()]]
-        if name == "difference":
-            words.append(self._rows()[self.denoiser.get()]["key"])
-        return self._draw(f"{label}: {words[0]}", function, size, *words)
+        picture, words = EXAMPLES[name], [self._micrographs()[self.micrograph.get()]]
+        if picture.is_of_one_denoiser:
+            words.append(self._rows()[self.denoiser.get()].key)
+        return self._draw(picture, f"{picture.label}: {words[0]}", *words)
 
     def _plotInside(self, name: str) -> List[EmPlotter]:
         from cryoden.report.inspection_figures import plot_inside, read_inside
 
         label, path = self._networks()[self.network.get()]
-        plotter = newPlotter(label, (15, 8.5))
+        plotter = newPlotter(label, pictures.INSIDE_INCHES)
         plot_inside(plotter.getFigure(), read_inside(path), label)
         return [plotter]
 
-    def _draw(self, title: str, function: str, size: Tuple[float, float], *words: str) -> List[EmPlotter]:
-        from cryoden.report import evaluation_figures
+    def _draw(self, picture: pictures.Picture, title: str, *words: str) -> List[EmPlotter]:
         from cryoden.report.evaluation_result import read_evaluation
 
-        plotter = newPlotter(title, size)
         evaluated = read_evaluation(self.protocol._getExtraPath())
-        getattr(evaluation_figures, function)(plotter.getFigure(), evaluated, *words)
+        n_images = len(evaluated.rows()) + int(self.protocol.inputTruth.get() is not None)
+        plotter = newPlotter(title, picture.size(len(evaluated.table.order), n_images))
+        picture.draw(plotter.getFigure(), evaluated, *words)
         return [plotter]
 
     # --------------------------- what there is to draw ------------------------
     def _micrographs(self) -> List[str]:
-        return self.protocol.table()["order"]
+        return self.protocol.table().order
 
-    def _rows(self) -> List[Dict[str, Any]]:
-        return [row for row in self.protocol.table()["rows"] if row["bands"]]
+    def _rows(self) -> List[Row]:
+        return self.protocol.table().rows
 
     def _networks(self) -> List[Tuple[str, str]]:
         """Return label and file of every network of which the inside was saved."""
         extra = self.protocol._getExtraPath
-        files = [(row["label"], extra(outputs.inspection_of(row["key"]))) for row in self._rows()]
+        files = [(row.label, extra(outputs.inspection_of(row.key))) for row in self._rows()]
         return [(label, file) for label, file in files if os.path.exists(file)]

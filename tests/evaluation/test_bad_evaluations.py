@@ -196,7 +196,8 @@ def test_sampling_rate_finer_than_a_models(blur_model: Path, cryoden: Run) -> No
     write_halves(Path(), n=2, shape=SHAPE, rate=2.0)
     result = cryoden(*WORDS, "--model", blur_model, "--sampling-rate", 3)
     assert result.status == 2
-    assert "works at 4 A/px, coarser than the 3 A/px of --sampling-rate" in result.last_error
+    assert "works at 4 A/px, coarser than the 3 A/px that were asked for" in result.last_error
+    assert result.last_error.endswith("Give --sampling-rate 4.")
 
 
 # ------------------------------------------------------------------ Topaz
@@ -272,7 +273,8 @@ def test_topaz_stands_in_the_table_with_the_network_that_it_loaded(cryoden: Run)
         ({"writes": False}, "left out 6 of 6 images, such as mic0_odd.mrc"),
         (
             None,
-            "cannot be started: no-such-program: No such file or directory; install topaz-em here, or name its command",
+            "cannot be started: no-such-program: No such file or directory; install topaz-em here, or name its "
+            "command. Give --topaz.",
         ),
     ],
 )
@@ -304,8 +306,46 @@ def test_topaz_that_fails_in_the_middle_of_an_evaluation_leaves_no_images(cryode
     assert not Path("out/topaz").exists()
 
 
+FAILS_ON_LATER_IMAGES = """
+if any("mic2" in name for name in words):
+    print("cannot bear it", file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+def test_topaz_that_fails_on_one_micrograph_fails_with_that_one_alone(
+    cryoden: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has worked before: so it is there, and is asked for every image of the rest alone."""
+    monkeypatch.setattr("cryoden.evaluation.evaluate.AHEAD_BYTES", 2 * 2 * 4 * SHAPE[0] * SHAPE[1])  # two at once
+    write_halves(Path(), n=5, shape=SHAPE)
+    program = Path("fake-topaz")
+    source = fake_topaz_source()
+    marker = "words = sys.argv[1:]\n"
+    one_by_one = FAILS_ON_LATER_IMAGES.replace("mic2", "mic2_").replace("any(", "len(words) > 8 and any(")
+    program.write_text(source.replace(marker, marker + one_by_one))
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    result = cryoden(*WORDS[:-2], "--topaz", str(program.resolve()))
+    assert result.status == 0, result.err  # in company it failed, alone it did not
+    assert "+-" in result.out.split("Topaz-Denoise unet")[1]
+    assert not Path("out/topaz").exists()
+
+
+def test_topaz_is_started_once_for_many_micrographs(cryoden: Run) -> None:
+    write_halves(Path(), n=4, shape=SHAPE)
+    program = Path("fake-topaz")
+    program.write_text(fake_topaz_source() + "\n")
+    text = program.read_text().replace(
+        "words = sys.argv[1:]\n", "words = sys.argv[1:]\nopen('starts', 'a').write('x')\n"
+    )
+    program.write_text(text)
+    program.chmod(program.stat().st_mode | stat.S_IEXEC)
+    assert cryoden(*WORDS[:-2], "--topaz", str(program.resolve())).status == 0
+    assert Path("starts").read_text() == "x"
+
+
 def test_absent_topaz_says_so(cryoden: Run) -> None:
     write_halves(Path(), n=2, shape=SHAPE)
     result = cryoden(*WORDS[:-2])
     line = next(line for line in result.out.splitlines() if line.startswith("Topaz-Denoise"))
-    assert "not installed; install topaz-em here, or name its command with --topaz" in line
+    assert "Topaz is not installed; install topaz-em here, or name its command. Give --topaz." in line

@@ -15,9 +15,15 @@ import starfile
 
 from cryoden.config import EvaluateConfig
 from cryoden.data.normalize import STANDARD
+from cryoden.data.pairs import find_pairs
 from cryoden.evaluation.evaluate import evaluate
+from cryoden.evaluation.halves import Halves
 from cryoden.formats.model_file import ModelCard, read_model, write_model
-from cryoden.metrics.ring_covariance import ring_frequencies
+from cryoden.metrics.measurement import hallucination
+from cryoden.metrics.ring_covariance import RingCovariance, ring_frequencies
+from cryoden.model.filters import GaussianFilter, WienerFilter
+from cryoden.report.evaluation_table import EvaluationTable
+from cryoden.report.measurement_file import load_measurement
 from cryoden.report.tables import summary_lines
 from tests.helpers import (
     RATE,
@@ -41,7 +47,7 @@ def run(model: Any = (), **options: Any) -> Dict[str, Any]:
     """Evaluate the halves of the working folder and return the table."""
     models = tuple(map(str, model if isinstance(model, (tuple, list)) else (model,)))
     options = {"band": BAND, "topaz": "no", "bootstrap": 200, "output": "out", **options}
-    return evaluate(EvaluateConfig(odd="odd", even="even", model=models, **options))[0]
+    return evaluate(EvaluateConfig(odd="odd", even="even", model=models, **options))[0].to_dict()
 
 
 def row_of(table: Dict[str, Any], key: str) -> Dict[str, Any]:
@@ -155,8 +161,11 @@ def test_baselines_stand_in_the_table(blur_model: Path) -> None:
         > row_of(table, "raw")["bands"][MAIN]["r2_corr"]["value"]
     )
     absent = {row["key"]: row["note"] for row in table["rows"] if not row["bands"]}
-    assert absent["unet"].startswith("not given; train one with --network unet")
-    assert absent["topaz"] == "left out with --topaz no"
+    assert absent == {
+        "unet": "None was given. Give --model.", "topaz": "It was left out. Give --topaz auto.",
+    }  # fmt: skip
+    reasons = {row["key"]: row["problem"] for row in table["rows"] if not row["bands"]}
+    assert {key: reason["remedy"]["option"] for key, reason in reasons.items()} == {"unet": "model", "topaz": "topaz"}
 
 
 def test_filters_are_fitted_on_other_micrographs() -> None:
@@ -228,16 +237,16 @@ def test_options_change_the_numbers(make_model: Callable[..., Path], change: Dic
 
 
 def test_tile_and_device_reach_the_network(blur_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cryoden.model import denoiser as network_denoiser
+    from cryoden.model import denoiser
 
     seen: List[Tuple[Any, Any]] = []
-    original = network_denoiser.load_predictor
+    original = denoiser.Predictor
 
-    def spy(path: str, config: Any, device: Any) -> Any:
-        seen.append((config.tile, str(device)))
-        return original(path, config, device)
+    def spy(network: Any, device: Any, tile: Any, *others: Any) -> Any:
+        seen.append((tile, str(device)))
+        return original(network, device, tile, *others)
 
-    monkeypatch.setattr(network_denoiser, "load_predictor", spy)
+    monkeypatch.setattr(denoiser, "Predictor", spy)
     write_halves(Path(), n=2, shape=SHAPE)
     run(blur_model, tile=96, device="cpu")
     assert seen == [(96, "cpu")]
@@ -282,7 +291,9 @@ def test_finished_micrographs_are_not_measured_again(blur_model: Path, cryoden: 
     damaged = cryoden(*words, "--model", blur_model, "--band", 300, 12)
     assert damaged.status == 2
     assert "mic1.npz cannot be read" in damaged.last_error
-    assert "evaluate again with --overwrite" in damaged.last_error
+    assert "remove it and evaluate again" in damaged.last_error
+    path.unlink()
+    assert cryoden(*words, "--model", blur_model, "--band", 300, 12).status == 0
 
 
 def test_numbers_are_written_for_other_programs(blur_model: Path, cryoden: Run) -> None:
@@ -293,7 +304,9 @@ def test_numbers_are_written_for_other_programs(blur_model: Path, cryoden: Run) 
     assert "ring-wise Wiener" in result.out
     assert "3 of 3 micrographs are evaluated" in result.out
     table = json.loads(Path("out/metrics.json").read_text())
-    written = summary_lines(table)  # a written table has its keys sorted; bands must stay in their columns
+    written = summary_lines(
+        EvaluationTable.from_dict(table)
+    )  # a written table has its keys sorted; bands must stay in their columns
     assert written == result.out.splitlines()[: len(written)]
     numbers = written[2].replace(" +- ", "+-").split()[-6:]  # three bands, R2 and R2_corr of each, none run together
     assert all(re.fullmatch(r"-?[\d.]+(\+-[\d.]+)?", number) for number in numbers), written[2]
@@ -334,3 +347,79 @@ def test_a_model_says_on_which_micrographs_it_was_trained(cryoden: Run) -> None:
     log = json.loads(Path("model/log.jsonl").read_text().splitlines()[-1])
     assert table["scored"] == list(log["r2_per_micrograph"])
     assert len(table["seen"]) == 3
+
+
+# ------------------------------------------------------------------ every denoiser is one
+def test_each_pair_is_read_once_whatever_takes_part(blur_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Topaz is asked for many images at once, and a filter works beside a network."""
+    from cryoden.evaluation import evaluate as module
+    from tests.evaluation.test_bad_evaluations import fake_topaz
+
+    read: List[str] = []
+    original = module.read_micrograph
+
+    def spy(path: Any) -> Any:
+        read.append(str(path))
+        return original(path)
+
+    write_halves(Path(), n=3, shape=SHAPE)
+    WienerFilter.fit(find_pairs("odd", "even")[0]).save("w.safetensors")
+    monkeypatch.setattr(module, "read_micrograph", spy)
+    run((blur_model, "w.safetensors"), topaz=fake_topaz())
+    assert sorted(read) == sorted(f"{half}/mic{number}.mrc" for half in ("odd", "even") for number in range(3))
+
+
+@pytest.mark.parametrize("kind", [GaussianFilter, WienerFilter])
+def test_a_filter_as_a_model_scores_as_the_same_filter_as_a_baseline(kind: Any) -> None:
+    """Applied to the pixels, or only to their covariances: one filter, the same numbers."""
+    write_halves(Path("train"), n=3, shape=SHAPE, noise=2.0, seed=5)
+    fitted = kind.fit(find_pairs("train/odd", "train/even")[0], BAND)
+    fitted.save("f.safetensors")
+    write_halves(Path(), n=3, shape=SHAPE, noise=2.0)
+    table = run("f.safetensors")
+    row = row_of(table, "model1")
+    assert (table["leader"], row["kind"], row["label"]) == ("model1", "filter", fitted.label)
+
+    measurements = [load_measurement(Path("out/measurements") / f"mic{number}.npz") for number in range(3)]
+    for measurement in measurements:
+        by_pixels = measurement.of_denoiser(0)
+        by_rings = measurement.of_filter(fitted.gain_at(measurement.rings.frequency))
+        np.testing.assert_allclose(by_pixels.rings.in_band(BAND), by_rings.rings.in_band(BAND), atol=1e-2)
+        invented = [hallucination(response.noise_rings.in_band(BAND)) for response in (by_pixels, by_rings)]
+        assert invented[0] == pytest.approx(invented[1], rel=0.1)  # that of one half, and the mean of both
+        np.testing.assert_allclose(by_pixels.denoised_cuts(), by_rings.denoised_cuts(), atol=5e-3)  # kept as float16
+    assert not Path("out/inside_model1.npz").exists()  # there is nothing inside a filter
+
+
+def test_halves_of_unequal_dose_are_brought_to_one_scale_before_their_difference_is_taken() -> None:
+    """(a - b) / sqrt(2) of one half with 3 frames and one with 5 has no signal on one scale, and half of it on two."""
+    clean = clean_signal((256, 256), 1)
+    rng = np.random.default_rng(1)
+    for half, frames in (("odd", 3), ("even", 5)):
+        noise = np.sqrt(frames) * rng.standard_normal(clean.shape)
+        write_mrc(Path(half) / "mic0.mrc", 20 * frames + frames * clean + noise)
+    (pair,) = find_pairs("odd", "even")[0]
+    images = (read_mrc(Path("odd/mic0.mrc")), read_mrc(Path("even/mic0.mrc")))
+    sized = Halves(pair, images, None, None).compared()
+    noise = (sized.noise - sized.noise.mean()) / sized.scales[0].deviation
+    share = np.corrcoef(noise.ravel(), clean.ravel())[0, 1]
+    raw = (images[0] - images[1]).ravel()
+    assert abs(share) < 0.2 < abs(np.corrcoef(raw, clean.ravel())[0, 1])
+    assert abs(sized.noise.mean() / images[0].mean() - 1) < 0.05
+
+
+def test_halves_are_brought_to_each_size_once() -> None:
+    write_halves(Path(), n=1, shape=SHAPE)
+    (pair,) = find_pairs("odd", "even", 5.0)[0]
+    images = (read_mrc(Path("odd/mic0.mrc")), read_mrc(Path("even/mic0.mrc")))
+    halves = Halves(pair, images, None, None)
+    fine, coarse = (WienerFilter.fit_covariance(*flat_covariance(), rate) for rate in (4.0, 5.0))
+    assert halves.given_to(coarse) is halves.compared()
+    assert halves.given_to(fine) is halves.given_to(fine) is not halves.compared()
+    assert halves.given_to(fine).images[0].shape == SHAPE
+    assert halves.compared().images[0].shape == pair.shape
+
+
+def flat_covariance() -> Tuple[RingCovariance]:
+    frequency = np.array([0.01, 0.1])
+    return (RingCovariance(frequency, np.array([[[2.0, 1.0], [1.0, 2.0]]] * 2)),)

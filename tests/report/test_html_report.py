@@ -84,8 +84,8 @@ def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: Evaluated) 
     assert len(page.sources) >= 10
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "http" not in html
-    best = evaluated.leader()["bands"]["300-12"]["r2"]
-    assert f"{best['value']:.3f} ± {best['error']:.3f}" in page.text
+    best = evaluated.leader().bands["300-12"].r2
+    assert f"{best.value:.3f} ± {best.error:.3f}" in page.text
     for words in ("ring-wise Wiener", "best Gaussian", "raw (unprocessed half)", "Topaz-Denoise", "a constant image",
                   "Against the truth", "PSNR > 18 dB", "SSIM > 0.85", "Inside the network", "How to read "
                   "this"):  # fmt: skip
@@ -99,7 +99,7 @@ def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: Evaluated) 
 
 
 def test_best_median_and_worst_are_in_the_order_of_r2(evaluated: Evaluated) -> None:
-    r2 = [evaluated.leader()["micrographs"][name]["r2"] for _, name in chosen_micrographs(evaluated)]
+    r2 = [evaluated.leader().micrographs[name].r2 for _, name in chosen_micrographs(evaluated)]
     assert r2 == sorted(r2, reverse=True)
 
 
@@ -130,16 +130,16 @@ def test_fidelity_shows_every_network_and_the_ceiling(evaluated: Evaluated) -> N
     axes = drawn(figures.plot_fidelity, evaluated).axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "ceiling: a perfect denoiser" in labels
-    assert evaluated.leader()["label"] in labels
-    line = next(line for line in axes.get_lines() if line.get_label() == evaluated.leader()["label"])
-    expected = np.array(evaluated.leader()["curves"]["frc_clean"], float)
+    assert evaluated.leader().label in labels
+    line = next(line for line in axes.get_lines() if line.get_label() == evaluated.leader().label)
+    expected = evaluated.leader().curves.frc_clean
     shown = np.isfinite(np.asarray(line.get_ydata(), float))
     np.testing.assert_array_equal(np.asarray(line.get_ydata(), float)[shown], expected[shown])
 
 
 def test_many_micrographs_become_a_histogram(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     bars = drawn(figures.plot_micrograph_scores, evaluated).axes[0]
-    assert [label.get_text() for label in bars.get_yticklabels()] == evaluated.table["order"]
+    assert [label.get_text() for label in bars.get_yticklabels()] == evaluated.table.order
     monkeypatch.setattr(figures, "MAX_BARS", 2)
     counts = drawn(figures.plot_micrograph_scores, evaluated).axes[0]
     assert sum(patch.get_height() for patch in counts.patches) == 3
@@ -148,7 +148,7 @@ def test_many_micrographs_become_a_histogram(evaluated: Evaluated, monkeypatch: 
 def test_cut_of_a_filter_is_the_filtered_image(evaluated: Evaluated) -> None:
     measurement = evaluated.measurement("mic1")
     raw, gaussian, network = (
-        denoised_cut(next(r for r in evaluated.rows() if r["key"] == key), measurement)
+        denoised_cut(next(r for r in evaluated.rows() if r.key == key), measurement)
         for key in ("raw", "gaussian", "model1")
     )
     assert gaussian.std() < 0.8 * raw.std()
