@@ -56,7 +56,7 @@ def test_missing_option_is_named() -> None:
         ("patience", -1, "Option --patience is -1; it must be at least 0."),
         ("lr", 0.0, "Option --lr is 0.0; it must be above 0 and finite."),
         ("lr", float("nan"), "Option --lr is nan; it must be above 0 and finite."),
-        ("sampling_rate", -1.0, "Option --sampling-rate is -1.0; it must be above 0 and finite."),
+        ("sampling_rate", -1.0, "Option --sampling-rate is -1.0; it must be between 0.01 and 1000."),
         ("minutes", 0.0, "Option --minutes is 0.0; it must be above 0 and finite."),
         ("memory", 0.0, "Option --memory is 0.0; it must be above 0 and finite."),
         ("window", 0.0, "Option --window is 0.0; it must be above 0 and finite."),

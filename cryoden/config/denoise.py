@@ -23,10 +23,9 @@ class DenoiseConfig(Config):
         None, help="Folder or STAR file of the odd halves: then the mean of both denoised halves is written."
     )
     even: Optional[str] = option(None, help="Folder or STAR file of the even halves.")
-    sampling_rate: Optional[float] = option(
+    sampling_rate: Optional[float] = shared.pixel_size(
         None,
-        above=0,
-        help="Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly.",
+        "Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly.",
     )
     quality: str = shared.quality()
     dtype: str = option(

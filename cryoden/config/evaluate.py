@@ -31,10 +31,9 @@ class EvaluateConfig(Config):
     band: Tuple[float, float] = option(
         SCORE_BAND_A, help="Longest and shortest period in A that count: below lie illumination gradients, above noise."
     )
-    sampling_rate: Optional[float] = option(
+    sampling_rate: Optional[float] = shared.pixel_size(
         None,
-        above=0,
-        help="Pixel size in A/px at which images are compared. Default: the coarsest that a model works at.",
+        "Pixel size in A/px at which images are compared. Default: the coarsest that a model works at.",
     )
     scored: str = option(
         "held-out",

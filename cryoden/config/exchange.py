@@ -102,7 +102,7 @@ class ImportWeightsConfig(Config):
 
     folder: str = option(positional=True, help="Folder of the weights; an index.json in it is obeyed.")
     output: str = option(help="Folder for model.safetensors.")
-    sampling_rate: float = option(above=0, help="A/px of the micrographs it was trained on.")
+    sampling_rate: float = shared.pixel_size(dataclasses.MISSING, "A/px of the micrographs it was trained on.")
     network: str = _network()
     channels: Tuple[int, ...] = _channels()
     order: str = _order()

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Iterator, Optional, Tuple
 
+from cryoden.config import shared
 from cryoden.config.options import Config, option
 from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
@@ -71,8 +72,8 @@ class HalvesConfig(Config):
     eer_sampling: str = option(
         "4K", choices=("4K", "8K"), help="Grid of EER movies: the detector's pixels, or each of them as 2 x 2."
     )
-    sampling_rate: Optional[float] = option(
-        None, above=0, help="Pixel size in A/px, where the movies or the STAR file do not say it or say it wrongly."
+    sampling_rate: Optional[float] = shared.pixel_size(
+        None, "Pixel size in A/px, where the movies or the STAR file do not say it or say it wrongly."
     )
     voltage: float = option(
         300.0,

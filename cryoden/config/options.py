@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from typing import (
     Any,
     Dict,
@@ -38,7 +39,8 @@ class Bounds:
     def hold(self, value: float) -> bool:
         """Return whether a number lies within; one that is not finite never does."""
         is_high_enough = value >= self.at_least and value > self.above
-        return math.isfinite(value) and is_high_enough and value <= self.at_most and value < self.below
+        is_finite = abs(value) <= sys.float_info.max  # whole numbers may be too large for `math.isfinite`
+        return is_finite and is_high_enough and value <= self.at_most and value < self.below
 
     def __str__(self) -> str:
         if math.isfinite(self.at_least) and math.isfinite(self.at_most):

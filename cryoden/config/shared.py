@@ -9,6 +9,9 @@ from cryoden.errors import Problem, option_problem
 
 NETWORKS = ("unet", "cnn3")
 
+PIXEL_SIZES_A = (0.01, 1000.0)
+"""Smallest and largest pixel in A, far beyond what electron microscopes make; others are slips or damage."""
+
 GIB = 1 << 30
 """Bytes; memory options are in GiB."""
 
@@ -21,6 +24,11 @@ def odd() -> Any:
 def even() -> Any:
     """Declare where the even micrographs are."""
     return option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+
+
+def pixel_size(default: Any, help: str) -> Any:
+    """Declare a pixel size in A/px."""
+    return option(default, at_least=PIXEL_SIZES_A[0], at_most=PIXEL_SIZES_A[1], help=help)
 
 
 def device() -> Any:

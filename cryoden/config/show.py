@@ -19,9 +19,8 @@ class ShowConfig(Config):
     micrographs: int = option(8, at_least=1, help="Micrographs shown, evenly spread over the set.")
     crops: int = option(1, at_least=1, help="Crops of each micrograph, at random places.")
     crop: int = option(256, at_least=16, help="Side of the crops in pixels (smaller where micrographs are).")
-    sampling_rate: Optional[float] = option(
+    sampling_rate: Optional[float] = shared.pixel_size(
         None,
-        above=0,
-        help="Pixel size in A/px at which to look: the one at which you will train. Default: as they are.",
+        "Pixel size in A/px at which to look: the one at which you will train. Default: as they are.",
     )
     seed: int = option(1, at_least=0, help="Seed of the places.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Iterator, Optional, Tuple
 
+from cryoden.config import shared
 from cryoden.config.options import Config, option
 from cryoden.errors import Problem, option_problem
 
@@ -42,7 +43,7 @@ class SimulatePairsConfig(Config):
         0.1, at_least=0, help="Standard deviation of the Gaussian noise; the clean image has the range 0-1."
     )
     dose: float = option(10.0, above=0, help="Mean electrons per pixel of each Poisson image.")
-    sampling_rate: float = option(1.0, above=0, help="Pixel size in A/px, written into the headers.")
+    sampling_rate: float = shared.pixel_size(1.0, "Pixel size in A/px, written into the headers.")
     seed: int = option(1, at_least=0, help="Seed of everything that is random.")
 
     def _problems(self) -> Iterator[Problem]:
@@ -57,7 +58,7 @@ class SimulateMoviesConfig(Config):
     movies: int = option(4, at_least=1, help="Number of movies.")
     size: Tuple[int, ...] = option((4096, 4096), help="Rows and columns of the frames in pixels.")
     frames: int = option(40, at_least=2, help="Frames in a movie.")
-    sampling_rate: float = option(1.0, above=0, help="Pixel size in A/px.")
+    sampling_rate: float = shared.pixel_size(1.0, "Pixel size in A/px.")
     dose_per_frame: float = option(
         1.0, above=0, help="Exposure in electrons per A^2 and frame, before the ice takes its part."
     )

@@ -32,10 +32,9 @@ class TrainConfig(Config):
     channels: Tuple[int, ...] = option(
         (32, 64, 128, 256, 256, 256), help="Channels of the U-Net's levels, from full resolution downwards."
     )
-    sampling_rate: Optional[float] = option(
+    sampling_rate: Optional[float] = shared.pixel_size(
         None,
-        above=0,
-        help="Pixel size in A/px at which to train and denoise: the micrographs are Fourier-cropped to it. Picking "
+        "Pixel size in A/px at which to train and denoise: the micrographs are Fourier-cropped to it. Picking "
         "needs 3-5 A/px, which is many times faster than full resolution. Default: as the micrographs are.",
     )
     epochs: int = option(

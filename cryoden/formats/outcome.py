@@ -10,6 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from cryoden import __version__
 from cryoden.errors import CryodenError, NothingDoneError, OptionError, Problem
 from cryoden.formats import outputs
+from cryoden.formats.file_errors import decoding_errors
 from cryoden.formats.files import PathLike, read_json, write_json
 
 DONE, SOME_FAILED, FAILED, STOPPED = "done", "some_failed", "failed", "stopped"
@@ -116,8 +117,9 @@ def read_ending(path: PathLike) -> Optional[Ending]:
     if not Path(path).is_file():
         return None
     content = read_json(path)
-    items = {item.pop("name"): Problem.from_dict(item) for item in content["items"]}
-    return Ending(content["status"], tuple(map(Problem.from_dict, content["problems"])), items)
+    with decoding_errors(path, "the outcome of a command"):
+        items = {str(item["name"]): Problem.from_dict(item) for item in content["items"]}
+        return Ending(str(content["status"]), tuple(map(Problem.from_dict, content["problems"])), items)
 
 
 def write_failures(folder: PathLike, failures: Mapping[str, Problem]) -> None:
@@ -136,4 +138,6 @@ def read_failures(folder: PathLike) -> Dict[str, Problem]:
     path = Path(folder) / outputs.FAILURES
     if not path.is_file():
         return {}
-    return {name: Problem.from_dict(problem) for name, problem in read_json(path).items()}
+    content = read_json(path)
+    with decoding_errors(path, "a list of failures"):
+        return {name: Problem.from_dict(problem) for name, problem in content.items()}

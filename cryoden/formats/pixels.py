@@ -7,11 +7,9 @@ from typing import Iterator
 
 import numpy as np
 
+from cryoden.config.shared import PIXEL_SIZES_A
 from cryoden.errors import FileError, PixelError
 from cryoden.formats.file_errors import PathLike
-
-PIXEL_SIZES_A = (0.01, 1000.0)
-"""Smallest and largest pixel in A, far beyond what electron microscopes make; others are slips or damage."""
 
 
 def is_pixel_size(sampling_rate: float) -> bool:

@@ -22,6 +22,7 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, S
 
 from cryoden import __version__
 from cryoden.errors import ExistingResultsError, FileError, Remedy
+from cryoden.formats.file_errors import reading_errors
 from cryoden.formats.files import PathLike, append_line, digest, read_json, real_path, write_json
 
 BEGUN, DONE = "begun", "done"
@@ -61,6 +62,11 @@ class InputIdentity:
         except OSError:
             return None
         return cls(Path(path).name, status.st_size, status.st_mtime_ns, str(path))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputIdentity:
+        """Return an identity from its fields; raises KeyError, TypeError or ValueError where they are none."""
+        return cls(str(values["name"]), int(values["size"]), int(values["changed_ns"]), str(values["path"]))
 
     def is_same(self, other: Optional[InputIdentity]) -> bool:
         """Return whether two identities are those of one file; some copies keep whole seconds only."""
@@ -330,8 +336,8 @@ def _read_content(path: Path) -> Optional[Dict[str, Any]]:
 
 
 def _is_whole(content: Dict[str, Any]) -> bool:
-    runs = content["runs"]
-    if not isinstance(runs, dict) or content.get("current") not in runs:
+    runs, current = content["runs"], content.get("current")
+    if not isinstance(runs, dict) or not isinstance(current, str) or current not in runs:
         return False
     return all(
         isinstance(run, dict) and isinstance(run.get("options"), dict) and isinstance(run.get("digests"), dict)
@@ -343,13 +349,15 @@ def _read_lines(record: Path) -> Dict[str, _Line]:
     """Return result -> the last that was recorded of it; a line that a kill cut off is passed over."""
     lines: Dict[str, _Line] = {}
     for path in sorted(record.parent.glob(f"{record.stem}.results*.jsonl")):
-        for text in path.read_text().splitlines():
+        with reading_errors(path):
+            content = path.read_bytes().decode("utf-8", "replace")
+        for text in content.splitlines():
             try:
                 line = json.loads(text)
-                inputs = tuple(InputIdentity(**identity) for identity in line["inputs"])
+                inputs = tuple(InputIdentity.from_dict(identity) for identity in line["inputs"])
                 read = _Line(str(line["run"]), str(line["state"]), inputs, int(line["ns"]), dict(line["facts"]))
                 name = str(line["result"])
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
                 continue
             if name not in lines or read.ns >= lines[name].ns:  # several processes have a file each
                 lines[name] = read

@@ -12,10 +12,11 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 import pandas as pd
 
+from cryoden.config.shared import PIXEL_SIZES_A
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.file_errors import PathLike
 from cryoden.formats.files import working_folder
-from cryoden.formats.pixels import PIXEL_SIZES_A, require_pixel_size
+from cryoden.formats.pixels import require_pixel_size
 from cryoden.formats.star_text import read_blocks, write_blocks
 
 NAME = "rlnMicrographName"

@@ -101,6 +101,13 @@ def damaged_json(content: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(values).encode()
 
 
+def damaged_lines(content: bytes, rng: np.random.Generator) -> bytes:
+    """Return lines of JSON of which one is damaged."""
+    lines = content.splitlines(keepends=True)
+    place = int(rng.integers(len(lines)))
+    return b"".join([*lines[:place], damaged_json(lines[place], rng), b"\n", *lines[place + 1 :]])
+
+
 def _with_other_value(value: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = str(rng.choice(np.array(list(value), dtype=object)))

@@ -22,7 +22,7 @@ import tifffile
 
 from cryoden.formats.model_file import ModelCard, write_model
 from tests.eer import random_events, write_eer
-from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_text
+from tests.fuzz.mutations import damaged_bytes, damaged_json, damaged_lines, damaged_text
 from tests.helpers import ROOT, blurring_cnn3, write_mrc, write_raw_mrc
 
 MOST_BYTES = 2 << 30
@@ -100,6 +100,10 @@ TARGETS = {
     "options": Target("options.json", ("halves", "--config", "options.json"), damaged_json),
     "record": Target(
         "done/halves.json", ("halves", "good.mrcs", "--sampling-rate", "1.5", "--output", "done"), damaged_json,
+    ),
+    "result lines": Target(
+        "done/halves.results.jsonl",
+        ("halves", "good.mrcs", "--sampling-rate", "1.5", "--output", "done"), damaged_lines,
     ),
     "pattern": Target(
         "done/fixed_pattern.npz",
