@@ -231,7 +231,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(__version__)
         return ALL_DONE
     with forgiving_streams():
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("cryoden").setLevel(logging.INFO)  # of libraries only what they warn of
         return _main(words)
 
 
@@ -244,7 +245,8 @@ def _main(words: List[str]) -> int:
             ending = Ending.of(command.run(words))
     except Stopped as stopped:
         ending, status = Ending(outcome.STOPPED), stopped.status
-        _say(STOPPED_LINE)
+        if rank() == 0:  # every process of a job is sent the signal
+            _say(STOPPED_LINE)
     except CryodenError as error:
         ending = Ending.of_error(error)
         _say(str(error))

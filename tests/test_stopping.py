@@ -18,7 +18,7 @@ from cryoden.formats import outputs
 from cryoden.formats.outcome import STOPPED, read_ending
 from cryoden.system.locks import LOCK_NAME
 from cryoden.system.signals import STOPPED_LINE
-from tests.helpers import ROOT, Result, leftovers, write_halves, write_raw_mrc
+from tests.helpers import ROOT, Result, leftovers, python, write_halves, write_raw_mrc
 
 Run = Callable[..., Result]
 
@@ -46,9 +46,9 @@ sys.exit(main())
 """
 
 
-def start(words: Sequence[object], script: str = SLOWLY) -> subprocess.Popen[str]:
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="2")
-    line = [sys.executable, "-c", script, *map(str, words)]
+def start(words: Sequence[object], **settings: str) -> subprocess.Popen[str]:
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="2", **settings)
+    line = [sys.executable, "-c", SLOWLY, *map(str, words)]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -157,6 +157,17 @@ def test_training(cryoden: Run, halves: None, monkeypatch: pytest.MonkeyPatch) -
     assert_continues(cryoden, words)
 
 
+def test_of_several_processes_one_says_that_they_are_stopped(movies: Path) -> None:
+    words = ["halves", *sorted(movies.iterdir()), "--jobs", 1, "--output", "out"]
+    process = start(words, WORLD_SIZE="2", RANK="1")
+    while not has_lines(1)() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "Stopped" not in err
+
+
 def shell(redirection: str, words: str) -> int:
     """Run a command, whose stderr goes into a file where it goes nowhere else; return its exit status."""
     line = f"set -o pipefail; {sys.executable} -m cryoden {words} {redirection}"
@@ -187,3 +198,16 @@ def test_failures_are_told_by_the_status_though_nobody_reads(movies: Path) -> No
     assert shell(">/dev/full", "--help 2>err") == 0
     assert shell(">&-", "--version 2>err") == 0
     assert shell(">/dev/full", "halves 2>/dev/full") == 2
+
+
+def test_libraries_are_heard_when_they_warn(tmp_path: Path) -> None:
+    script = """
+import logging
+from cryoden.__main__ import main
+main(["halves", "none.mrc", "--output", "out"])
+for name in ("cryoden.movies", "torch"):
+    logging.getLogger(name).info("news of %s", name)
+    logging.getLogger(name).warning("warning of %s", name)
+"""
+    said = python(["-c", script], tmp_path).stderr.splitlines()[-3:]
+    assert said == ["news of cryoden.movies", "warning of cryoden.movies", "warning of torch"]
