@@ -68,7 +68,7 @@ def said_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "empty", True: "Yes", False: "No"}[value]
     if isinstance(value, (list, tuple)):
-        return " ".join(map(str, value))
+        return "" if any(isinstance(item, dict) for item in value) else " ".join(map(str, value))
     return "" if isinstance(value, dict) or os.sep in str(value) else str(value)
 
 

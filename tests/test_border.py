@@ -46,18 +46,7 @@ TODO_MESSAGES = {
 }
 """Modules of which some messages still speak of options; to become none."""
 
-TODO_NAMES = {
-    "cryoden/__main__.py",
-    "cryoden/evaluation/evaluate.py",
-    "cryoden/formats/bundle.py",
-    "cryoden/formats/files.py",
-    "cryoden/formats/model_file.py",
-    "cryoden/formats/patch_file.py",
-    "cryoden/formats/training_folder.py",
-    "cryoden/model/denoising.py",
-    "cryoden/report/html_report.py",
-    "cryoden/report/tables.py",
-}
+TODO_NAMES: Set[str] = set()
 """Modules that still write out names of results; to become none."""
 
 PATH_CALLS = {"join", "joinpath", "with_name", "Path", "_getExtraPath", "_filePath", "_getLogsPath", "_getPath"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import numpy as np
@@ -13,7 +13,15 @@ from tqdm import tqdm
 from cryoden.config import GIB, EvaluateConfig
 from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import CryodenError, ExistingResultsError, NothingDoneError, PairError, PixelError, problem_of
+from cryoden.errors import (
+    CryodenError,
+    ExistingResultsError,
+    NothingDoneError,
+    PairError,
+    PixelError,
+    Remedy,
+    problem_of,
+)
 from cryoden.evaluation.contenders import (
     TOPAZ,
     Contender,
@@ -30,11 +38,12 @@ from cryoden.evaluation.halves import Halves
 from cryoden.evaluation.score_table import tabulate
 from cryoden.evaluation.truths import read_truth
 from cryoden.formats import outputs
-from cryoden.formats.files import make_folder, read_json, write_json
+from cryoden.formats.files import make_folder, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
-from cryoden.formats.output_folder import fills_folder
+from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.progress_log import write_above_bar
+from cryoden.formats.run_record import Result, RunRecord
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.measurement import Measurement, NoiseResponse, measure
 from cryoden.metrics.psnr_ssim import centre
@@ -48,6 +57,11 @@ from cryoden.report.measurement_file import load_measurement, measurement_path, 
 from cryoden.report.tables import write_tables
 
 log = logging.getLogger(__name__)
+
+RECORDED = ("odd", "even", "truth", "sampling_rate", "scored", "quality")
+"""Options that change what is measured."""
+
+TABLES = (outputs.METRICS, outputs.METRICS_CSV, outputs.METRICS_STAR, outputs.REPORT)
 
 AHEAD_BYTES = GIB
 """Memory for halves of micrographs that are handed to a denoiser together."""
@@ -77,11 +91,12 @@ class Evaluation:
         self.pairs, self.failures = find_pairs(config.odd, config.even, rate)
         self.n_inputs = len(self.pairs) + len(self.failures)
         self.truths = list_halves(config.truth) if config.truth else {}
-        self.output = make_folder(config.output)
+        self.output = Path(config.output)
         self.contenders, self.absent = model_contenders(self.models), absent_networks(self.models)
         self._add_topaz(str(device))
 
         self.mismatched: Dict[str, np.ndarray] = {}
+        self._record = self._new_record()
         self._is_continued, self._is_recorded = False, False
         self._proven: Set[str] = set()
 
@@ -102,10 +117,10 @@ class Evaluation:
         CryodenError
             If no micrograph could be measured.
         """
+        if not self.config.overwrite:
+            require_own_folder(self.output, outputs.EVALUATE_RECORD, [self.output / name for name in TABLES])
+        done = self._finished()
         make_folder(self.output / outputs.MEASUREMENTS)
-        is_continued = self._guard_options()
-        paths = {pair.name: measurement_path(self.output, pair.name) for pair in self.pairs}
-        done = {name for name, path in paths.items() if is_continued and path.is_file()}
         if done:
             log.info("%d of %d micrographs were measured before.", len(done), len(self.pairs))
         self._is_continued = bool(done)
@@ -117,7 +132,7 @@ class Evaluation:
             for contender in self.contenders:
                 contender.denoiser.close()
 
-        measurements = [load_measurement(paths[pair.name]) for pair in self.pairs if pair.name in done]
+        measurements = [load_measurement(self._path_of(pair)) for pair in self.pairs if pair.name in done]
         self._name_swapped(measurements)
         if not measurements:
             raise NothingDoneError("micrographs", "evaluated", self.n_inputs, self.failures)
@@ -178,7 +193,7 @@ class Evaluation:
             self._proven.add(contender.key)
 
         if not self._is_recorded:  # only now it is known with what the micrographs are going to be measured
-            write_json(self.output / outputs.EVALUATE_RECORD, self._record())
+            self._record.begin()
             self._is_recorded = True
 
     def _leave_out(self, contender: Contender, error: CryodenError) -> None:
@@ -189,6 +204,8 @@ class Evaluation:
             ) from error
         log.warning("%s is left out: %s", contender.label, error)
         self.contenders.remove(contender)
+        self._record = self._new_record()
+        self._record.finished([self._result_of(pair) for pair in self.pairs])
         self.absent.append(Absent(contender.key, contender.label, contender.kind, error.problem))
 
     def _predict(self, halves: Halves) -> Tuple[Any, ...]:
@@ -259,7 +276,8 @@ class Evaluation:
         wrong = checks.filtered_half(pair.name, result.rings)
         if wrong:
             raise PairError(wrong, subject=pair.name)
-        save_measurement(measurement_path(self.output, pair.name), result)
+        with self._record.making(self._result_of(pair)):
+            save_measurement(self._path_of(pair), result)
         return result
 
     # ------------------------------------------------------------------ all of them
@@ -292,31 +310,45 @@ class Evaluation:
             models=[facts_of(model) for model in self.models],
         )
 
-    def _record(self) -> Dict[str, Any]:
-        """Return what the measurements of one folder have in common."""
+    # ------------------------------------------------------------------ what was measured before
+    def _new_record(self) -> RunRecord:
+        """Return the record of the folder, for what the micrographs are measured with now."""
         config = self.config
-        record = {key: getattr(config, key) for key in ("odd", "even", "truth", "sampling_rate", "scored", "quality")}
-        record["models"] = [{"network": net.card.network, "training": net.card.training} for net in self.models]
+        options = {key: getattr(config, key) for key in RECORDED}
+        options["model"] = [{"network": model.card.network, "training": model.card.training} for model in self.models]
         has_topaz = any(contender.key == TOPAZ for contender in self.contenders)
-        record["topaz"] = {"is_there": has_topaz, "network": config.topaz_network if has_topaz else None}
-        return json.loads(json.dumps(record))
-
-    def _guard_options(self) -> bool:
+        options["topaz"] = {"is_there": has_topaz, "network": config.topaz_network if has_topaz else None}
         path = self.output / outputs.EVALUATE_RECORD
-        if self.config.overwrite or not path.is_file():
-            return False
-        before, now = read_json(path), self._record()
-        if before == {**now, "topaz": {"is_there": False, "network": None}} != now:
+        files = {"model": config.model}
+        return RunRecord(path, options, files, None, config.overwrite, renamed={"models": "model"})
+
+    def _finished(self) -> Set[str]:
+        """Return the micrographs that were measured before, with the same denoisers and options.
+
+        Raises
+        ------
+        ExistingResultsError
+            If one was measured otherwise.
+        """
+        try:
+            return self._record.finished([self._result_of(pair) for pair in self.pairs])
+        except ExistingResultsError as error:
+            then, _ = error.problem.differences.get("topaz", (None, None))
+            if list(error.problem.differences) != ["topaz"] or then["is_there"]:
+                raise
             raise ExistingResultsError(
-                f"{self.output} holds an evaluation without Topaz-Denoise, which was not there or failed ({path}); "
-                "give --topaz no to go on without it, or --overwrite to measure everything with it."
-            )
-        if before != now:
-            raise ExistingResultsError(
-                f"{self.output} holds an evaluation of other micrographs, models or options ({path}); choose another "
-                "--output folder, or give --overwrite."
-            )
-        return True
+                f"{self.output} holds an evaluation without Topaz-Denoise, which was not there or failed.",
+                subject=str(self.output),
+                remedy=Remedy("set_to", "topaz", "no"),
+            ) from error
+
+    def _result_of(self, pair: HalfPair) -> Result:
+        """Return the measurement of a micrograph as it is recorded."""
+        truth = self.truths.get(pair.name)
+        return Result(pair.name, (self._path_of(pair),), (pair.odd, pair.even, *([truth] if truth else [])))
+
+    def _path_of(self, pair: HalfPair) -> Path:
+        return measurement_path(self.output, pair.name)
 
 
 @fills_folder("evaluate", lambda done: done[1].failures)

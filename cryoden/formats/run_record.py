@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from cryoden import __version__
 from cryoden.errors import ExistingResultsError, FileError, Remedy
@@ -117,9 +117,12 @@ class RunRecord:
     options
         What makes the results what they are, JSON types.
     files
-        Option -> file that it names, such as a model or a gain reference: known by their content, not by their place.
+        Option -> file or files that it names, such as models or a gain reference: known by their content, not by their
+        place.
     lacking
         Values of options that version 0.1 did not have, and of what it recorded in another form.
+    renamed
+        Names that version 0.1 recorded -> options that are meant.
     is_overwritten
         Whether results that are there are made again, whoever made them; None where the command has no such option.
     rank
@@ -130,14 +133,15 @@ class RunRecord:
         self,
         path: PathLike,
         options: Mapping[str, Any],
-        files: Optional[Mapping[str, Optional[str]]] = None,
+        files: Optional[Mapping[str, Union[str, Sequence[str], None]]] = None,
         lacking: Optional[Mapping[str, Any]] = None,
         is_overwritten: Optional[bool] = None,
         rank: int = 0,
+        renamed: Optional[Mapping[str, str]] = None,
     ) -> None:
         self.path = Path(path)
         self.options: Dict[str, Any] = json.loads(json.dumps(dict(options)))
-        self._digests = {name: digest(file).hexdigest() for name, file in (files or {}).items() if file}
+        self._digests = {name: _digest_of(named) for name, named in (files or {}).items() if named}
         self._run = _run_name(self.options, self._digests)
         self._lacking = dict(lacking or {})
         self._is_overwritten = bool(is_overwritten)
@@ -145,7 +149,7 @@ class RunRecord:
         self._identities: Dict[str, Tuple[InputIdentity, ...]] = {}
         self._lock = threading.Lock()
         self._lines_path = lines_path(self.path, rank)
-        self._content = _read_content(self.path)
+        self._content = _read_content(self.path, renamed or {})
         self._lines = _read_lines(self.path)
 
     @property
@@ -315,13 +319,19 @@ def lines_path(record: Path, rank: int = 0) -> Path:
     return record.with_name(f"{record.stem}.results{f'_{rank}' if rank else ''}.jsonl")
 
 
+def _digest_of(files: Union[str, Sequence[str]]) -> str:
+    """Return the digest of a file's content, or of several files in their order."""
+    paths = [files] if isinstance(files, str) else files
+    return " ".join(digest(path).hexdigest() for path in paths)
+
+
 def _run_name(options: Mapping[str, Any], digests: Mapping[str, str]) -> str:
     known_by_content = {name: value for name, value in options.items() if name not in digests}
     text = json.dumps([known_by_content, dict(digests)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:RUN_DIGITS]
 
 
-def _read_content(path: Path) -> Optional[Dict[str, Any]]:
+def _read_content(path: Path, renamed: Mapping[str, str] = {}) -> Optional[Dict[str, Any]]:
     """Return a record's content, that of version 0.1 in the form of today; None where there is none."""
     if not path.is_file():
         return None
@@ -329,7 +339,8 @@ def _read_content(path: Path) -> Optional[Dict[str, Any]]:
     if not isinstance(content, dict):
         raise FileError(f"{path} is damaged: it is no JSON object. Remove it with the results beside it.")
     if "runs" not in content:
-        return {"runs": {LEGACY: {"options": content, "digests": {}}}, "current": LEGACY}
+        options = {renamed.get(name, name): value for name, value in content.items()}
+        return {"runs": {LEGACY: {"options": options, "digests": {}}}, "current": LEGACY}
     if not _is_whole(content):
         raise FileError(f"{path} is damaged: it does not say the options of its runs. Remove it and the results.")
     return content
