@@ -57,6 +57,8 @@ ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 
 STATUS = {outcome.DONE: ALL_DONE, outcome.SOME_FAILED: SOME_FAILED, outcome.FAILED: NOTHING_DONE}
 
+STOPPED_WITHOUT_RESUME = "Stopped; the same command with --resume goes on from here."
+
 Failures = Mapping[str, Problem]
 """Input -> why it was left out."""
 
@@ -246,7 +248,7 @@ def _main(words: List[str]) -> int:
     except Stopped as stopped:
         ending, status = Ending(outcome.STOPPED), stopped.status
         if rank() == 0:  # every process of a job is sent the signal
-            _say(STOPPED_LINE)
+            _say(STOPPED_WITHOUT_RESUME if command.needs_resume else STOPPED_LINE)
     except CryodenError as error:
         ending = Ending.of_error(error)
         _say(str(error))
@@ -274,11 +276,14 @@ class _Command:
         Where to say how it ended.
     folder
         That it fills.
+    needs_resume
+        Whether it goes on with an option only.
     """
 
     def __init__(self) -> None:
         self.outcome_file: Optional[str] = None
         self.folder: Optional[str] = None
+        self.needs_resume = False
 
     def run(self, words: List[str]) -> Failures:
         """Run the command; return which inputs were left out."""
@@ -289,6 +294,7 @@ class _Command:
         words, save_to = _take_option(words, "--save-config")
         config = parse(words)
         self.folder = config.filled_folder
+        self.needs_resume = isinstance(config, TrainConfig) and not config.resume
         if save_to:
             write_json(save_to, config.to_dict())
             return {}

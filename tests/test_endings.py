@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Callable
 
@@ -11,7 +12,8 @@ import pytest
 
 from cryoden.formats import outputs
 from cryoden.formats.outcome import read_ending
-from cryoden.model import denoising
+from cryoden.model import denoising, training
+from cryoden.system.signals import Stopped
 from tests.helpers import Result, write_mrc
 
 Run = Callable[..., Result]
@@ -78,3 +80,17 @@ def test_a_folder_has_a_name(cryoden: Run, words: list, name: str) -> None:
 
 def test_names_have_no_nul(cryoden: Run, words: list) -> None:
     assert "Option --output has a NUL character" in cryoden(*words[:-1], "o\0ut").last_error
+
+
+@pytest.mark.parametrize(("resume", "way_on"), [([], "with --resume "), (["--resume"], "")])
+def test_a_stopped_training_says_what_goes_on(
+    cryoden: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: list, way_on: str
+) -> None:
+    def stop(config: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(training, "train", stop)
+    result = cryoden("train", "--odd", "odd", "--even", "even", "--output", "out", *resume, "--outcome", "ended.json")
+    assert result.status == 143
+    assert result.last_error == f"cryoden: Stopped; the same command {way_on}goes on from here."
+    assert json.loads(Path("ended.json").read_text())["status"] == "stopped"
