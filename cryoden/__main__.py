@@ -48,6 +48,7 @@ from cryoden.formats import outcome, outputs
 from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import read_json, write_json
 from cryoden.formats.outcome import Ending, write_ending
+from cryoden.system.packages import needing_torch
 from cryoden.system.ranks import rank
 from cryoden.system.signals import STOPPED_LINE, Stopped, stop_on_signals
 from cryoden.system.streams import forgiving_streams
@@ -243,7 +244,7 @@ def _main(words: List[str]) -> int:
     command = _Command()
     status: Optional[int] = None
     try:
-        with stop_on_signals():
+        with stop_on_signals(), needing_torch():
             ending = Ending.of(command.run(words))
     except Stopped as stopped:
         ending, status = Ending(outcome.STOPPED), stopped.status

@@ -1,13 +1,13 @@
-"""References of the methods that the protocols use."""
+"""References of the methods that the protocols use; Scipion reads them from this docstring.
 
-BIBTEX = """
 @inproceedings{Lehtinen2018,
     author = {Lehtinen, Jaakko and Munkberg, Jacob and Hasselgren, Jon and Laine, Samuli and Karras, Tero and
         Aittala, Miika and Aila, Timo},
     title = {{Noise2Noise}: Learning Image Restoration without Clean Data},
     booktitle = {Proceedings of the 35th International Conference on Machine Learning},
     pages = {2965--2974},
-    year = {2018}
+    year = {2018},
+    url = {https://proceedings.mlr.press/v80/lehtinen18a.html}
 }
 
 @inproceedings{Ronneberger2015,
@@ -21,7 +21,7 @@ BIBTEX = """
 
 @article{Grant2015,
     author = {Grant, Timothy and Grigorieff, Nikolaus},
-    title = {Measuring the optimal exposure for single particle cryo-{EM} using a 2.6 {\\AA} reconstruction of rotavirus
+    title = {Measuring the optimal exposure for single particle cryo-{EM} using a 2.6 Å reconstruction of rotavirus
         {VP6}},
     journal = {eLife},
     volume = {4},
@@ -31,8 +31,8 @@ BIBTEX = """
 }
 
 @article{Vulovic2013,
-    author = {Vulovi\\'c, Milo\\v{s} and Ravelli, Raimond B. G. and van Vliet, Lucas J. and Koster, Abraham J. and
-        Lazi\\'c, Ivan and L{\\"u}cken, Uwe and Rullg{\\aa}rd, Hans and {\\"O}ktem, Ozan and Rieger, Bernd},
+    author = {Vulović, Miloš and Ravelli, Raimond B. G. and van Vliet, Lucas J. and Koster, Abraham J. and
+        Lazić, Ivan and Lücken, Uwe and Rullgård, Hans and Öktem, Ozan and Rieger, Bernd},
     title = {Image formation modeling in cryo-electron microscopy},
     journal = {Journal of Structural Biology},
     volume = {183},

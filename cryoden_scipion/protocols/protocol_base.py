@@ -171,6 +171,11 @@ class CryodenProtBase(EMProtocol):
         return errorText(error, self._words)
 
     # --------------------------- INFO functions -------------------------------
+    def warnings(self) -> List[str]:
+        """Return what speaks against a run; a queue sends it to another computer, whose GPUs are not known here."""
+        asksForGpu = self.usesGpu() and not self.useQueue()
+        return super().warnings() + (Plugin.gpuWarnings() if asksForGpu else [])
+
     def _problemsOf(self, makeConfig: Callable[[], Options]) -> List[str]:
         """Return every rule that the options break; `makeConfig` builds the configuration."""
         try:
