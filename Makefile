@@ -1,4 +1,5 @@
 # Two commands set up everything they need in .venv: `make demo` (the main job on a real micrograph), `make test`.
+# `make test-long` runs what takes minutes each, installations from nothing among them.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -18,7 +19,7 @@ export RELION_HOME ?= /usr
 SCIPION := $(BIN)/python -m scipion
 DEMO_MICROGRAPH := demo/data/fei-extended.mrc
 
-.PHONY: demo test lint unit protocols testrunner gui install install-dev pythons clean
+.PHONY: demo test test-long lint unit protocols testrunner gui install install-dev pythons clean
 
 demo: install $(DEMO_MICROGRAPH)
 	@$(SCIPION) python demo/workflow.py
@@ -33,10 +34,13 @@ lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/vermin --quiet --no-tips --target=3.8- --violations cryoden cryoden_scipion
+	$(BIN)/vermin --quiet --no-tips --target=3.8- --violations cryoden cryoden_scipion _cryoden_scipion setup.py
 
 unit: install-dev
 	$(BIN)/python -m pytest
+
+test-long: install-dev
+	$(BIN)/python -m pytest -m long
 
 # One class directly; the test runner below calls the same command for every class.
 protocols: install-dev
@@ -48,12 +52,13 @@ testrunner: install-dev
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 
-# torch first: a range would fetch another build with several GB of GPU libraries. Override with make TORCH=...
+# torch first: what setup.py asks for would fetch another build with several GB of GPU libraries. Override with
+# make TORCH=...
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet scipion-pyworkflow scipion-em scipion-app
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[torch]'
 	$(BIN)/python -m pip check
 	mkdir -p $(SCIPION_FOLDER)/data
 	touch $@
