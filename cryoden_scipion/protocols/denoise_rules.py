@@ -88,7 +88,7 @@ def ctfProblems(micrographs: SetOfMicrographs, ctfs: Optional[SetOfCTF]) -> List
 
 
 def repeatWarnings(micrographs: SetOfMicrographs, recordName: str) -> List[str]:
-    """Return whether some micrographs are denoised ones: a file of this name lies beside them."""
+    """Return whether some micrographs are denoised ones: a file of this name is in their folder."""
     folders = {os.path.dirname(micrograph.getFileName()) for micrograph in micrographs}
     if any(os.path.exists(os.path.join(folder, recordName)) for folder in folders):
         return ["The input is a denoised set already; denoising twice removes signal. Give the original micrographs."]

@@ -13,7 +13,7 @@ from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
 
 from cryoden.config import Options
-from cryoden.errors import CryodenError, FullDiskError, OptionError, Problem, Words
+from cryoden.errors import UNEXPECTED, CryodenError, FullDiskError, OptionError, Problem, Words
 from cryoden.formats import outputs
 from cryoden.formats.outcome import FAILED, STOPPED, Ending, read_ending, read_failures
 from cryoden_scipion import Plugin
@@ -133,7 +133,10 @@ class CryodenProtBase(EMProtocol):
             if ending.status == STOPPED:
                 raise CommandError(exitText, ending) from error
             if ending.status == FAILED:
-                raise CommandError(self._problemsText(ending.problems), ending) from error
+                text = self._problemsText(ending.problems)
+                if nProcesses > 1 and ending.has(UNEXPECTED):  # such as the loss of another process
+                    text = f"{exitText}\n{text}"
+                raise CommandError(text, ending) from error
 
     def _outcomeFile(self) -> str:
         """Return where the last command said how it ended, for this run alone."""

@@ -1,4 +1,4 @@
-"""Denoise micrographs while they come: SetOfMicrographs + CryodenModel -> SetOfMicrographs and micrographs.star."""
+"""Denoise micrographs on the fly: SetOfMicrographs + CryodenModel -> SetOfMicrographs and micrographs.star."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class CryodenProtEvaluate(HalvesInput):
     """Measure how good denoisers are on your own micrographs, without ground truth.
 
     Each half is denoised and compared with the other half, whose noise is independent. That gives R2, the share of the
-    unknown clean signal that a denoiser explains, beside what simple filters reach. Every micrograph of the output
+    unknown clean signal that a denoiser explains, next to what simple filters reach. Every micrograph of the output
     carries its R2: sort by it, or make a subset of the best.
     """
 

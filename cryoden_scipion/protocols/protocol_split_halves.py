@@ -1,4 +1,4 @@
-"""Split movies into halves while they come: SetOfMovies -> full, odd and even SetOfMicrographs."""
+"""Split movies into halves on the fly: SetOfMovies -> full, odd and even SetOfMicrographs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVE
 
 
 class CryodenProtSplitHalves(StreamingRun):
-    """Sum the odd and the even frames of movies apart: two images of one specimen with independent noise.
+    """Sum the odd and the even frames of movies separately: two images of one specimen with independent noise.
 
     A denoiser is trained on such halves. Global shifts that a motion correction stored with the movies are applied;
     local motion is not stored, so halves from the motion-correction program itself (its odd and even output) are

@@ -1,4 +1,4 @@
-"""Protocols that work while their input grows: one command for all that is there, results registered as they come."""
+"""Protocols that work while their input grows: one command for all that is there, results registered as they finish."""
 
 from __future__ import annotations
 

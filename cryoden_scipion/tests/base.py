@@ -1,4 +1,4 @@
-"""What tests of protocols share that work while their input grows."""
+"""What tests of protocols share: inputs that are made without a run, and protocols that work while theirs grows."""
 
 import os
 import signal
@@ -7,18 +7,40 @@ import time
 import psutil
 from pwem.objects import SetOfMicrographs
 from pyworkflow.object import Set
-from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
+from pyworkflow.protocol import MODE_RESUME, STATUS_FINISHED, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
 
 from cryoden_scipion.convert import readSetFile
 
 
-class StreamingTest(BaseTest):
-    """Base: a project, open sets that grow, and protocols that are killed and continued."""
+class ProjectTest(BaseTest):
+    """Base: a project, in which inputs of the tested protocols are made in this process: every run takes seconds."""
 
     @classmethod
     def setUpClass(cls):
         setupTestProject(cls)
+
+    @classmethod
+    def finishHere(cls, protocol, makeOutputs):
+        """Return a protocol as if it had run.
+
+        Parameters
+        ----------
+        protocol : pyworkflow.protocol.Protocol
+            New.
+        makeOutputs : callable
+            Defines its outputs; called with the protocol when its folders are there.
+        """
+        cls.proj.saveProtocol(protocol)
+        protocol.makePathsAndClean()
+        makeOutputs(protocol)
+        protocol.setStatus(STATUS_FINISHED)
+        cls.proj._storeProtocol(protocol)
+        return protocol
+
+
+class StreamingTest(ProjectTest):
+    """Base: open sets that grow, and protocols that are killed and continued."""
 
     def waitUntil(self, condition, seconds=180):
         """Wait until a condition holds; fail after so many seconds."""

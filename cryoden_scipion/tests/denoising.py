@@ -5,6 +5,7 @@ import os
 import mrcfile
 import numpy as np
 import scipy.ndimage
+from pwem.objects import Acquisition, Micrograph
 from pwem.protocols import ProtImportMicrographs
 
 from cryoden.config import DenoiseConfig
@@ -14,6 +15,7 @@ from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportModel
 from cryoden_scipion.tests.base import StreamingTest
 
 SHAPE, SAMPLING_RATE = (96, 128), 3.0
+ACQUISITION = Acquisition(voltage=300.0, sphericalAberration=2.7, amplitudeContrast=0.1, magnification=50000)
 OUTPUT = "micrographs.sqlite"
 FLOAT32 = DenoiseConfig.choices_of("precision").index("float32")
 
@@ -58,21 +60,29 @@ class CryodenDenoiseTest(StreamingTest):
         """Write and import a model."""
         path = os.path.abspath(cls.proj.getTmpPath(name))
         writeMeanModel(path, **card)
-        protocol = cls.owner = cls.newProtocol(CryodenProtImportModel, modelFile=path)
-        cls.launchProtocol(protocol)
-        return protocol.outputModel
+        protocol = cls.newProtocol(CryodenProtImportModel, modelFile=path)
+        cls.owner = cls.finishHere(protocol, CryodenProtImportModel.importStep)
+        return cls.owner.outputModel
 
-    def importMicrographs(self, name, n, half=None, shape=SHAPE):
-        """Write and import micrographs NAME_1, NAME_2..."""
-        folder = os.path.abspath(self.proj.getTmpPath(f"{name}{half}"))
-        os.makedirs(folder)
-        for number in range(1, n + 1):
-            writeImage(os.path.join(folder, f"{name}_{number}.mrc"), noise(number, half, shape))
-        protocol = self.newProtocol(
-            ProtImportMicrographs, filesPath=folder, filesPattern="*.mrc", samplingRate=SAMPLING_RATE, voltage=300,
-        )  # fmt: skip
-        self.launchProtocol(protocol)
-        return protocol.outputMicrographs
+    @classmethod
+    def importMicrographs(cls, name, n, half=None, shape=SHAPE):
+        """Write micrographs NAME_1, NAME_2... and return them as their import leaves them."""
+
+        def makeOutputs(protocol):
+            micrographs = protocol._createSetOfMicrographs()
+            micrographs.setSamplingRate(SAMPLING_RATE)
+            micrographs.setAcquisition(ACQUISITION)
+            for number in range(1, n + 1):
+                path = protocol._getExtraPath(f"{name}_{number}.mrc")
+                writeImage(path, noise(number, half, shape))
+                micrograph = Micrograph(location=path)
+                micrograph.setMicName(os.path.basename(path))
+                micrograph.setSamplingRate(SAMPLING_RATE)
+                micrograph.setAcquisition(ACQUISITION)
+                micrographs.append(micrograph)
+            protocol._defineOutputs(outputMicrographs=micrographs)
+
+        return cls.finishHere(cls.newProtocol(ProtImportMicrographs), makeOutputs).outputMicrographs
 
     def denoise(self, micrographs, **options):
         """Return a protocol that is not launched; in float32 on the CPU, as every machine computes it."""

@@ -9,6 +9,7 @@ from unittest import mock
 import mrcfile
 import numpy as np
 import scipy.ndimage
+from pwem.objects import Movie
 from pwem.protocols import ProtImportMovies
 from pyworkflow.protocol import MODE_RESTART, MODE_RESUME
 
@@ -16,9 +17,18 @@ from cryoden_scipion.constants import CRYODEN_ENV_ACTIVATION
 from cryoden_scipion.convert import filesById
 from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.protocol_train import NETWORKS
-from cryoden_scipion.tests.denoising import SAMPLING_RATE, CryodenDenoiseTest, noise, writeImage
+from cryoden_scipion.tests.denoising import ACQUISITION, SAMPLING_RATE, CryodenDenoiseTest, noise, writeImage
 
 MOVIE_SHAPE = (64, 96)
+
+
+def writeMovie(path, number):
+    """Write five frames of a specimen in noise."""
+    rng = np.random.default_rng(number)
+    clean = 8 + 20 * scipy.ndimage.gaussian_filter(rng.standard_normal(MOVIE_SHAPE), 2.0)
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(rng.poisson(np.maximum(clean, 0), (5, *MOVIE_SHAPE)).astype(np.uint16))
+        mrc.set_image_stack()
 
 
 class TestCryodenContinued(CryodenDenoiseTest):
@@ -41,21 +51,23 @@ class TestCryodenContinued(CryodenDenoiseTest):
         self.assertNotIn("--", problems[0])
 
     def importMovies(self, name, n):
-        """Write and import movies NAME_1, NAME_2..."""
-        folder = os.path.abspath(self.proj.getTmpPath(name))
-        os.makedirs(folder)
-        for number in range(1, n + 1):
-            rng = np.random.default_rng(number)
-            clean = 8 + 20 * scipy.ndimage.gaussian_filter(rng.standard_normal(MOVIE_SHAPE), 2.0)
-            frames = rng.poisson(np.maximum(clean, 0), (5, *MOVIE_SHAPE)).astype(np.uint16)
-            with mrcfile.new(os.path.join(folder, f"{name}_{number}.mrcs")) as mrc:
-                mrc.set_data(frames)
-                mrc.set_image_stack()
-        protocol = self.newProtocol(
-            ProtImportMovies, filesPath=folder, filesPattern="*.mrcs", samplingRate=SAMPLING_RATE
-        )
-        self.launchProtocol(protocol)
-        return protocol.outputMovies
+        """Write movies NAME_1, NAME_2... and return them as their import leaves them."""
+
+        def makeOutputs(protocol):
+            movies = protocol._createSetOfMovies()
+            movies.setSamplingRate(SAMPLING_RATE)
+            movies.setAcquisition(ACQUISITION)
+            for number in range(1, n + 1):
+                path = protocol._getExtraPath(f"{name}_{number}.mrcs")
+                writeMovie(path, number)
+                movie = Movie(location=path)
+                movie.setMicName(os.path.basename(path))
+                movie.setSamplingRate(SAMPLING_RATE)
+                movie.setAcquisition(ACQUISITION)
+                movies.append(movie)
+            protocol._defineOutputs(outputMovies=movies)
+
+        return self.finishHere(self.newProtocol(ProtImportMovies), makeOutputs).outputMovies
 
     def testDenoisingRefusesToMix(self):
         """Other options and micrographs are refused, Restart takes them; Continue takes what came since the end."""

@@ -8,13 +8,15 @@ from unittest import mock
 import mrcfile
 import numpy as np
 import psutil
+from pwem.objects import Acquisition, Movie
 from pwem.protocols import ProtImportMovies
+from pyworkflow.object import Set
 from pyworkflow.protocol import MODE_RESUME, getProtocolFromDb
-from pyworkflow.tests import BaseTest, setupTestProject
 
 from cryoden.errors import NothingDoneError
 from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import PIXEL_SIZE, read_table
+from cryoden_scipion.convert import clonedItems
 from cryoden_scipion.protocols import (
     CryodenProtDenoise,
     CryodenProtExportModel,
@@ -23,13 +25,18 @@ from cryoden_scipion.protocols import (
     CryodenProtTrain,
 )
 from cryoden_scipion.protocols.halves_input import LINKED_SET
-from cryoden_scipion.protocols.protocol_train import (
-    ALWAYS_STREAMING,
-    NETWORKS,
-)
+from cryoden_scipion.protocols.protocol_train import ALWAYS_STREAMING, NETWORKS
+from cryoden_scipion.tests.base import ProjectTest
 
 N_MOVIES, N_FRAMES, SHAPE, SAMPLING_RATE = 4, 7, (160, 192), 2.0
 VOLTAGE, SPHERICAL_ABERRATION, AMPLITUDE_CONTRAST = 200.0, 2.1, 0.07
+ACQUISITION = Acquisition(
+    voltage=VOLTAGE, sphericalAberration=SPHERICAL_ABERRATION, amplitudeContrast=AMPLITUDE_CONTRAST,
+    magnification=50000, dosePerFrame=1.5,
+)  # fmt: skip
+
+EPOCHS_TO_KILL_IN = 8
+"""Of a training that is killed after its first."""
 
 
 def makeMovies(folder, rng):
@@ -50,36 +57,57 @@ def makeMovies(folder, rng):
     return counts, gain
 
 
-def writeMrc(path, data):
-    """Write an array as MRC with the pixel size of the test."""
+def writeMrc(path, data, samplingRate=SAMPLING_RATE):
+    """Write an array as MRC."""
     with mrcfile.new(path, overwrite=True) as mrc:
         mrc.set_data(data)
         if data.ndim == 3:
             mrc.set_image_stack()
-        mrc.voxel_size = SAMPLING_RATE
+        mrc.voxel_size = samplingRate
 
 
-class CryodenTest(BaseTest):
-    """Base: a project with imported movies that are split into halves once."""
+class CryodenTest(ProjectTest):
+    """Base: a project with movies and their halves."""
 
     @classmethod
     def setUpClass(cls):
-        setupTestProject(cls)
-        folder = cls.proj.getTmpPath("movies")
-        cls.counts, cls.gain = makeMovies(folder, np.random.default_rng(7))
-        cls.importMovies = cls.launch(
-            ProtImportMovies,
-            filesPath=os.path.abspath(folder),
-            filesPattern="movie_*.mrcs",
-            gainFile=os.path.abspath(os.path.join(folder, "gain.mrc")),
-            samplingRate=SAMPLING_RATE,
-            voltage=VOLTAGE,
-            sphericalAberration=SPHERICAL_ABERRATION,
-            amplitudeContrast=AMPLITUDE_CONTRAST,
-            dosePerFrame=1.5,
-        )
-        cls.movies = cls.importMovies.outputMovies
-        cls.split = cls.launch(CryodenProtSplitHalves, inputMovies=cls.movies)
+        super().setUpClass()
+        cls.folder = os.path.abspath(cls.proj.getTmpPath("movies"))
+        cls.counts, cls.gain = makeMovies(cls.folder, np.random.default_rng(7))
+        cls.makeHalves()
+
+    @classmethod
+    def makeHalves(cls):
+        """Make movies and halves as their import and the split leave them, without a run."""
+        cls.movies = cls.finishHere(cls.newProtocol(ProtImportMovies), cls.listMovies).outputMovies
+        cls.split = cls.finishHere(cls.newProtocol(CryodenProtSplitHalves, inputMovies=cls.movies), cls.sumMovies)
+
+    @classmethod
+    def listMovies(cls, protocol):
+        """Define the output of an import."""
+        movies = protocol._createSetOfMovies()
+        movies.setSamplingRate(SAMPLING_RATE)
+        movies.setAcquisition(ACQUISITION)
+        for name in cls.counts:
+            movie = Movie(location=os.path.join(cls.folder, f"{name}.mrcs"))
+            movie.setMicName(f"{name}.mrcs")
+            movie.setSamplingRate(SAMPLING_RATE)
+            movie.setAcquisition(ACQUISITION)
+            movies.append(movie)
+        protocol._defineOutputs(outputMovies=movies)
+
+    @classmethod
+    def sumMovies(cls, protocol):
+        """Sum by NumPy what the command would sum, and register it as the protocol does."""
+        movies = clonedItems(cls.movies)
+        for movie in movies:
+            frames = cls.counts[os.path.splitext(movie.getMicName())[0]]
+            for folder, start, step in (("full", 0, 1), ("odd", 0, 2), ("even", 1, 2)):
+                path = protocol._sumsOf(movie)[folder]
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                writeMrc(path, (frames[start::step].sum(axis=0) * cls.gain).astype(np.float32))
+        protocol._register(movies)
+        protocol._closeOutputSet()
 
     @classmethod
     def launch(cls, kind, **options):
@@ -129,6 +157,25 @@ class CryodenTest(BaseTest):
 class TestCryodenSplitHalves(CryodenTest):
     """Movies in, three sets out."""
 
+    @classmethod
+    def makeHalves(cls):
+        """Import and split."""
+        cls.movies = cls.importMovies(
+            cls.folder,
+            gainFile=os.path.join(cls.folder, "gain.mrc"),
+            voltage=VOLTAGE,
+            sphericalAberration=SPHERICAL_ABERRATION,
+            amplitudeContrast=AMPLITUDE_CONTRAST,
+            dosePerFrame=1.5,
+        )
+        cls.split = cls.launch(CryodenProtSplitHalves, inputMovies=cls.movies)
+
+    @classmethod
+    def importMovies(cls, folder, **options):
+        """Return the imported movies of a folder."""
+        given = {"filesPath": folder, "filesPattern": "movie_*.mrcs", "samplingRate": SAMPLING_RATE, **options}
+        return cls.launch(ProtImportMovies, **given).outputMovies
+
     def testSumsAreThoseOfNumpy(self):
         """Full, odd and even are the gain-corrected sums of all, odd and even frames."""
         starts = {"outputMicrographs": (0, 1), "outputMicrographsOdd": (0, 2), "outputMicrographsEven": (1, 2)}
@@ -151,14 +198,9 @@ class TestCryodenSplitHalves(CryodenTest):
 
     def testOneBadMovieIsNamedAndLeftOut(self):
         """A truncated movie does not stop the others."""
-        folder = self.proj.getTmpPath("damaged")
+        folder = os.path.abspath(self.proj.getTmpPath("damaged"))
         makeMovies(folder, np.random.default_rng(8))
-        movies = self.launch(
-            ProtImportMovies,
-            filesPath=os.path.abspath(folder),
-            filesPattern="movie_*.mrcs",
-            samplingRate=SAMPLING_RATE,
-        ).outputMovies
+        movies = self.importMovies(folder)
         with open(os.path.join(folder, "movie_03.mrcs"), "r+b") as file:
             file.truncate(5000)
         split = self.launch(CryodenProtSplitHalves, inputMovies=movies)
@@ -178,6 +220,35 @@ class TestCryodenSplitHalves(CryodenTest):
 class TestCryodenTrain(CryodenTest):
     """Halves in, a model out."""
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.training = cls.trainOnOpenSets()
+
+    @classmethod
+    def trainOnOpenSets(cls):
+        """Return a finished training that waited for all micrographs, though their sets may still grow."""
+        halves = (cls.split.outputMicrographsOdd, cls.split.outputMicrographsEven)
+        for micrographs in halves:
+            cls.setState(micrographs, Set.STREAM_OPEN)
+        try:
+            return cls.launchTraining(waitForPairs=N_MOVIES)
+        finally:
+            for micrographs in halves:
+                cls.setState(micrographs, Set.STREAM_CLOSED)
+
+    @staticmethod
+    def setState(micrographs, state):
+        """Say whether a set may still grow."""
+        micrographs.setStreamState(state)
+        micrographs.write()
+
+    @staticmethod
+    def lossesOf(training):
+        """Return the loss of every epoch."""
+        with open(training.getLogFile()) as log:
+            return [json.loads(line)["loss"] for line in log]
+
     def testTwoSetsAndTheUNet(self):
         """The U-Net at a working pixel size."""
         training = self.launchTraining(
@@ -194,15 +265,10 @@ class TestCryodenTrain(CryodenTest):
 
     def testLinkedSetAndMemoryModesAgree(self):
         """One set that links its halves, streamed or kept in memory, trains the same model as two sets."""
-        kept = self.launchTraining()
         streamed = self.launchTraining(
             halvesFrom=LINKED_SET, inputMicrographs=self.split.outputMicrographs, memoryMode=ALWAYS_STREAMING
         )
-        losses = []
-        for training in (kept, streamed):
-            with open(training.getLogFile()) as log:
-                losses.append([json.loads(line)["loss"] for line in log])
-        self.assertEqual(losses[0], losses[1])
+        self.assertEqual(self.lossesOf(streamed), self.lossesOf(self.training))
 
     def testWrongInputsAreRefusedBeforeTheRun(self):
         """The same set twice, and a set without links."""
@@ -222,30 +288,20 @@ class TestCryodenTrain(CryodenTest):
 
     def testWaitsForEnoughMicrographs(self):
         """A set that still grows is trained on as soon as it has enough, not when it is complete."""
-        odd, even = self.split.outputMicrographsOdd, self.split.outputMicrographsEven
-        for micrographs in (odd, even):
-            micrographs.setStreamState(micrographs.STREAM_OPEN)
-            micrographs.write()
-        try:
-            training = self.newProtocol(
-                CryodenProtTrain, inputMicrographsOdd=odd, inputMicrographsEven=even, waitForPairs=N_MOVIES + 1
-            )
-            looks = []
+        odd = self.split.outputMicrographsOdd
+        self.setState(odd, Set.STREAM_OPEN)
+        looks = []
 
-            def closeAtSecondLook(seconds):
-                looks.append(seconds)
-                if len(looks) == 2:
-                    odd.setStreamState(odd.STREAM_CLOSED)
-                    odd.write()
+        def closeAtSecondLook(seconds):
+            looks.append(seconds)
+            if len(looks) == 2:
+                self.setState(odd, Set.STREAM_CLOSED)
 
-            with mock.patch("time.sleep", closeAtSecondLook):
-                training._waitFor(odd.getFileName())
-            self.assertEqual(len(looks), 2)
-            self.launchTraining(waitForPairs=N_MOVIES)  # the even set is still open
-        finally:
-            for micrographs in (odd, even):
-                micrographs.setStreamState(micrographs.STREAM_CLOSED)
-                micrographs.write()
+        waiting = self.newProtocol(CryodenProtTrain, waitForPairs=N_MOVIES + 1)
+        with mock.patch("time.sleep", closeAtSecondLook):
+            waiting._waitFor(odd.getFileName())
+        self.assertEqual(len(looks), 2)
+        self.assertEqual(self.training.outputModel._nPairs.get(), N_MOVIES)  # was trained on sets that were open
 
     def testOptionsReachTheDenoiser(self):
         """Every choice of the form is written into the options of the command."""
@@ -262,7 +318,7 @@ class TestCryodenTrain(CryodenTest):
 
     def testContinueAfterAKillGoesOnFromTheCheckpoint(self):
         """The denoiser is killed in the middle; Continue ends at the same losses as a run without interruption."""
-        options = {"epochs": 30, "max_batches": 6}
+        options = {"epochs": EPOCHS_TO_KILL_IN, "max_batches": 6}
         training = self.newProtocol(CryodenProtTrain, **{**self.trainingOptions(), **options})
         self.proj.launchProtocol(training, wait=False)
         checkpoint = training._getExtraPath("checkpoint.pt")
@@ -284,20 +340,16 @@ class TestCryodenTrain(CryodenTest):
         lastLine = open(stored.getStderrLog()).read().splitlines()[-1]  # noqa: SIM115
         self.assertIn(lastLine, stored.getErrorMessage())
         with open(training.getLogFile()) as log:
-            self.assertLess(len(log.readlines()), 30)
+            self.assertLess(len(log.readlines()), EPOCHS_TO_KILL_IN)
         training.runMode.set(MODE_RESUME)
         self.launchProtocol(training)
         whole = self.launchTraining(**options)
-        losses = []
-        for protocol in (training, whole):
-            with open(protocol.getLogFile()) as log:
-                losses.append([json.loads(line)["loss"] for line in log])
-        self.assertEqual(len(losses[0]), 30)
-        self.assertEqual(losses[0], losses[1])
+        self.assertEqual(len(self.lossesOf(training)), EPOCHS_TO_KILL_IN)
+        self.assertEqual(self.lossesOf(training), self.lossesOf(whole))
 
     def testModelTravels(self):
         """Exported, imported again, and gone on from."""
-        model = self.launchTraining().outputModel
+        model = self.training.outputModel
         target = os.path.abspath(self.proj.getTmpPath("denoiser.safetensors"))
         self.launch(CryodenProtExportModel, inputModel=model, targetFile=target)
         again = self.newProtocol(CryodenProtExportModel, inputModel=model, targetFile=target)
@@ -306,10 +358,10 @@ class TestCryodenTrain(CryodenTest):
         self.assertEqual((imported.getNetwork(), imported.getR2()), (model.getNetwork(), model.getR2()))
         tuned = self.launchTraining(startModel=imported, lr=1e-9, epochs=1)
         self.assertAlmostEqual(tuned.outputModel.getR2(), model.getR2(), 3)
-        wrong = self.newProtocol(CryodenProtImportModel, modelFile=self.split._getExtraPath("micrographs.star"))
+        wrong = self.newProtocol(CryodenProtImportModel, modelFile=os.path.join(self.folder, "gain.mrc"))
         problems = wrong.validate()
         self.assertEqual(len(problems), 1, problems)
-        self.assertIn("micrographs.star", problems[0])
+        self.assertIn("gain.mrc", problems[0])
 
 
 class TestCryodenDenoise(CryodenTest):
@@ -319,43 +371,43 @@ class TestCryodenDenoise(CryodenTest):
     def setUpClass(cls):
         super().setUpClass()
         cls.model = cls.launchTraining(sampling_rate=4.0, crop=32, epochs=4).outputModel
+        cls.denoised = cls.denoise()
 
-    def denoise(self, **options):
+    @classmethod
+    def denoise(cls, **options):
         """Run the protocol on the full set."""
-        return self.launch(
+        return cls.launch(
             CryodenProtDenoise,
-            inputMicrographs=self.split.outputMicrographs,
-            inputModel=self.model,
+            inputMicrographs=cls.split.outputMicrographs,
+            inputModel=cls.model,
             useGpu=False,
             **options,
         )
 
     def testDenoisedSetKeepsWhatItMust(self):
         """Names, ids, acquisition, mean; the pixel size is the model's; the deviation is lower."""
-        protocol = self.denoise()
-        micrographs = protocol.outputMicrographs
+        micrographs = self.denoised.outputMicrographs
         self.checkMicrographs(micrographs, N_MOVIES, self.model.getSamplingRate(), (96, 80))
         raw = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in self.split.outputMicrographs}
         for micrograph in micrographs:
             image, before = mrcfile.read(micrograph.getFileName()), raw[micrograph.getMicName()]
             self.assertAlmostEqual(image.mean() / before.mean(), 1.0, 1)
             self.assertLess(image.std(), before.std())
-        table = read_table(protocol._getExtraPath("micrographs.star"))
+        table = read_table(self.denoised._getExtraPath("micrographs.star"))
         self.assertEqual([os.path.exists(path) for path in table.paths], [True] * N_MOVIES)
         self.assertAlmostEqual(float(table.optics[PIXEL_SIZE].iloc[0]), self.model.getSamplingRate(), 4)
         self.assertEqual(float(table.optics["rlnVoltage"].iloc[0]), VOLTAGE)
 
     def testDenoisedSetIsLinkedWithTheOriginals(self):
         """Scipion offers the CTFs of the originals through the transform relation."""
-        protocol = self.denoise()
         relations = self.proj.mapper.getRelationsByName("relation_transform")
         parents = [row["object_child_id"] for row in relations]
-        self.assertIn(protocol.outputMicrographs.getObjId(), parents)
+        self.assertIn(self.denoised.outputMicrographs.getObjId(), parents)
 
     def testOptionsChangeTheImages(self):
         """Quality, pixel type and tile size reach the denoiser."""
-        fast, best = self.denoise(), self.denoise(quality=1)
-        images = [mrcfile.read(p.outputMicrographs.getFirstItem().getFileName()) for p in (fast, best)]
+        best = self.denoise(quality=1)
+        images = [mrcfile.read(p.outputMicrographs.getFirstItem().getFileName()) for p in (self.denoised, best)]
         self.assertGreater(np.abs(images[0] - images[1]).max(), 0)
         half = self.denoise(dtype=1, tile=64)
         image = mrcfile.read(half.outputMicrographs.getFirstItem().getFileName())
@@ -365,13 +417,14 @@ class TestCryodenDenoise(CryodenTest):
     def testDenoisedInputIsWarnedOf(self):
         """Denoising twice is one click away."""
         again = self.newProtocol(
-            CryodenProtDenoise, inputMicrographs=self.denoise().outputMicrographs, inputModel=self.model
+            CryodenProtDenoise, inputMicrographs=self.denoised.outputMicrographs, inputModel=self.model
         )
         self.assertIn("denoised set already", "".join(again._warnings()))
 
     def testOwnWordsOfTheDenoiserReachTheUser(self):
         """A micrograph that vanished: the run fails only if nothing can be done, with the denoiser's line."""
-        lonely = self.launch(CryodenProtSplitHalves, inputMovies=self.movies)
+        protocol = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.movies)
+        lonely = self.finishHere(protocol, self.sumMovies)
         for micrograph in lonely.outputMicrographs:
             os.remove(micrograph.getFileName())
         protocol = self.newProtocol(

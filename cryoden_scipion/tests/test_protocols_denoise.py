@@ -134,8 +134,8 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.micrographs = cls.importMicrographs(cls(), "mic", 3)
-        cls.odd, cls.even = (cls.importMicrographs(cls(), "mic", 3, half) for half in (0, 1))
+        cls.micrographs = cls.importMicrographs("mic", 3)
+        cls.odd, cls.even = (cls.importMicrographs("mic", 3, half) for half in (0, 1))
 
     def keep(self, name, images):
         """Store a set that the test made in the project, so that a protocol can be given it."""

@@ -13,6 +13,7 @@ from pyworkflow.tests import BaseTest
 
 from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
 from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
+from cryoden.report.evaluation_table import Absent
 from cryoden_scipion import Plugin, protocols
 from cryoden_scipion.protocols import (
     CryodenProtDenoise,
@@ -32,9 +33,10 @@ HOT_PIXELS = Remedy("set_to", "hot_pixels", "8")
 class EndOfCommand(CryodenProtBase):
     """A protocol whose command only ends: with a status, an outcome, and lines on stderr."""
 
-    def __init__(self, folder, status, ending, lines):
+    def __init__(self, folder, status, ending, lines, gpus=()):
         super().__init__()
         self.folder, self.status, self.ending, self.lines = folder, status, ending, lines
+        self._stepsExecutor = mock.Mock(getGpuList=lambda: list(gpus))
 
     def _getExtraPath(self, *names):
         return os.path.join(self.folder, *names)
@@ -45,7 +47,7 @@ class EndOfCommand(CryodenProtBase):
         return os.path.join(self.folder, "run.stderr")
 
     def usesGpu(self, value=None):
-        return False
+        return bool(self._stepsExecutor.getGpuList())
 
     def runJob(self, program, arguments, **kwargs):
         self.arguments = shlex.split(arguments)
@@ -164,22 +166,26 @@ class TestCryodenWords(BaseTest):
         self.assertTrue(lines[-1].startswith("  and 3 more; see "), lines[-1])
 
     def testAbsentDenoisers(self):
-        """A row without numbers says how the form can add the denoiser."""
+        """A row without numbers says how the form can add the denoiser; that of 0.1 has a sentence."""
+        self.write("metrics.json", {})
+        reason = Problem("absent", "It was not given.", remedy=Remedy("set", "model"))
+        absent = [Absent("unet", "U-Net", "network", reason)]
+        absent.append(Absent("topaz", "Topaz", "external", Problem.from_dict("topaz is not installed")))
         protocol = self.protocol(CryodenProtEvaluate)
-        problem = Problem("absent", "It was not given.", remedy=Remedy("set", "model")).to_dict()
+        protocol.table = lambda: mock.Mock(bands=["300-8"], scored=["a"], rows=[], absent=absent, warnings=["Alas."])
         self.assertEqual(
-            protocol._absenceText({"note": "", "problem": problem}), "It was not given. Fill in *Denoisers*."
+            protocol._summary()[1:4],
+            ["  U-Net: It was not given. Fill in *Denoisers*.", "  Topaz: topaz is not installed", "*Warning:* Alas."],
         )
-        self.assertEqual(protocol._absenceText({"note": "topaz is not installed"}), "topaz is not installed")
 
     # --------------------------- what a run says when its command has failed ---------------------------
-    def runCommand(self, status, ending=None, lines=()):
+    def runCommand(self, status, ending=None, lines=(), gpus=()):
         """Run a command that ends so."""
-        protocol = EndOfCommand(self.folder, status, ending, lines)
+        protocol = EndOfCommand(self.folder, status, ending, lines, gpus)
         with open(protocol.getStderrLog(), "w") as log:
             log.write("of an earlier command\n")
         write_ending(protocol._outcomeFile(), Ending(FAILED, (Problem("file", "Of an earlier command."),)))
-        protocol._runCryoden("halves", mock.Mock(to_dict=lambda: {"seed": 1}))
+        protocol._runCryoden("halves", mock.Mock(to_dict=lambda: {"seed": 1}), isShared=True)
 
     def errorOf(self, *given):
         """Return what the run fails with: text and ending."""
@@ -214,6 +220,16 @@ class TestCryodenWords(BaseTest):
                 "Continue goes on from there.",
             )
             self.assertEqual(rest, lines[-MAX_STDERR_LINES:])
+
+    def testDeathOfOneOfSeveralProcesses(self):
+        """Whether nobody could say anything, or the first process does not know what hit it."""
+        lost = Ending(FAILED, (Problem("unexpected", "Connection reset by peer."),))
+        for ending, end in ((None, "\n[rank1] died"), (lost, "\nConnection reset by peer.")):
+            text, _ = self.errorOf(1, ending, ["[rank1] died"], (0, 1))
+            self.assertTrue(text.startswith("One of the 2 processes of cryoden halves ended early"), text)
+            self.assertTrue(text.endswith(f"Continue goes on from there.{end}"), text)
+        known = Ending(FAILED, (Problem("training", "The loss is not a number."),))
+        self.assertEqual(self.errorOf(1, known, [], (0, 1))[0], "The loss is not a number.")
 
     def testEndedWithoutAWord(self):
         """Of a folder that cannot be written, or of an environment without the denoiser."""
