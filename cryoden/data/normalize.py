@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, Tuple, TypeVar
 
 import numpy as np
 
-from cryoden.errors import PixelError
+from cryoden.errors import PixelError, Remedy
 from cryoden.formats.pixels import file_context, require_finite
 from cryoden.formats.stack import Stack
 
@@ -111,12 +111,17 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
     rows = sample_rows((image.shape[0], image.shape[1]))
     sample = image[:: rows.step].astype(np.float32, copy=False).ravel()
     require_finite(sample)
+
     for _ in range(2):
-        mean, deviation = sample.mean(dtype=np.float64), sample.std(dtype=np.float64)
+        mean = sample.mean(dtype=np.float64)
+        deviation = sample.std(dtype=np.float64)
         sample = sample[np.abs(sample - mean) <= 6 * deviation]
-    mean, deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
+    mean = float(sample.mean(dtype=np.float64))
+    deviation = float(sample.std(dtype=np.float64))
     if not deviation > 1e-6 * abs(mean):
         raise PixelError(f"nearly all pixels are {mean:g}; it holds no image. Leave it out.")
+
+    # Continuous noise has one pixel at its highest value; many say that the values above were cut off.
     highest = sample.max()
     share = float((sample == highest).mean())
     if share > MAX_SATURATED_SHARE:
@@ -124,15 +129,18 @@ def measure_scale(image: np.ndarray, normalization: Normalization = STANDARD) ->
             f"{100 * share:.0f} % of its pixels have the largest value, {highest:g}: it is saturated. "
             "Give the image before it was clipped."
         )
+
     positive = sample[sample > 0]
     percentile = float(np.percentile(positive, PERCENTILE)) if positive.size else 0.0
     if normalization.kind == "standard":
         reach = OUTLIER_DEVIATIONS * deviation
         return GreyScale(mean, deviation, (mean - reach, mean + reach), percentile)
+
     if positive.size < ZERO_MEAN_SHARE * sample.size:
         raise PixelError(
             f"only {100 * positive.size / sample.size:.0f} % of its pixels are positive: its background was "
-            "subtracted, and the p95 normalisation needs counts. Use the standard normalisation."
+            "subtracted, and the p95 normalisation needs counts.",
+            remedy=Remedy("set_to", "normalization", "standard"),
         )
     return GreyScale(
         normalization.mean * percentile, normalization.deviation * percentile, (0.0, percentile), percentile

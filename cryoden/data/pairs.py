@@ -11,7 +11,7 @@ import numpy as np
 
 from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
-from cryoden.errors import CryodenError, FileError, PairError, Problem
+from cryoden.errors import FileError, PairError, Problem, Remedy, problem_of
 from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
@@ -110,7 +110,9 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
     PairError
         If no pair is left, or the sampling rates of the micrographs differ.
     """
-    odd_files, even_files = list_halves(odd, "odd"), list_halves(even, "even")
+    odd_files = list_halves(odd, "odd")
+    even_files = list_halves(even, "even")
+
     failures: Dict[str, Problem] = {}
     for name in sorted(set(odd_files) ^ set(even_files)):
         have, lack, where = ("odd", "even", even) if name in odd_files else ("even", "odd", odd)
@@ -118,15 +120,21 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
             f"'{name}' has an {have} half but no {lack} half in {where}. Split its movie again, or remove it.",
             subject=name,
         ).problem
+
     pairs = []
     for name in sorted(set(odd_files) & set(even_files)):
         try:
             pairs.append(_check_pair(name, odd_files[name], even_files[name], working_rate))
-        except CryodenError as error:
-            failures[name] = error.problem
+        except Exception as error:  # one bad pair never ends a list
+            failures[name] = problem_of(error, name)
+
     if not pairs:
-        reason = next((problem.message for problem in failures.values()), "both are empty.")
-        raise PairError(f"{odd} and {even} have no usable pair of halves; the first reason: {reason}")
+        first = next(iter(failures.values()), Problem(PairError.kind, "both are empty."))
+        raise PairError(
+            f"{odd} and {even} have no usable pair of halves; the first reason: {first.message}",
+            subject=first.subject,
+            remedy=first.remedy,
+        )
     _check_rates(pairs)
     return pairs, failures
 
@@ -161,12 +169,16 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
         files = table.paths
         names = [str(name) for name in table.images[HALF_NAME]] if HALF_NAME in table.images else None
     else:
-        raise FileError(f"{source} is neither a folder nor a STAR file; micrographs are given as one of these.")
+        raise FileError(
+            f"{source} is neither a folder nor a STAR file; micrographs are given as one of these.", subject=source
+        )
+
     named: Dict[str, str] = {}
     for marked, file in zip(names or [Path(file).stem for file in files], files):
         name = half_name(marked)
         if name in named:
-            raise PairError(f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique.")
+            both = f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique."
+            raise PairError(both, subject=file)
         named[name] = file
     return named
 
@@ -210,25 +222,31 @@ def check_correlation(name: str, halves: np.ndarray) -> None:
     PairError
         If they are identical or do not correlate.
     """
+    # Sums over blocks of a few rows: all values in float64 at once would be four times the halves.
     rows = sample_rows((halves.shape[1], halves.shape[2]), CORRELATED_PIXELS)
-    means, products, n_pixels = np.zeros(2), np.zeros((2, 2)), 0
+    means = np.zeros(2)
+    products = np.zeros((2, 2))
+    n_pixels = 0
     for first in range(0, len(rows), CORRELATED_ROWS):
         block = rows[first : first + CORRELATED_ROWS]
         values = halves[:, block.start : block.stop : block.step].astype(np.float64).reshape(2, -1)
         n_pixels += values.shape[1]
         means += values.sum(axis=1)
         products += values @ values.T
+
     covariance = products / n_pixels - np.outer(means, means) / n_pixels**2
     correlation = float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
     if correlation > 1 - 1e-6:
         raise PairError(
             f"Both halves of '{name}' are the same image; the noise of odd and even must differ. "
-            "Give the odd micrographs as odd and the even ones as even."
+            "Give the odd micrographs as odd and the even ones as even.",
+            subject=name,
         )
     if correlation < MIN_CORRELATION_DEVIATIONS / np.sqrt(n_pixels):
         raise PairError(
             f"The halves of '{name}' do not correlate ({correlation:.4f}); halves of one movie do. "
-            "Check that both come from the same movie."
+            "Check that both come from the same movie.",
+            subject=name,
         )
 
 
@@ -238,16 +256,21 @@ def _check_pair(name: str, odd: str, even: str, working_rate: Optional[float]) -
     if stacks[0].shape != stacks[1].shape:
         raise PairError(
             f"Odd half of '{name}' is {sizes[0]} but its even half is {sizes[1]}; both must come from one movie. "
-            "Split this movie again."
+            "Split this movie again.",
+            subject=name,
         )
+
     rates = [stack.sampling_rate for stack in stacks]
     if not rates[0] or not rates[1] or abs(rates[0] / rates[1] - 1) > 1e-3:
         raise PairError(
             f"The headers of the halves of '{name}' say {rates[0] or 0:g} and {rates[1] or 0:g} A/px; "
-            "both must hold the same pixel size above 0. Split this movie again, or mend the headers."
+            "both must hold the same pixel size above 0. Split this movie again, or mend the headers.",
+            subject=name,
         )
     if real_path(odd) == real_path(even):
-        raise PairError(f"Both halves of '{name}' are the same file {odd}; give odd and even micrographs.")
+        same = f"Both halves of '{name}' are the same file {odd}; give odd and even micrographs."
+        raise PairError(same, subject=name)
+
     shape = rescaled_shape(stacks[0].shape, rates[0], working_rate or rates[0])
     return HalfPair(name, odd, even, stacks[0].shape, rates[0], shape)
 
@@ -258,5 +281,7 @@ def _check_rates(pairs: List[HalfPair]) -> None:
     if highest.sampling_rate > (1 + SAME_RATE_TOLERANCE) * lowest.sampling_rate:
         raise PairError(
             f"'{lowest.name}' has {lowest.sampling_rate:g} A/px but '{highest.name}' has {highest.sampling_rate:g}; "
-            "one model needs one sampling rate. Train on them apart, or give --sampling-rate."
+            "one model needs one sampling rate. Train on them separately, or at a common one.",
+            subject=highest.name,
+            remedy=Remedy("set", "sampling_rate"),
         )

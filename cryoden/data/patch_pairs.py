@@ -10,7 +10,7 @@ import numpy as np
 from cryoden.data.normalize import OUTLIER_DEVIATIONS, STANDARD, GreyScale, Normalization
 from cryoden.data.pairs import HalfPair, check_correlation
 from cryoden.data.rescale import SAME_RATE_TOLERANCE
-from cryoden.errors import PairError, PixelError
+from cryoden.errors import PairError, PixelError, Remedy
 from cryoden.formats.images import Stack
 from cryoden.formats.patch_file import PatchFiles, PatchFolder, PatchImage, open_patches
 
@@ -112,7 +112,8 @@ def find_patch_pairs(
     if test:
         return pairs("train", train, range(train.n)), pairs("test", test, _spread(range(test.n)))
     if train.n < 2:
-        raise PairError(f"{folder} holds one patch and no test files; training needs one more to test on.")
+        alone = f"{folder} holds one patch and no test files; training needs one more to test on."
+        raise PairError(alone, subject=folder)
     cut = train.n - max(1, round(train.n * validation))
     return pairs("train", train, range(cut)), pairs("train", train, _spread(range(cut, train.n)))
 
@@ -124,11 +125,16 @@ def _spread(numbers: range, most: int = MAX_HELD_OUT) -> range:
 def _sampling_rate(opened: PatchFolder, asked: Optional[float]) -> float:
     known = opened.manifest.get("sampling_rate")
     if not known and not asked:
-        raise PairError(f"Nothing says the pixel size of the patches in {opened.path}; give it with --sampling-rate.")
+        raise PairError(
+            f"Nothing says the pixel size of the patches in {opened.path}.",
+            subject=str(opened.path),
+            remedy=Remedy("set", "sampling_rate"),
+        )
     if known and asked and abs(asked / known - 1) > SAME_RATE_TOLERANCE:
         raise PairError(
-            f"The patches in {opened.path} have {known:g} A/px and cannot be brought to {asked:g} A/px; leave "
-            "--sampling-rate out, or train on the micrographs."
+            f"The patches in {opened.path} have {known:g} A/px and cannot be brought to {asked:g} A/px.",
+            subject=str(opened.path),
+            remedy=Remedy("leave_out", "sampling_rate"),
         )
     return float(known or asked or 0.0)
 
@@ -138,14 +144,20 @@ def _measure(opened: PatchFolder) -> Tuple[GreyScale, Normalization]:
     train = opened.parts["train"]
     sample = np.stack([train.read(number) for number in _spread(range(train.n), SAMPLED_PATCHES)], axis=1)
     if not np.isfinite(sample).all():
-        raise PixelError(f"{opened.path} has values that are NaN or infinite; see `cryoden patches verify`.")
-    mean, deviation = float(sample.mean(dtype=np.float64)), float(sample.std(dtype=np.float64))
+        wrong = f"{opened.path} has values that are NaN or infinite; export the patches again."
+        raise PixelError(wrong, subject=str(opened.path))
+    mean = float(sample.mean(dtype=np.float64))
+    deviation = float(sample.std(dtype=np.float64))
     if not deviation > 0:
-        raise PixelError(f"The patches in {opened.path} are constant: every value is {mean:g}; export them again.")
+        constant = f"The patches in {opened.path} are constant: every value is {mean:g}; export them again."
+        raise PixelError(constant, subject=str(opened.path))
     check_correlation(str(opened.path), sample.reshape(2, -1, train.patch))
+
+    # Patches of other programs do not say how they were scaled: values between 0 and 1 are percentiles.
     is_percentile = sample.min() >= 0 and sample.max() <= 1
     if opened.manifest.get("normalization", "p95" if is_percentile else "standard") == "p95":
         return GreyScale(mean, deviation, (0.0, 1.0), 1.0), Normalization("p95", mean, deviation)
+
     values = [value for record in opened.manifest.get("micrographs", ()) for value in record["scale"].values()]
     ranges = [value["percentile_95"] / value["deviation"] for value in values]
     return (replace(UNSCALED, percentile=float(np.mean(ranges))) if ranges else UNSCALED), STANDARD
@@ -156,6 +168,8 @@ def _sources(opened: PatchFolder, part: str, files: PatchFiles) -> List[Tuple[st
     records: List[Dict[str, Any]] = [r for r in opened.manifest.get("micrographs", ()) if r["part"] == part]
     if sum(record["count"] for record in records) != files.n:
         return [(files.input.name, (0.0, 1.0))] * files.n
+
+    # Of a micrograph whose patches are in both parts, each part has other rows.
     both = {r["name"] for r in opened.manifest["micrographs"] if r["part"] != part} & {r["name"] for r in records}
     sources: List[Tuple[str, Tuple[float, float]]] = []
     for record in records:

@@ -73,6 +73,7 @@ def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[Li
     training, held_out = hold_out(pairs, config.validation, np.random.default_rng(config.seed))
     sources: List[Source] = []
     failures: Dict[str, Problem] = {}
+
     for part, members in zip(PARTS, (training, held_out)):
         for pair in members:
             first, last = pair.rows or (0, pair.shape[0])
@@ -86,10 +87,12 @@ def plan_sources(pairs: List[HalfPair], config: PatchesExportConfig) -> Tuple[Li
                 ).problem
                 continue
             sources.append(Source(pair, part, [first + row for row in rows], columns))
+
     for part in PARTS:
         if not any(source.part == part for source in sources):
-            reason = next(iter(failures.values()))
-            raise FileError(f"There is no patch for {part}ing; the first reason: {reason}")
+            problem = next(iter(failures.values()))
+            reason = f"There is no patch for {part}ing; the first reason: {problem.message}"
+            raise FileError(reason, subject=problem.subject)
     return sources, failures
 
 

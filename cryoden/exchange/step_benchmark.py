@@ -33,8 +33,11 @@ def time_steps(config: StepBenchmarkConfig) -> Dict[str, float]:
     side = max(config.size // network.step, 1) * network.step
     inputs, targets = torch.randn((2, config.batch_size, 1, side, side), device=device)
     times: Dict[str, List[float]] = {part: [] for part in PARTS}
+
     for step in range(WARM_UP_STEPS + config.steps):
         optimizer.zero_grad(set_to_none=True)
+
+        # A GPU works on while Python plans the next steps: every part ends when the GPU is done with it.
         clock = [_now(device)]
         with fast_arithmetic(device, dtype):
             predictions = network(inputs)
@@ -44,6 +47,7 @@ def time_steps(config: StepBenchmarkConfig) -> Dict[str, float]:
         clock.append(_now(device))
         optimizer.step()
         clock.append(_now(device))
+
         if step >= WARM_UP_STEPS:
             for part, begun, ended in zip(PARTS, clock, clock[1:]):
                 times[part].append(ended - begun)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Tuple, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from cryoden.config.exchange import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.data.normalize import Normalization
-from cryoden.errors import FileError, ModelError
+from cryoden.errors import FileError, ModelError, OptionError, Remedy, option_problem
 from cryoden.formats import outputs
 from cryoden.formats.bundle import Bundle, Item, read_array, read_bundle, read_index, write_bundle
 from cryoden.formats.files import make_folder
@@ -79,9 +79,7 @@ def compute(network: Network, inputs: np.ndarray, targets: np.ndarray) -> Dict[s
     results = {"output": output.detach().numpy(), "loss": loss.detach().numpy()}
     parameters = dict(network.named_parameters())
     for name, parameter in parameter_names(network).items():
-        gradient = parameters[parameter].grad
-        assert gradient is not None
-        results[f"{name}_gradient"] = gradient.numpy()
+        results[f"{name}_gradient"] = cast(torch.Tensor, parameters[parameter].grad).numpy()
     return results
 
 
@@ -97,7 +95,7 @@ def export_bundle(config: VerifyExportConfig) -> Bundle:
     if config.model:
         card, weights = read_model(config.model)
         name, channels = card.network, card.channels
-        network = build_network(name, channels)
+        network = build_network(name, channels, source=config.model)
         load_weights(network, weights, config.model)
     else:
         name, channels = config.network, config.channels if config.network == "unet" else ()
@@ -130,12 +128,11 @@ def compare_bundles(config: VerifyCompareConfig) -> List[Difference]:
     else:
         arrays = _recompute(theirs, config.folder)
         items = {name: _item(name, array) for name, array in arrays.items()}
+
     differences = []
     for name, item in items.items():
         if name not in theirs.arrays:
-            raise FileError(
-                f"Item {name} is missing in {config.folder}/{outputs.BUNDLE_INDEX}; write it and name it there."
-            )
+            raise _missing(name, config.folder)
         if theirs.arrays[name].shape != item.shape:
             raise _wrong_shape(name, config.folder, theirs.arrays[name].shape, item.shape)
         tolerance = config.loss_tolerance if item.kind == "loss" else config.tolerance
@@ -154,18 +151,22 @@ def import_weights(config: ImportWeightsConfig) -> Path:
     """
     folder = Path(config.folder)
     if not folder.is_dir():
-        raise FileError(f"{folder} is no folder; give the folder with conv1_weights.bin.")
+        raise FileError(f"{folder} is no folder; give the folder with conv1_weights.bin.", subject=str(folder))
+
     name, channels, order = config.network, config.channels, config.order
     if (folder / outputs.BUNDLE_INDEX).is_file():
         index = read_index(folder)
         name, channels, order = index.network, index.channels, index.order
-    network = build_network(name, channels)
+    network = build_network(name, channels, source=str(folder))
+
     weights = {}
     for file, parameter in parameter_names(network).items():
         array = read_array(folder / f"{file}.bin", _parameter(network, parameter).shape, order)
         if not np.isfinite(array).all():
-            raise ModelError(f"{folder / file}.bin has weights that are NaN or infinite; train again.")
+            wrong = f"{folder / file}.bin has weights that are NaN or infinite; train again."
+            raise ModelError(wrong, subject=f"{folder / file}.bin")
         weights[parameter] = array
+
     path = make_folder(config.output) / outputs.MODEL
     card = ModelCard(
         name,
@@ -179,21 +180,23 @@ def import_weights(config: ImportWeightsConfig) -> Path:
 
 
 def _recompute(theirs: Bundle, folder: str) -> Dict[str, np.ndarray]:
-    network = build_network(theirs.network, theirs.channels)
+    network = build_network(theirs.network, theirs.channels, source=folder)
     names = parameter_names(network)
     for name in (*names, "input", "target"):
         if name not in theirs.arrays:
-            raise FileError(f"Item {name} is missing in {folder}/{outputs.BUNDLE_INDEX}; write it and name it there.")
+            raise _missing(name, folder)
     for name, parameter in names.items():
         wanted = _parameter(network, parameter).shape
         if theirs.arrays[name].shape != wanted:
             raise _wrong_shape(name, folder, theirs.arrays[name].shape, wanted)
+
     shapes = [theirs.arrays[name].shape for name in ("input", "target")]
     is_batch = len(shapes[0]) == 4 and shapes[0][1] == 1 and not shapes[0][2] % network.step
     if shapes[0] != shapes[1] or not is_batch or shapes[0][3] % network.step:
         raise FileError(
             f"Items input and target in {folder} have shapes {shapes[0]} and {shapes[1]}; both must be (patches, 1, "
-            f"rows, columns) with rows and columns that are multiples of {network.step}."
+            f"rows, columns) with rows and columns that are multiples of {network.step}.",
+            subject=folder,
         )
     load_weights(network, {names[name]: np.ascontiguousarray(theirs.arrays[name]) for name in names}, folder)
     return compute(network, theirs.arrays["input"], theirs.arrays["target"])
@@ -201,7 +204,12 @@ def _recompute(theirs: Bundle, folder: str) -> Dict[str, np.ndarray]:
 
 def _wrong_shape(name: str, folder: str, found: Tuple[int, ...], wanted: Tuple[int, ...]) -> FileError:
     has, must = (" x ".join(map(str, shape)) for shape in (found, wanted))
-    return FileError(f"Item {name} in {folder} has shape {has}; it must be {must}.")
+    return FileError(f"Item {name} in {folder} has shape {has}; it must be {must}.", subject=folder)
+
+
+def _missing(name: str, folder: str) -> FileError:
+    missing = f"Item {name} is missing in {folder}/{outputs.BUNDLE_INDEX}; write it and name it there."
+    return FileError(missing, subject=folder)
 
 
 def _difference(item: Item, theirs: np.ndarray, reference: np.ndarray, tolerance: float) -> Difference:
@@ -214,7 +222,7 @@ def _batch(config: VerifyExportConfig, step: int) -> Tuple[np.ndarray, np.ndarra
     """Return inputs and targets, float32 `(patch, 1, row, column)`."""
     side = config.size
     if side % step:
-        raise FileError(f"Patches of {side} px do not suit this network: --size must be a multiple of {step}.")
+        raise OptionError([option_problem("size", f"is {side}; for this network it must be a multiple of {step}.")])
     if not config.patches:
         rng = np.random.default_rng(config.seed)
         noise = rng.standard_normal((2, config.batch_size, 1, side, side), dtype=np.float32)
@@ -223,7 +231,9 @@ def _batch(config: VerifyExportConfig, step: int) -> Tuple[np.ndarray, np.ndarra
     if files.n < config.batch_size or files.patch < side:
         raise FileError(
             f"{config.patches} holds {files.n} patches of {files.patch} px, but {config.batch_size} of {side} px are "
-            "wanted; choose a smaller --batch-size or --size."
+            "wanted.",
+            subject=config.patches,
+            remedy=Remedy("change", "batch_size" if files.n < config.batch_size else "size"),
         )
     pixels = np.stack([files.read(number)[:, :side, :side] for number in range(config.batch_size)])
     return pixels[:, :1], pixels[:, 1:]

@@ -14,7 +14,11 @@ import numpy as np
 from cryoden.errors import FileError
 from cryoden.formats import outputs
 from cryoden.formats.arrays import opened_arrays, write_arrays
+from cryoden.formats.file_errors import reason
 from cryoden.formats.files import PathLike, whole_file
+
+NEEDED = {"epoch", "loss", "validation_loss", "r2", "r2_per_micrograph"}
+"""Of a record: what is drawn."""
 
 
 def write_log(folder: PathLike, records: Sequence[Mapping[str, Any]]) -> None:
@@ -32,9 +36,13 @@ def read_log(path: PathLike) -> List[Dict[str, Any]]:
         If the log is not there or damaged.
     """
     try:
-        return [json.loads(line) for line in Path(path).read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise FileError(f"Training log {path} cannot be read ({error}); has the first epoch ended?") from error
+        records = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        unreadable = f"Training log {path} cannot be read ({reason(error)}); has the first epoch ended?"
+        raise FileError(unreadable, subject=str(path)) from error
+    if not all(isinstance(record, dict) and set(record) >= NEEDED for record in records):
+        raise FileError(f"{path} is not the log of a training.", subject=str(path))
+    return records
 
 
 def write_samples(folder: PathLike, samples: Mapping[str, np.ndarray]) -> None:

@@ -86,7 +86,7 @@ class Denoiser(ABC):
         card, tensors = read_model(path)
         if card.network in LinearFilter.KINDS:
             return LinearFilter.of_file(card, tensors, str(path), _device(device))
-        network = build_network(card.network, card.channels)
+        network = build_network(card.network, card.channels, source=str(path))
         load_weights(network, tensors, str(path))
         if quality not in N_VIEWS:
             raise OptionError([option_problem("quality", f"is {quality!r}; it must be one of {', '.join(N_VIEWS)}.")])

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cryoden.errors import ModelError
+from cryoden.config import GIB, NETWORKS
+from cryoden.errors import ModelError, Remedy
+from cryoden.system.memory import free_host_bytes
 
 FIRST_OUTPUT = 0.1
 """Deviation of an untrained network's output, relative to its input's."""
@@ -68,13 +70,27 @@ class CNN3(Network):
         return functional.pixel_shuffle(features, 2)
 
 
-# [p, r, k, d]: whether tap d of a 3-pixel kernel leads from place p of a square to place r of the k-th square.
+# Along one axis, pixel p of square Y is row 2 Y + p. Tap d of a 3-pixel kernel reads row 2 Y + p + (d - 1) for it. That
+# is pixel r of the neighbouring square Y + (k - 1), k in 0, 1, 2, if and only if
+#
+#     2 (Y + k - 1) + r = 2 Y + p + d - 1,    that is    2 (k - 1) + r - p = d - 1.
+#
+# _PLACES[p, r, k, d] is 1 where this holds, else 0: for given p and d, exactly one pair (r, k).
 _PLACES = torch.tensor(
     [[[[float(2 * (k - 1) + r - p == d - 1) for d in range(3)] for k in range(3)] for r in range(2)] for p in range(2)]
 )
 
 
 def _packed_convolution(features: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
+    """Return a 3 x 3 convolution of features `(batch, 4 n_in, y, x)` whose channels are (i, r, s), s fastest.
+
+    With P = `_PLACES` for rows and columns, and the layer's weights W[o, i, d, e], the weights of the packed layer are
+
+        W'[(o, p, q), (i, r, s), k, l] = sum over d, e of  P[p, r, k, d] P[q, s, l, e] W[o, i, d, e],
+
+    in the order of channels that `pixel_unshuffle` makes and `pixel_shuffle` takes. The zeros around the image are
+    the same: a square outside holds pixels outside only.
+    """
     n_out, n_in = layer.weight.shape[:2]
     places = _PLACES.to(layer.weight)
     weight = torch.einsum("prkd,qsle,oide->opqirskl", places, places, layer.weight)
@@ -95,12 +111,15 @@ class UNet(Network):
         super().__init__()
         n_pools = len(channels) - 1
         self.step = 2**n_pools
+
         # Two convolutions reach 2 pixels of their level, on the way down and up (the coarsest level once); a pixel's
         # place inside its coarsest pixel adds step - 1.
         self.receptive_radius = 4 * (self.step - 1) + 2 * self.step + (self.step - 1)
+
         # At full resolution: skipped features, both parts of their sum, and two convolutions.
         self.n_channels = channels[0]
         self.n_features = 4 * channels[0] + sum(-(-n // 4**level) for level, n in enumerate(channels))
+
         inputs = [1, *channels[:-1]]
         self.down = nn.ModuleList(_TwoConvolutions(i, o) for i, o in zip(inputs, channels))
         self.up = nn.ModuleList(_UpLevel(below, level) for level, below in zip(channels, channels[1:]))
@@ -132,8 +151,18 @@ class _UpLevel(nn.Module):
         Channels of the features from below, and of this level (skipped and returned).
     """
 
-    # Rows: taps of the 4 x 4 kernel along an axis; columns: which of the 3 taps fall on one small pixel.
-    _MERGE = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    # Along one axis, the upsampled row y is row floor(y / 2) of the small features b. A convolution with taps w gives
+    #
+    #     out[y] = sum over k of  w[k] b[floor((y + k - 1) / 2)],
+    #
+    # and a transposed convolution with stride 2, padding 1 and taps m
+    #
+    #     out[y] = sum over Y of  m[y + 1 - 2 Y] b[Y].
+    #
+    # With t = y + 1 - 2 Y, that is y = 2 Y + t - 1, both agree if m[t] is the sum of those w[k] for which
+    # floor((2 Y + t + k - 2) / 2) = Y: t + k is 2 or 3. _MERGE[t][k] is 1 for these, else 0. Rows outside are zero in
+    # both.
+    _MERGE = tuple(tuple(float(t + k in (2, 3)) for k in range(3)) for t in range(4))
 
     def __init__(self, n_below: int, n_level: int) -> None:
         super().__init__()
@@ -143,13 +172,15 @@ class _UpLevel(nn.Module):
     def forward(self, skipped: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         n_level = skipped.shape[1]
         weight = self.first.weight
+
+        # merged[i, o, t, u] = sum over k, l of  M[t, k] w[o, i, k, l] M[u, l].
         merge = torch.tensor(self._MERGE, dtype=weight.dtype, device=weight.device)
-        merged = torch.einsum("pk,oikl,ql->iopq", merge, weight[:, n_level:], merge)
+        merged = torch.einsum("tk,oikl,ul->iotu", merge, weight[:, n_level:], merge)
+
         if _is_fused(below):
             above = functional.conv_transpose2d(below, merged.to(below.dtype), stride=2, padding=1)
-            return _fused(
-                _fused(skipped, weight[:, :n_level], self.first.bias, above), self.second.weight, self.second.bias
-            )
+            features = _fused(skipped, weight[:, :n_level], self.first.bias, above)
+            return _fused(features, self.second.weight, self.second.bias)
         features = functional.conv2d(skipped, weight[:, :n_level], self.first.bias, padding=1)
         features = features + functional.conv_transpose2d(below, merged, stride=2, padding=1)
         return functional.relu(self.second(functional.relu(features)))
@@ -197,18 +228,45 @@ def _fused(
     return torch.cudnn_convolution_add_relu(features, weight, above, 1.0, bias, *where)
 
 
-def build_network(name: str, channels: Sequence[int] = (), seed: int = 1) -> Network:
+def n_weights(name: str, channels: Sequence[int] = ()) -> int:
+    """Return how many numbers a network learns, without making it."""
+    if name == "cnn3":
+        channels = (1, 16, 16, 1)
+        return sum(9 * n_in * n_out + n_out for n_in, n_out in zip(channels, channels[1:]))
+    down = sum(9 * (n_in + n) * n + 2 * n for n_in, n in zip((1, *channels), channels))
+    up = sum(9 * (level + below + level) * level + 2 * level for level, below in zip(channels, channels[1:]))
+    return down + up + channels[0] + 1
+
+
+def build_network(name: str, channels: Sequence[int] = (), seed: int = 1, source: str = "") -> Network:
     """Make a network with weights drawn from its own generator (He et al. 2015, biases zero).
+
+    Parameters
+    ----------
+    name
+        `unet` or `cnn3`.
+    channels
+        Of the U-Net's levels.
+    seed
+        Of the weights.
+    source
+        File that names it, for messages; empty: the options do.
 
     Raises
     ------
     ModelError
-        If the name is unknown.
+        If the name is unknown, or the weights do not fit into the memory.
     """
-    if name not in ("cnn3", "unet"):
-        raise ModelError(
-            f"Network is {name!r}; it must be cnn3 or unet. Update cryoden if a newer one wrote the model."
-        )
+    if name not in NETWORKS:
+        unknown = f"is {name!r}; known are {' and '.join(NETWORKS)}. Update cryoden if a newer one wrote the model."
+        raise ModelError(f"The network of {source} {unknown}" if source else f"The network {unknown}", subject=source)
+    needed = 4 * n_weights(name, channels)
+    if needed > free_host_bytes():
+        large = f"has {needed / GIB:.3g} GiB of weights, more than the memory that is free."
+        if source:
+            raise ModelError(f"The network of {source} {large}", subject=source)
+        raise ModelError(f"The network {large}", subject="channels", remedy=Remedy("change", "channels"))
+
     network: Network = CNN3() if name == "cnn3" else UNet(channels)
     generator = torch.Generator().manual_seed(seed)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]

@@ -40,8 +40,8 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
     missing = [name for name in LAUNCHER_VARIABLES if not os.environ.get(name)]
     if missing:
         raise DeviceError(
-            f"The environment says that {n_ranks} processes work together (WORLD_SIZE), but {' and '.join(missing)} "
-            "is missing. Start them with torchrun, or remove WORLD_SIZE from the environment."
+            f"The environment says that {n_ranks} processes work together (WORLD_SIZE), but lacks "
+            f"{', '.join(missing)}. Start them with torchrun, or remove WORLD_SIZE from the environment."
         )
 
     # Gradients go from GPU to GPU; flags and records stay on the host, and no GPU waits for them.

@@ -11,7 +11,7 @@ from torch import nn
 from cryoden.config import SCORE_BAND_A, TrainConfig
 from cryoden.data.normalize import Normalization
 from cryoden.data.rescale import SAME_RATE_TOLERANCE
-from cryoden.errors import ModelError
+from cryoden.errors import ModelError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.model_file import ModelCard, read_model, write_model
 from cryoden.model.networks import Network
@@ -83,7 +83,9 @@ def start_from(path: str, network: Network, config: TrainConfig, sampling_rate: 
     if card.network != config.network or (card.channels and card.channels != config.channels):
         raise ModelError(
             f"{path} is a {card.network} with channels {card.channels}, not the {config.network} asked for; "
-            "choose the same network and channels."
+            "choose the same network and channels.",
+            subject=path,
+            remedy=Remedy("change", "from_model"),
         )
     if abs(card.sampling_rate / sampling_rate - 1) > SAME_RATE_TOLERANCE:
         log.warning(

@@ -13,7 +13,7 @@ from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out
 from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import Problem, TrainingError
+from cryoden.errors import OptionError, Problem, Remedy, TrainingError, option_problem, problem_of
 from cryoden.formats.images import read_micrograph
 
 log = logging.getLogger(__name__)
@@ -72,13 +72,30 @@ class TrainingData:
         return len(self.names) - len(self.failures)
 
     def normalization(self, config: TrainConfig) -> Normalization:
-        """Return how the network sees grey values; raises as `read_micrograph`."""
+        """Return how the network sees grey values.
+
+        Raises
+        ------
+        TrainingError
+            If it is to be measured, and no training micrograph can be used.
+        """
         first = self.training[0]
         if isinstance(first, PatchPair):
             return first.normalization
         if config.normalization == "standard":
             return STANDARD
-        return p95_normalization(fourier_crop(read_micrograph(first.odd)[0], first.shape))
+
+        problems: List[Problem] = []
+        for pair in self.training:
+            try:
+                return p95_normalization(fourier_crop(read_micrograph(pair.odd)[0], pair.shape))
+            except Exception as error:  # the loader leaves it out; another one does as well
+                problems.append(problem_of(error, pair.name))
+        raise TrainingError(
+            f"No training micrograph could be used; the first reason: {problems[0].message}",
+            subject=problems[0].subject,
+            remedy=problems[0].remedy,
+        )
 
     def fitting_crop(self, config: TrainConfig, step: int) -> int:
         """Return the side of the crops in pixels: that of the options, or less where micrographs are smaller.
@@ -96,14 +113,15 @@ class TrainingData:
             If there is no such crop.
         """
         if config.crop < step:
-            raise TrainingError(
-                f"Option --crop is {config.crop}, less than the network's step of {step} px; it must be at least that."
-            )
+            small = f"is {config.crop}, less than the network's step of {step} px; it must be at least that."
+            raise OptionError([option_problem("crop", small)])
+
         crop = fitting_crop(self.shapes, config.crop, step)
         if crop == 0:
             raise TrainingError(
                 f"The smallest micrograph is {min(map(min, self.shapes))} px wide, less than the network's step of "
-                f"{step} px; train at a finer sampling rate."
+                f"{step} px; train at a finer pixel size.",
+                remedy=Remedy("change", "sampling_rate"),
             )
         if crop < config.crop:
             log.info("Crops are %d px: the smallest micrograph, or the network's step, allows no more.", crop)
@@ -120,13 +138,19 @@ class TrainingData:
         for reasons in failures:
             self.failures.update(reasons)
         if all(pair.name in self.failures for pair in self.held_out):
-            reason = self.failures[min(pair.name for pair in self.held_out)]
-            raise TrainingError(f"No held-out micrograph could be used; the first reason: {reason}")
+            first = self.failures[min(pair.name for pair in self.held_out)]
+            raise TrainingError(
+                f"No held-out micrograph could be used; the first reason: {first.message}",
+                subject=first.subject,
+                remedy=first.remedy,
+            )
         if len(self.failures) > MAX_FAILED_SHARE * len(self.names):
-            reason = next(iter(self.failures.values()))
+            first = next(iter(self.failures.values()))
             raise TrainingError(
                 f"{len(self.failures)} of {len(self.names)} micrographs cannot be used, too many to go on; the first "
-                f"reason: {reason}"
+                f"reason: {first.message}",
+                subject=first.subject,
+                remedy=first.remedy,
             )
 
     def seen_and_held_out(self) -> Tuple[List[str], Dict[str, List[float]]]:

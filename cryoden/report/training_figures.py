@@ -42,32 +42,55 @@ def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: Pat
     samples = read_samples(folder)
     grid = figure.add_gridspec(2 if samples else 1, 6)
     losses, quality, spread = cast(Any, [figure.add_subplot(grid[0, 2 * i : 2 * i + 2]) for i in range(3)])
-    epochs = [record["epoch"] for record in records]
-    losses.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
-    losses.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
-    losses.set(xlabel="epoch", ylabel="mean squared error (half against half)", title="Loss: mostly noise")
-    losses.legend()
-    r2 = [record["r2"] for record in records]
-    best = int(np.argmax(r2))
-    quality.plot(epochs, r2, "o-", ms=3, color="tab:green")
-    label = f"best: {r2[best]:.3f}, epoch {epochs[best]}"
-    quality.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=label)
-    quality.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 A")
-    quality.set_ylim(max(min(r2), min(0.0, r2[best]) - 1.0) - 0.02, max(r2[best] * 1.15, 0.02))
-    quality.legend(loc="lower right")
-    each = sorted(records[best]["r2_per_micrograph"].items(), key=lambda entry: entry[1])
-    if len(each) <= MAX_BARS:
-        spread.barh([name for name, _ in each], [value for _, value in each], height=0.5, color="tab:green")
-        spread.set_ylim(-1, max(len(each), 3))
-    else:
-        spread.hist([value for _, value in each], bins=30, color="tab:green")
-    spread.set(xlabel="$R^2$", title="Held-out micrographs, best epoch")
-    for curves in (losses, quality):
-        curves.grid(alpha=0.3)
-        curves.xaxis.get_major_locator().set_params(integer=True)
+    best = max(range(len(records)), key=lambda i: records[i]["r2"])
+
+    _plot_losses(losses, records)
+    _plot_quality(quality, records, best)
+    _plot_micrographs(spread, records[best]["r2_per_micrograph"])
+
     name, cuts = next(iter(samples.items()), ("", np.empty((0, 0, 0))))
     for column, (image, title) in enumerate(zip(cuts, SAMPLE_TITLES)):
         axes: Any = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
         axes.imshow(image, cmap="gray", origin="lower", **grey_range(image, GREY_PERCENTILES))
-        axes.set_title(f"{name}, {title}")
+        axes.set_title(f"{name}, {title}", parse_math=False)
         axes.set_axis_off()
+
+
+def _plot_losses(axes: Any, records: Sequence[Dict[str, Any]]) -> None:
+    epochs = [record["epoch"] for record in records]
+    axes.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
+    axes.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
+    axes.set(xlabel="epoch", ylabel="mean squared error (half against half)", title="Loss: mostly noise")
+    axes.legend()
+    _mark_epochs(axes)
+
+
+def _plot_quality(axes: Any, records: Sequence[Dict[str, Any]], best: int) -> None:
+    epochs = [record["epoch"] for record in records]
+    r2 = [record["r2"] for record in records]
+    axes.plot(epochs, r2, "o-", ms=3, color="tab:green")
+    label = f"best: {r2[best]:.3f}, epoch {epochs[best]}"
+    axes.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=label)
+    axes.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 Å")
+
+    # The first epochs can be far below 0, where nothing is to be seen of the others.
+    lowest = max(min(r2), min(0.0, r2[best]) - 1.0)
+    axes.set_ylim(lowest - 0.02, max(r2[best] * 1.15, 0.02))
+    axes.legend(loc="lower right")
+    _mark_epochs(axes)
+
+
+def _plot_micrographs(axes: Any, r2: Dict[str, float]) -> None:
+    each = sorted(r2.items(), key=lambda entry: entry[1])
+    if len(each) <= MAX_BARS:
+        axes.barh(range(len(each)), [value for _, value in each], height=0.5, color="tab:green")
+        axes.set_yticks(range(len(each)), [name for name, _ in each], parse_math=False)  # names may hold a $
+        axes.set_ylim(-1, max(len(each), 3))
+    else:
+        axes.hist([value for _, value in each], bins=30, color="tab:green")
+    axes.set(xlabel="$R^2$", title="Held-out micrographs, best epoch")
+
+
+def _mark_epochs(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.xaxis.get_major_locator().set_params(integer=True)

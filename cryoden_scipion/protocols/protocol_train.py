@@ -213,8 +213,8 @@ class CryodenProtTrain(HalvesInput):
         if not os.path.exists(path) or any(pointer.get() is None for pointer in self._inputPointers()):
             return []
 
-        trainedWith = read_card(path).training["options"]
-        problems = optionProblems(trainedWith, self._config().to_dict(), self._words)
+        trainedWith = TrainConfig.completed(read_card(path).training["options"])
+        problems = optionProblems(trainedWith, self._config().lasting_options(), self._words)
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             label = ("Odd micrographs", "Even micrographs")[half]
             problems += fileProblems(label, self._halves(half)[1], self._getExtraPath(star))

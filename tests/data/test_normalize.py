@@ -116,7 +116,7 @@ def test_p95_refuses_what_is_no_counts() -> None:
     share = 100 * (image(0.0) > 0).mean()
     assert str(caught.value) == (
         f"only {share:.0f} % of its pixels are positive: its background was subtracted, and the p95 normalisation "
-        "needs counts. Use the standard normalisation."
+        "needs counts. Give --normalization standard."
     )
 
 

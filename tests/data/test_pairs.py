@@ -114,8 +114,8 @@ def test_micrographs_of_other_pixel_size(tmp_path: Path) -> None:
     with pytest.raises(PairError) as caught:
         find_pairs("odd", "even")
     assert str(caught.value) == (
-        "'mic0' has 3 A/px but 'mic1' has 4; one model needs one sampling rate. Train on them apart, or give "
-        "--sampling-rate."
+        "'mic0' has 3 A/px but 'mic1' has 4; one model needs one sampling rate. Train on them separately, or "
+        "at a common one. Give --sampling-rate."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, List
 
@@ -10,17 +11,44 @@ import numpy as np
 import pytest
 import torch
 
+from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
 from cryoden.data.loaders import ManagedLoader, StreamingLoader
 from cryoden.data.patch_pairs import MAX_HELD_OUT, find_patch_pairs
 from cryoden.errors import CryodenError
 from cryoden.formats.model_file import read_card
+from cryoden.model.training import run_training
 from tests.helpers import write_halves, write_mrc
 
 CPU = torch.device("cpu")
 EXPORT = ["patches", "export", "--odd", "odd", "--even", "even", "--output", "p", "--patch", 64, "--stride", 32]
 TRAIN = ["train", "--patches", "p", "--output", "out", "--network", "cnn3", "--crop", 32, "--epochs", 2]
 QUICK = ["--min-batches", 4, "--max-batches", 4]
+
+
+class Damage:
+    """Damages the patch files when a training asks for the n-th time whether to stop.
+
+    Parameters
+    ----------
+    n
+        When.
+    how
+        `deleted` or `truncated`.
+    """
+
+    def __init__(self, n: int, how: str) -> None:
+        self.n, self.how, self.n_asked = n, how, 0
+
+    def __call__(self) -> bool:
+        self.n_asked += 1
+        if self.n_asked == self.n:
+            path = Path("p/train_target.bin")
+            if self.how == "deleted":
+                path.unlink()
+            else:
+                os.truncate(str(path), 64 * 64 * 4 * 3)
+        return False
 
 
 @pytest.fixture
@@ -107,7 +135,7 @@ def test_files_of_another_trainer(exported: None, cryoden: Any) -> None:
         Path(f"p/train_{role}.bin").rename(f"other/{name}_train.bin")
     words = [*TRAIN, *QUICK, "--patches", "other", "--patch", 64]
     assert cryoden(*words).last_error == (
-        "cryoden: Nothing says the pixel size of the patches in other; give it with --sampling-rate."
+        "cryoden: Nothing says the pixel size of the patches in other. Give --sampling-rate."
     )
     assert cryoden(*words, "--sampling-rate", 4).status == 0
     assert read_card("out/model.safetensors").normalization["kind"] == "p95"
@@ -138,7 +166,7 @@ def spoil(kind: str) -> str:
     if kind == "not finite":
         values[:] = np.nan
         values.tofile(path)
-        return "p has values that are NaN or infinite; see `cryoden patches verify`."
+        return "p has values that are NaN or infinite; export the patches again."
     if kind == "the same":
         np.fromfile("p/train_input.bin", "<f4").tofile(path)
         return "Both halves of 'p' are the same image; the noise of odd and even must differ."
@@ -159,7 +187,7 @@ def test_patches_that_cannot_be_trained_on(exported: None, cryoden: Any, kind: s
 
 
 def test_another_pixel_size_is_refused(exported: None) -> None:
-    with pytest.raises(CryodenError, match=r"have 4 A/px and cannot be brought to 6 A/px; leave --sampling-rate out"):
+    with pytest.raises(CryodenError, match=r"have 4 A/px and cannot be brought to 6 A/px. Leave out --sampling-rate"):
         find_patch_pairs("p", None, 6.0, 0.1)
 
 
@@ -187,3 +215,21 @@ def test_options_that_contradict(cryoden: Any, words: List[str], reason: str) ->
     result = cryoden("train", "--output", "out", *words)
     assert result.status == 2
     assert result.last_error == f"cryoden: {reason}"
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated"])
+def test_patch_files_that_go_while_training_streams_end_it_in_one_line(exported: None, how: str) -> None:
+    """Patches that cannot be read are left out; when too many are, the training says why."""
+    config = TrainConfig(
+        patches="p", output="out", network="cnn3", crop=32, epochs=3, min_batches=4, max_batches=4, stream=True,
+        force=True, window=1e-3, device="cpu", batch_size=4,
+    )  # fmt: skip
+    damage = Damage(6, how)
+    with pytest.raises(CryodenError) as caught:
+        run_training(config, damage)
+    assert damage.n_asked > 6
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "p/train_target.bin" in line
+    assert ("became shorter" if how == "truncated" else "cannot be read") in line
+    assert Path("out/model.safetensors").exists()  # of the first epoch

@@ -169,7 +169,7 @@ def test_a_batch_of_patch_files(tmp_path: Path, cryoden: Any) -> None:
     np.testing.assert_array_equal(read("target")[:, 0], pixels[:3, :24, :24])
     result = cryoden(*words, "--batch-size", 300)
     assert result.last_error == (
-        "cryoden: p holds 8 patches of 32 px, but 300 of 24 px are wanted; choose a smaller --batch-size or --size."
+        "cryoden: p holds 8 patches of 32 px, but 300 of 24 px are wanted. Choose another --batch-size."
     )
 
 
@@ -216,7 +216,7 @@ def spoil(kind: str) -> str:
         reason = "ours/index.json lacks network, channels, or an item's name, kind, shape or axes ('network')."
     elif kind == "network":
         said["network"] = "vit"
-        reason = "Network is 'vit'; it must be cnn3 or unet."
+        reason = "The network of ours is 'vit'; known are unet and cnn3."
     elif kind == "format":
         said["format"] = "else"
         reason = "ours/index.json is no index of a verification bundle (format 'cryoden-verification')."
@@ -255,7 +255,7 @@ def test_weights_that_cannot_be_imported(cryoden: Any) -> None:
 
 def test_sizes_that_do_not_suit_the_network(cryoden: Any) -> None:
     result = cryoden("verify", "export", "--output", "o", "--network", "unet", "--size", 20)
-    assert result.last_error == "cryoden: Patches of 20 px do not suit this network: --size must be a multiple of 8."
+    assert result.last_error == "cryoden: Option --size is 20; for this network it must be a multiple of 8."
 
 
 @pytest.mark.parametrize("network", ["cnn3", "unet"])

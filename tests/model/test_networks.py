@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryoden.errors import ModelError
-from cryoden.model.networks import CNN3, UNet, _UpLevel, build_network
+from cryoden.errors import ModelError, Remedy
+from cryoden.model.networks import CNN3, UNet, _UpLevel, build_network, n_weights
 
 
 def reach(network: torch.nn.Module, side: int) -> int:
@@ -116,5 +116,20 @@ def test_unknown_network() -> None:
     with pytest.raises(ModelError) as caught:
         build_network("transformer")
     assert str(caught.value) == (
-        "Network is 'transformer'; it must be cnn3 or unet. Update cryoden if a newer one wrote the model."
+        "The network is 'transformer'; known are unet and cnn3. Update cryoden if a newer one wrote the model."
     )
+    with pytest.raises(ModelError) as caught:
+        build_network("transformer", source="a.safetensors")
+    assert str(caught.value).startswith("The network of a.safetensors is 'transformer'")
+
+
+@pytest.mark.parametrize(("name", "channels"), [("cnn3", ()), ("unet", (4,)), ("unet", (4, 8, 16)), ("unet", (5, 3))])
+def test_number_of_weights_is_known_before_a_network_is_made(name: str, channels: tuple) -> None:
+    assert n_weights(name, channels) == sum(weight.numel() for weight in build_network(name, channels).parameters())
+
+
+@pytest.mark.parametrize("channels", [(100_000,), (8192**3,), (32, 10**30)])
+def test_network_larger_than_the_memory_is_refused_before_it_is_allocated(channels: tuple) -> None:
+    with pytest.raises(ModelError, match="of weights, more than the memory that is free") as caught:
+        build_network("unet", channels)
+    assert caught.value.problem.remedy == Remedy("change", "channels")

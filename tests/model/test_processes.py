@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pytest
+import torch
 
 from cryoden.config import TrainConfig
+from cryoden.errors import DeviceError
 from cryoden.formats.model_file import read_model
 from cryoden.formats.star import read_table
-from cryoden.model.training import train
+from cryoden.model.processes import LAUNCHER_VARIABLES
+from cryoden.model.training import run_training, train
 from tests.helpers import python, read_mrc, write_halves, write_mrc
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
@@ -42,6 +46,63 @@ def numbers(value: Any) -> List[float]:
     if isinstance(value, dict):
         return [number for key in sorted(value) if key not in TIMES for number in numbers(value[key])]
     return [float(value)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"WORLD_SIZE": "2"}, "but lacks RANK, MASTER_ADDR, MASTER_PORT. Start them with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}, "but lacks MASTER_PORT."),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no whole number."),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK in the environment is '-1', no whole number."),
+    ],
+)
+def test_half_an_environment_of_torchrun(
+    halves: Dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch, variables: Dict[str, str], reason: str
+) -> None:
+    for name in (*LAUNCHER_VARIABLES, "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DeviceError) as caught:
+        run_training(TINY)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# One of two processes is asked to stop before its third step.
+STOP = """
+import sys, torch
+torch.set_num_threads(1)
+from cryoden.config import TrainConfig
+from cryoden.errors import DeviceError
+from cryoden.model.training import TrainingStoppedError, run_training
+from cryoden.system.ranks import rank
+n_asked = 0
+def should_stop():
+    global n_asked
+    n_asked += 1
+    return rank() == 1 and n_asked == 3
+try:
+    run_training({config!r}, should_stop)
+except TrainingStoppedError:
+    sys.exit(0 if n_asked == 3 else 7)
+sys.exit(8)
+"""
+
+
+def test_a_stop_of_one_process_stops_all_after_the_same_step(halves: Dict[str, np.ndarray]) -> None:
+    """The checkpoint is written, nobody waits for anybody, and the training goes on from there."""
+    config = replace(TINY, output="two", checkpoint_minutes=5.0)
+    Path("stop.py").write_text(STOP.format(config=config))
+    result = python([*TORCHRUN[:-1], "stop.py"], Path())
+    assert result.returncode == 0, result.stderr
+    progress = torch.load("two/checkpoint.pt", weights_only=True)["progress"]
+    assert (progress["epoch"], progress["batch"], progress["step"]) == (0, 2, 2)
+    assert train_by_two(replace(TINY, resume=True), "two").returncode == 0
+    train(TINY)
+    for name, array in read_model("one/model.safetensors")[1].items():
+        np.testing.assert_allclose(read_model("two/model.safetensors")[1][name], array, atol=1e-5)
 
 
 def test_two_processes_train_as_one_does(halves: Dict[str, np.ndarray]) -> None:

@@ -22,7 +22,6 @@ from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, ExistingResultsError, FileError, ModelError, Remedy, TrainingError
 from cryoden.formats.model_file import read_card, read_model
 from cryoden.model import checkpoints
-from cryoden.model.schedule import TrainingProgress, has_lost_patience, learning_rate_factor
 from cryoden.model.training import TrainingStoppedError, run_training, train
 from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import set_up
@@ -635,20 +634,6 @@ def test_only_held_out_micrograph_is_bad(halves: Dict[str, np.ndarray]) -> None:
     assert stop.n_asked == 0
 
 
-def test_learning_rate_warms_up_then_falls_along_a_cosine_to_zero() -> None:
-    shares = np.linspace(0, 1, 201)
-    factors = np.array([learning_rate_factor(share) for share in shares])
-    peak = int(np.argmax(factors))
-    assert shares[peak] == pytest.approx(0.05)
-    assert factors[peak] == pytest.approx(1)
-    assert np.all(np.diff(factors[: peak + 1]) > 0)
-    assert np.all(np.diff(factors[peak:]) < 0)
-    assert factors[0] > 0
-    assert learning_rate_factor(1.0) == pytest.approx(0)
-    assert learning_rate_factor(0.525) == pytest.approx(0.5)  # half-way through the cosine
-    assert learning_rate_factor(1.5) == pytest.approx(0)
-
-
 def test_full_disk_leaves_the_last_checkpoint(halves: Dict[str, np.ndarray]) -> None:
     """No file may grow beyond a few bytes, which is how a full disk looks to a process."""
     train(replace(QUICK, epochs=1))
@@ -662,22 +647,3 @@ def test_full_disk_leaves_the_last_checkpoint(halves: Dict[str, np.ndarray]) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert Path("out/checkpoint.pt").read_bytes() == before
     assert not list(Path("out").glob(".*.part"))
-
-
-@pytest.mark.parametrize(
-    ("patience", "epoch", "best_epoch", "is_over"),
-    [
-        (None, 12, 3, False),
-        (None, 13, 3, True),
-        (None, 40, 21, False),
-        (None, 42, 21, True),
-        (0, 90, 1, False),
-        (4, 7, 3, True),
-    ],
-)
-def test_patience_grows_with_the_best_epoch(
-    patience: Optional[int], epoch: int, best_epoch: int, is_over: bool
-) -> None:
-    """Without a number, a training may go on for as long as it took to reach the best, at least 10 epochs."""
-    progress = TrainingProgress(epoch=epoch, best_epoch=best_epoch)
-    assert has_lost_patience(replace(QUICK, patience=patience), progress) == is_over

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import pytest
+import torch
+
+from cryoden.config import GIB, TrainConfig
+from cryoden.data.loader_choice import MOST_MIXED, READING_BYTES, choose_loading, make_loader
+from cryoden.data.loaders import ManagedLoader, Shard, StreamingLoader
+from cryoden.data.normalize import STANDARD
+from cryoden.data.pairs import HalfPair, find_pairs
+from tests.helpers import write_halves
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+PAIR = HalfPair("a", "odd/a.mrc", "even/a.mrc", (4096, 4096), 1.0, (4096, 4096))
+N_BYTES = 2 * 2 * 4096**2
+"""64 MiB: two halves in float16."""
+
+
+def choose(device: torch.device, free: dict, n: int = 10, **options: Any) -> Any:
+    config = TrainConfig(odd="odd", even="even", output="out", **options)
+    return choose_loading(config, [PAIR] * (n - 1), [PAIR], 512, device, free)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu_gib", "host_gib", "options", "place"),
+    [
+        # 10 pairs need 0.625 GiB; unless told otherwise, half of what is free may be taken
+        (CPU, None, 1.3, {}, CPU),
+        (CPU, None, 1.2, {}, None),
+        (GPU, 1.3, 0.0, {}, GPU),
+        (GPU, 1.2, 1.3, {}, CPU),
+        (GPU, 1.2, 1.2, {}, None),
+        (GPU, 100.0, 100.0, {"memory": 0.6}, None),
+        (GPU, 0.7, 0.1, {"memory": 0.65}, GPU),
+        (GPU, 0.6, 0.7, {"memory": 0.65}, CPU),
+        (GPU, 0.6, 0.6, {"memory": 0.65}, None),
+        (CPU, None, 100.0, {"stream": True, "window": 0.5}, None),
+        (CPU, None, 100.0, {"stream": True, "window": 1.0}, CPU),
+        (CPU, None, 1.0, {"stream": True, "window": 1.0}, None),
+        (CPU, None, 100.0, {"stream": True, "window": 1.0, "force": True}, None),
+        (GPU, 100.0, 100.0, {"stream": True, "force": True}, None),
+    ],
+)
+def test_where_micrographs_are_kept(
+    device: torch.device, gpu_gib: Optional[float], host_gib: float, options: dict, place: Optional[torch.device]
+) -> None:
+    free = {CPU: int(host_gib * GIB), **({} if gpu_gib is None else {GPU: int(gpu_gib * GIB)})}
+    assert choose(device, free, **options).place == place
+
+
+@pytest.mark.parametrize(("window_gib", "window"), [(1e-6, 1), (0.3, 1), (0.5, 4), (1.0, 12), (10.0, MOST_MIXED)])
+def test_crops_are_mixed_over_as_many_micrographs_as_the_window_holds(window_gib: float, window: int) -> None:
+    """All but the batch, the readers, and two pairs that are read ahead; the same for every place."""
+    plenty, nothing = ({CPU: free} for free in (100 * GIB, 0))
+    kept, streamed = (choose(CPU, free, window=window_gib) for free in (plenty, nothing))
+    assert kept.window == streamed.window == window
+    assert (kept.place, streamed.place) == (CPU, None)
+    rest = int(window_gib * GIB) - 8 * 2 * 2 * 512**2 - READING_BYTES
+    assert streamed.budget_bytes == max(rest, N_BYTES)
+
+
+@pytest.mark.parametrize(("memory", "kind"), [(1.0, ManagedLoader), (1e-6, StreamingLoader)])
+def test_the_chosen_loader_is_made(tmp_path: object, memory: float, kind: type) -> None:
+    from pathlib import Path
+
+    write_halves(Path(), 3, (64, 64))
+    pairs = find_pairs("odd", "even")[0]
+    config = TrainConfig(odd="odd", even="even", output="out", memory=memory)
+    loading = choose_loading(config, pairs[:2], pairs[2:], 32, CPU, {CPU: GIB})
+    loader = make_loader(loading, pairs[:2], pairs[2:], 32, CPU, Shard(), STANDARD)
+    assert type(loader) is kind
+    assert [item.pair.name for item in loader.held_out()] == [pairs[2].name]
