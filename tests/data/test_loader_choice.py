@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -62,10 +63,8 @@ def test_crops_are_mixed_over_as_many_micrographs_as_the_window_holds(window_gib
 
 
 @pytest.mark.parametrize(("memory", "kind"), [(1.0, ManagedLoader), (1e-6, StreamingLoader)])
-def test_the_chosen_loader_is_made(tmp_path: object, memory: float, kind: type) -> None:
-    from pathlib import Path
-
-    write_halves(Path(), 3, (64, 64))
+def test_the_chosen_loader_is_made(tmp_path: Path, memory: float, kind: type) -> None:
+    write_halves(tmp_path, 3, (64, 64))
     pairs = find_pairs("odd", "even")[0]
     config = TrainConfig(odd="odd", even="even", output="out", memory=memory)
     loading = choose_loading(config, pairs[:2], pairs[2:], 32, CPU, {CPU: GIB})

@@ -113,9 +113,8 @@ def test_covariances_of_torch_are_those_of_numpy(
     predictions = torch.stack([predictor(half) for half in halves])
     expected = measure_covariance(halves, predictions, RATE)
     found = measure_covariance(OnGpu(halves), predictions, RATE)  # type: ignore[arg-type]
-    np.testing.assert_allclose(
-        found.matrices, expected.matrices, rtol=1e-4, atol=1e-6 * np.abs(expected.matrices).max()
-    )
+    tolerance = 1e-6 * np.abs(expected.matrices).max()
+    np.testing.assert_allclose(found.matrices, expected.matrices, rtol=1e-4, atol=tolerance)
 
 
 class OnGpu:
