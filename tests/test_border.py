@@ -27,15 +27,6 @@ OTHER_PROGRAMS = {
 }
 """Strings that belong to other programs' command lines, and why they are no messages of ours."""
 
-TODO_MESSAGES = {
-    "cryoden/data/pairs.py",
-    "cryoden/data/patch_pairs.py",
-    "cryoden/evaluation/evaluate.py",
-    "cryoden/exchange/verification.py",
-    "cryoden/model/training_data.py",
-}
-"""Modules of which some messages still speak of options; to become none."""
-
 PATH_CALLS = {"join", "joinpath", "with_name", "Path", "_getExtraPath", "_filePath", "_getLogsPath", "_getPath"}
 """Functions to which parts of a path are given."""
 
@@ -122,8 +113,7 @@ def literal_results() -> Dict[str, List[str]]:
 
 
 def test_messages_name_no_option_and_no_command() -> None:
-    found = options_in_messages()
-    assert {module: lines for module, lines in found.items() if module not in TODO_MESSAGES} == {}
+    assert options_in_messages() == {}
 
 
 def remedies() -> Iterator[Tuple[str, str, Optional[str]]]:
