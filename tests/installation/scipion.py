@@ -16,8 +16,8 @@ TORCH = ("torch", "functorch", "torchgen")
 OURS = ("_cryoden_scipion", "cryoden", "scipion_em_cryoden")
 SCIPIONS = ("scipion", "pyworkflow", "pwem", "relion")
 
-NO_SOURCES = ("__pycache__", ".*", "build", "dist", "*.egg-info")
-"""In a checkout, but no part of it; also everything that git ignores by a dot."""
+NO_SOURCES = ("__pycache__", ".git", ".venv", ".scipion", ".*_cache", ".hypothesis", "build", "dist", "*.egg-info")
+"""In a checkout, but no part of it."""
 
 
 def copy_checkout(folder: Path) -> Path:

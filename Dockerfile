@@ -1,0 +1,12 @@
+# The command line on CPUs:
+#   docker build --tag cryoden .
+#   docker run --rm --volume "$PWD:/data" cryoden halves movies/*.mrcs --output halves
+FROM python:3.11-slim
+
+COPY . /opt/cryoden
+RUN python -m pip install --no-cache-dir --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+RUN python -m pip install --no-cache-dir "/opt/cryoden[torch]"
+
+WORKDIR /data
+ENTRYPOINT ["cryoden"]
+CMD ["--help"]
