@@ -171,7 +171,8 @@ def ask(activation: str, seconds: float = MAX_PROBE_SECONDS) -> Answer:
         lines = [line for line in stderr.splitlines() if line.strip()]
         said = lines[-1].strip() if lines else f"status {process.returncode}"
         return f"The denoiser's environment cannot be activated ({activation}): {said.rstrip('.')}."
-    return Found(**_fields(json.loads(answers[-1])))
+    found = Found(**_fields(json.loads(answers[-1])))
+    return ask("") if found.isOwn else found  # with PYTHONPATH, which its processes will have
 
 
 class Checks:
