@@ -17,7 +17,7 @@ from cryoden.formats.model_file import ModelCard, read_model
 from cryoden.formats.pixels import require_image
 from cryoden.model.devices import pick_device
 from cryoden.model.networks import build_network
-from cryoden.model.predictor import Predictor, load_weights
+from cryoden.model.predictor import Predictor, load_weights, shape_of
 from cryoden.model.processes import local_rank
 
 LABELS = {"unet": "U-Net", "cnn3": "CNN3", "gaussian": "Gaussian filter", "wiener": "Wiener filter"}
@@ -298,11 +298,6 @@ def card_normalization(card: ModelCard, path: str = "") -> Normalization:
 def resized(image: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:
     """Return an image `(y, x)` with fewer or more pixels over the same area; see `fourier_resized`."""
     return fourier_resized(image, shape, torch.fft.rfft2, torch.fft.irfft2)
-
-
-def shape_of(image: torch.Tensor) -> Tuple[int, int]:
-    """Return rows and columns."""
-    return int(image.shape[0]), int(image.shape[1])
 
 
 def _device(device: Union[str, torch.device]) -> torch.device:

@@ -18,7 +18,8 @@ from cryoden.formats.files import PathLike
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.metrics.linear_filters import best_gaussian_width, filter_gain, gaussian_transfer, wiener_transfer
 from cryoden.metrics.ring_covariance import A, B, RingCovariance, pool, ring_covariance
-from cryoden.model.denoiser import ModelDenoiser, shape_of
+from cryoden.model.denoiser import ModelDenoiser
+from cryoden.model.predictor import shape_of
 
 Filter = TypeVar("Filter", bound="LinearFilter")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 import torch
@@ -81,19 +81,7 @@ class Predictor:
         torch.cuda.OutOfMemoryError, MemoryError, RuntimeError
             If even the smallest tile does not fit into the memory, see `is_out_of_memory`.
         """
-        image = image.to(self.device)
-        while True:
-            try:
-                return self._all_views(image)
-            except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
-                if not is_out_of_memory(error) or self.tile // 2 <= 2 * self.halo:
-                    raise
-                whose = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "Host"
-
-            # Only here, where the exception and the tensors of its frames are gone, is their memory free again.
-            torch.cuda.empty_cache()
-            self._tile = self.tile // 2
-            log.warning("%s memory is short: going on with tiles of %d px.", whose, self._tile)
+        return self._all_views(image.to(self.device))
 
     def _all_views(self, image: torch.Tensor) -> torch.Tensor:
         total = self._tiled(image)
@@ -108,8 +96,25 @@ class Predictor:
             return self.network(image[None, None])[0, 0].float()
 
     def _tiled(self, image: torch.Tensor) -> torch.Tensor:
-        shape = (int(image.shape[0]), int(image.shape[1]))
-        output = torch.empty(shape, dtype=torch.float32, device=self.device)
+        # Allocated before the first try: smaller tiles make no room for it.
+        output = torch.empty(shape_of(image), dtype=torch.float32, device=self.device)
+        while True:
+            try:
+                self._fill(output, image)
+                return output
+            except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
+                if not is_out_of_memory(error) or self.tile // 2 <= 2 * self.halo:
+                    raise
+                whose = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "Host"
+
+            # Only here, where the exception and the tensors of its frames are gone, is their memory free again.
+            torch.cuda.empty_cache()
+            self._tile = self.tile // 2
+            log.warning("%s memory is short: going on with tiles of %d px.", whose, self._tile)
+
+    def _fill(self, output: torch.Tensor, image: torch.Tensor) -> None:
+        """Write the prediction for an image, tile by tile."""
+        shape = shape_of(image)
         for tile in TilePlan(shape, self.tile, self.halo, self.network.step, self.margin):
             rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
             columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
@@ -117,7 +122,11 @@ class Predictor:
             predicted = self._apply(cut)
             keep, write = tile.keep, tile.write
             output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
-        return output
+
+
+def shape_of(image: torch.Tensor) -> Tuple[int, int]:
+    """Return rows and columns."""
+    return int(image.shape[0]), int(image.shape[1])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

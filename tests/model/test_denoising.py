@@ -331,6 +331,20 @@ def test_tiles_are_halved_until_the_memory_suffices(caplog: pytest.LogCaptureFix
     ]
 
 
+def test_smaller_tiles_are_not_tried_for_what_they_make_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prediction itself is as large as the image, whatever the tiles are."""
+    predictor = Predictor(build_network("unet", (4, 8)), torch.device("cpu"), 400)
+    image = torch.zeros((300, 260))
+
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(MemoryError):
+        predictor(image)
+    assert predictor.tile == 400
+
+
 def test_other_errors_of_a_network_are_not_taken_for_a_lack_of_memory() -> None:
     network = build_network("unet", (4, 8))
 
