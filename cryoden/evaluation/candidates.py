@@ -101,6 +101,7 @@ def linear_baselines(measurements: Sequence[Measurement], first_scored: int, con
 
 def _fitted(training: Sequence[Measurement], config: EvaluateConfig) -> Tuple[GaussianFilter, WienerFilter]:
     """Return both filters that suit some micrographs."""
-    covariance, rate = pool([m.rings.of(A, B) for m in training]), training[0].sampling_rate
+    covariance = pool([m.rings.of(A, B) for m in training])
+    rate = training[0].sampling_rate
     gaussian = GaussianFilter.fit_covariance(covariance, rate, config.band)
     return gaussian, WienerFilter.fit_covariance(covariance, rate, config.band)

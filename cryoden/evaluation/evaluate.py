@@ -265,7 +265,8 @@ class Evaluation:
         is_seen = halves.rows is None
         first, last = halves.rows or (0.0, 1.0)
         if self.config.scored == "all":
-            is_seen, first, last = is_seen or (first, last) != (0.0, 1.0), 0.0, 1.0
+            is_seen = is_seen or (first, last) != (0.0, 1.0)
+            first, last = 0.0, 1.0
 
         rows = slice(round(first * pair.shape[0]), round(last * pair.shape[0]))
         result = measure(

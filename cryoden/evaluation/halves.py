@@ -10,10 +10,14 @@ import numpy as np
 from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
 from cryoden.data.pairs import HalfPair
 from cryoden.data.rescale import fourier_crop, rescaled_rate, rescaled_shape
+from cryoden.errors import PixelError
 from cryoden.formats.pixels import file_context
 from cryoden.metrics.measurement import NOISE_SIDE
 from cryoden.metrics.psnr_ssim import centre
 from cryoden.model.denoiser import Denoiser
+
+LEAST_SIDE = 16
+"""Pixels: SSIM has windows of 7, and a few rings must lie in the score band."""
 
 Rows = Optional[Tuple[float, float]]
 """Part of a micrograph, from one share of its height to another; None: no row."""
@@ -78,7 +82,7 @@ class Halves:
         Raises
         ------
         PixelError
-            If a half holds no image.
+            If a half holds no image, or a very small one.
         """
         pair = self.pair
         if denoiser.sampling_rate is None:
@@ -93,6 +97,12 @@ class Halves:
 
     def _resized(self, shape: Tuple[int, int]) -> SizedHalves:
         pair = self.pair
+        if min(shape) < LEAST_SIDE:
+            raise PixelError(
+                f"'{pair.name}' is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than {LEAST_SIDE} px a "
+                "side. Leave it out.",
+                subject=pair.name,
+            )
         odd, even = (fourier_crop(image, shape) for image in self._images)
         scales = []
         for path, image in ((pair.odd, odd), (pair.even, even)):

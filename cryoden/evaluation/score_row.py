@@ -114,6 +114,7 @@ class Moments:
         mean_error = quality.bias2 + quality.variance / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             r2_of_mean = float(1 - np.float64(mean_error) / quality.signal_variance)
+
         numbers = {
             "r2": quality.r2,
             "r2_corr": quality.r2_corr,
@@ -189,6 +190,7 @@ def _with_errors(
     scored = [moments[i] for i in scoring.scored]
     mean = mean_moments(scored)
     values = mean.numbers(data_range)
+
     if len(scored) > 1:
         samples = [sample.numbers(data_range) for sample in resampled_moments(scored, scoring.draws)]
         errors = bootstrap_errors(len(scored), samples)

@@ -66,7 +66,8 @@ def tabulate(
     leader = models[0] if models else next(row for row in rows if row.key == "wiener")
 
     halves = pool([measurement.rings.of(A, B, A, B) for measurement in chosen])
-    curves, in_band = halves.of(A, B).coarser(N_CURVE_RINGS), score(halves.in_band(config.band))
+    curves = halves.of(A, B).coarser(N_CURVE_RINGS)
+    in_band = score(halves.in_band(config.band))
     reference = _reference(chosen, halves, data_range)
     correlation = _half_correlations(measurements)
     share, error = checks.common_pattern(correlation)
@@ -132,6 +133,7 @@ def _warnings(
     """Return sentences about everything that limits what the numbers mean."""
     warnings = checks.zero_mean_warnings({m.name: m.positive_share for m in measurements})
     warnings += checks.pattern_warnings(correlation)
+
     seen = [m.name for m in chosen if m.is_seen]
     if seen:
         warnings.append(
@@ -143,6 +145,7 @@ def _warnings(
             "One micrograph is scored: the error of R2 comes from its noise alone, and says nothing of other "
             "micrographs."
         )
+
     nyquist = 2 * chosen[0].sampling_rate
     if nyquist > config.band[1] * 1.01:
         warnings.append(

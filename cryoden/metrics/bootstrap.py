@@ -73,5 +73,6 @@ def formula_error(score: Score, n_coefficients: float) -> float:
 
 def coefficients_in_band(shape: Sequence[int], sampling_rate: float, band_A: Tuple[float, float]) -> float:
     """Return about how many independent Fourier coefficients of an image lie between two periods in A."""
-    low, high = sampling_rate / band_A[0], min(sampling_rate / band_A[1], 0.5)
+    low = sampling_rate / band_A[0]
+    high = min(sampling_rate / band_A[1], 0.5)  # Nyquist
     return float(np.pi * max(high**2 - low**2, 0.0) * shape[0] * shape[1])

@@ -59,6 +59,7 @@ def truth_scale(name: str, in_band: np.ndarray) -> float:
     c = in_band
     covariance = (c[A, TRUE] + c[B, TRUE]) / 2
     correlation = covariance / np.sqrt(max(c[TRUE, TRUE], 1e-30) * (c[A, A] + c[B, B]) / 2)
+
     if abs(correlation) < MIN_CORRELATION:
         raise PairError(
             f"The truth of '{name}' does not correlate with its halves ({correlation:.4f} in the score band); it must "
@@ -86,7 +87,8 @@ def true_numbers(in_band: np.ndarray, total: np.ndarray, scale: float, data_rang
     data_range
         L of the PSNR.
     """
-    error, all_error = _error(in_band, scale), _error(total, scale)
+    error = _error(in_band, scale)
+    all_error = _error(total, scale)
     signal = scale**2 * in_band[TRUE, TRUE]
     with np.errstate(divide="ignore", invalid="ignore"):
         r2_corr = np.mean([in_band[f, TRUE] ** 2 / (in_band[f, f] * in_band[TRUE, TRUE]) for f in (FA, FB)])

@@ -164,8 +164,10 @@ def score(covariance: np.ndarray) -> Score:
     signal = c[A, B]
     forward = c[FA, FA] - 2 * c[FA, B] + c[B, B]
     backward = c[FB, FB] - 2 * c[FB, A] + c[A, A]
+    # A half's noise is not in the other half: what is left of the error without it is against the clean image.
     mse_clean = (forward + backward) / 2 - noise
     bias2 = c[FA, FB] - c[FA, B] - c[FB, A] + c[A, B]
+
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = 1 - mse_clean / signal
         correlations = [c[FA, B] ** 2 / (c[FA, FA] * signal), c[FB, A] ** 2 / (c[FB, FB] * signal)]

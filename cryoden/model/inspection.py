@@ -87,17 +87,23 @@ def _gradient(network: Network, image: torch.Tensor) -> Tuple[np.ndarray, float]
     radius = network.receptive_radius
     side = -(-(2 * radius + 1 + network.step) // network.step) * network.step
     rows, columns = (np.arange(side) % n for n in image.shape[2:])  # a small cut-out is repeated
-    total, reach = np.zeros((2 * radius + 1, 2 * radius + 1)), 0.0
+    total = np.zeros((2 * radius + 1, 2 * radius + 1))
+    reach = 0.0
+
     for view in range(N_GRADIENTS):
         tile = torch.rot90(image[0, 0][rows][:, columns], view)[None, None].clone().requires_grad_(True)
         centre = side // 2
         network(tile)[0, 0, centre, centre].backward()
         assert tile.grad is not None
+
+        # Beyond the tile there is nothing to be moved by: an edge of zeros stays.
         around = np.zeros_like(total)
         found = tile.grad[0, 0].abs().numpy()
         first = centre - radius
-        low, high = max(first, 0), min(centre + radius + 1, side)
+        low = max(first, 0)
+        high = min(centre + radius + 1, side)
         around[low - first : high - first, low - first : high - first] = found[low:high, low:high]
+
         y, x = np.nonzero(found)
         reach = max(reach, float(np.maximum(np.abs(y - centre), np.abs(x - centre)).max(initial=0)))
         total += around / N_GRADIENTS

@@ -275,7 +275,9 @@ def _outcome(item: Item, written: Future) -> Tuple[Item, Union[Any, Exception]]:
 
 # ---------------------------------------------------------------------- in the readers' threads
 def _read(job: Job, denoiser: ModelDenoiser, transfer: GpuTransfer) -> _LoadedMicrograph:
-    images, shapes, rate = [], [], 0.0
+    images: List[ScaledImage] = []
+    shapes = []
+    rate = 0.0
     for path in job.inputs:
         stack = open_micrograph(path)
         if not (job.sampling_rate or stack.sampling_rate):

@@ -13,7 +13,7 @@ from cryoden.config import ShowConfig
 from cryoden.data.normalize import measure_scale
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import CryodenError, NothingDoneError
+from cryoden.errors import NothingDoneError, problem_of
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder
 from cryoden.formats.images import read_micrograph
@@ -93,8 +93,8 @@ def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
     for number, pair in enumerate(chosen):
         try:
             crops += _crops_of(pair, config, np.random.default_rng([config.seed, number]))
-        except CryodenError as error:
-            failures[pair.name] = error.problem
+        except Exception as error:
+            failures[pair.name] = problem_of(error, pair.name)
     if not crops:
         raise NothingDoneError("micrographs", "shown", len(chosen), failures)
     return crops, Outcome(len(chosen) + len(set(failures) - {pair.name for pair in chosen}), failures)
@@ -104,6 +104,7 @@ def _crops_of(pair: HalfPair, config: ShowConfig, rng: np.random.Generator) -> L
     odd, even = (fourier_crop(read_micrograph(path)[0], pair.shape) for path in (pair.odd, pair.even))
     for half in (odd, even):
         measure_scale(half)  # refuses what training would refuse
+
     correlation = float(np.corrcoef(odd[::2].ravel(), even[::2].ravel())[0, 1])
     side = min(config.crop, *pair.shape)
     crops = []
@@ -128,11 +129,13 @@ def plot_crops(figure: Figure, crops: Sequence[HalfCrop]) -> None:
         }  # fmt: skip
         for place, (title, image) in zip(row, images.items()):
             show_image(place, image, title, (0.0, side, 0.0, side))
+
         centred = [image - image.mean() for image in (crop.odd, crop.even, crop.odd - crop.even)]
         low, high = np.percentile(centred[2], (0.1, 99.9))
         edges = np.linspace(low, high, 60)
         for values, label, style in zip(centred, ("odd", "even", "difference"), ("-", "--", ":")):
             counts, _ = np.histogram(values, edges)
             row[4].plot((edges[1:] + edges[:-1]) / 2, counts, style, label=label)
+
         row[4].set(title=f"halves correlate {crop.correlation:.3f}", xlabel="grey value - mean", yticks=[])
         row[4].legend(fontsize=7)

@@ -12,7 +12,7 @@ from cryoden.metrics.measurement import Measurement
 from cryoden.metrics.ring_covariance import A, B
 from cryoden.report.evaluation_result import Evaluated, denoised_cut
 from cryoden.report.evaluation_table import Number
-from cryoden.report.figures import power_spectrum, show_image
+from cryoden.report.figures import plain, power_spectrum, show_image
 from cryoden.report.pictures import MAX_BARS, PER_ROW
 
 if TYPE_CHECKING:
@@ -27,26 +27,32 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
     axes: Any = figure.subplots(1, 2)
     left, right = axes
     rows, bands = evaluated.rows(), evaluated.table.bands
+
     width = 0.8 / len(rows)
     for place, row in enumerate(rows):
         numbers = [row.bands[band].r2_corr for band in bands]
         x = np.arange(len(bands)) + (place - (len(rows) - 1) / 2) * width
         values = [number.value or 0.0 for number in numbers]
         errors = [number.error or 0.0 for number in numbers]
-        left.bar(x, values, 0.9 * width, yerr=errors, color=evaluated.colour(row), label=row.label, capsize=2)
+        left.bar(x, values, 0.9 * width, yerr=errors, color=evaluated.colour(row), label=plain(row.label), capsize=2)
+
     left.axhline(1, color="k", lw=1, ls="--")
     left.text(-0.45, 1.01, "perfect", va="bottom", fontsize=9)
     left.set_xticks(range(len(bands)), [f"{band} A" for band in bands])
     left.set(ylabel="$R^2_{corr}$: share of the signal explained", title="Quality in each band", ylim=(0, 1.08))
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3, frameon=False)
+
+    # The right half: both parts of the error on top of each other, in units of the signal.
     main = evaluated.table.bands[0]
     shown = [row for row in rows if row.key != "raw"]
-    scores, labels = [row.bands[main] for row in shown], [row.label for row in shown]
+    labels = [plain(row.label) for row in shown]
+    scores = [row.bands[main] for row in shown]
     signal = _values([score.signal_variance for score in scores])
     bias = _values([score.bias2 for score in scores]) / signal
     variance = _values([score.variance for score in scores]) / signal
     right.barh(labels, bias, 0.55, color="tab:blue", alpha=0.75, label="deleted or shared (bias$^2$)")
     right.barh(labels, variance, 0.55, left=bias, color="tab:red", alpha=0.75, label="noise let through (variance)")
+
     right.axvline(1, color="k", lw=1, ls="--")
     right.set(xlabel="error / signal variance (1 = a constant image)", title=f"Of what the error consists, {main} A")
     right.set_ylim(len(shown) + 0.3, -0.6)
@@ -61,20 +67,24 @@ def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
     frequency = evaluated.table.curves.frequency
     known = _rings_with_signal(evaluated)
     _shade_band(axes, evaluated)
+
     for row in evaluated.rows():
         if row.key in ("gaussian", "wiener"):
             continue
-        values, spread = np.where(known, row.curves.frc_clean, np.nan), row.curves.frc_clean_error
-        label = "raw half (the same for every ring-wise filter)" if row.key == "raw" else row.label
+        values = np.where(known, row.curves.frc_clean, np.nan)
+        spread = row.curves.frc_clean_error
+        label = "raw half (the same for every ring-wise filter)" if row.key == "raw" else plain(row.label)
         axes.plot(frequency, values, color=evaluated.colour(row), lw=1.8, label=label)
         if spread is not None:
             axes.fill_between(frequency, values - spread, values + spread, color=evaluated.colour(row), alpha=0.2, lw=0)
         if row.truth:
             axes.plot(frequency, row.truth.correlation, ":", color=evaluated.colour(row), lw=1.5)
+
     axes.axhline(1, color="k", lw=1, ls="--", label="ceiling: a perfect denoiser")
     if not known.all():
         last = frequency[known].max(initial=frequency[0])
         axes.axvline(last, color="0.6", lw=1, ls=":", label="beyond, the halves no longer correlate")
+
     truth = ", dotted: measured with the truth" if any(row.truth for row in evaluated.rows()) else ""
     axes.set(
         xlabel="spatial frequency (1/A)", ylabel="correlation with the unknown clean image", ylim=(-0.1, 1.12),
@@ -90,13 +100,16 @@ def plot_spectra(figure: Figure, evaluated: Evaluated) -> None:
     curves = evaluated.table.curves
     frequency = curves.frequency
     _shade_band(axes, evaluated)
+
     axes.semilogy(frequency, curves.half_power, color="0.5", lw=2, label="one half")
     signal = curves.signal_power
     axes.semilogy(frequency, np.where(signal > 0, signal, np.nan), "k--", lw=1.5, label="signal: cov(a, b)")
+
     for row in evaluated.rows():
         if row.key != "raw":
             power = np.maximum(row.curves.power, 1e-12)
-            axes.semilogy(frequency, power, color=evaluated.colour(row), lw=1.5, label=row.label)
+            axes.semilogy(frequency, power, color=evaluated.colour(row), lw=1.5, label=plain(row.label))
+
     axes.set(xlabel="spatial frequency (1/A)", ylabel="power per ring", title="Power spectra")
     low = np.nanmin(np.where(signal > 0, signal, np.nan))
     axes.set_ylim(bottom=low / 100 if np.isfinite(low) else None)
@@ -109,16 +122,20 @@ def plot_residual(figure: Figure, evaluated: Evaluated) -> None:
     axes: Any = figure.subplots()
     frequency = evaluated.table.curves.frequency
     _shade_band(axes, evaluated)
+
     for row in evaluated.rows():
         if row.key != "raw":
             ratio = row.curves.residual_over_noise
-            axes.plot(frequency, ratio, color=evaluated.colour(row), lw=1.6, label=row.label)
+            axes.plot(frequency, ratio, color=evaluated.colour(row), lw=1.6, label=plain(row.label))
+
     curves = evaluated.table.curves
-    signal, half = curves.signal_power, curves.half_power
-    axes.plot(frequency, half / np.maximum(half - signal, 1e-30), ":", color="0.4", label="constant image")
+    constant = curves.half_power / np.maximum(curves.half_power - curves.signal_power, 1e-30)
+    axes.plot(frequency, constant, ":", color="0.4", label="constant image")
     axes.axhline(1, color="k", lw=1, ls="--", label="ceiling: nothing but noise is left")
+
+    # The lowest rings hold illumination gradients, far above all else: they do not set the scale.
     inner = frequency > 2 / evaluated.table.band_A[0]
-    top = float(np.nanmax((half / np.maximum(half - signal, 1e-30))[inner]))
+    top = float(np.nanmax(constant[inner]))
     axes.set(
         xlabel="spatial frequency (1/A)", ylabel="power of a - f(b) / power of the noise",
         ylim=(0.9, min(max(1.15, 1.1 * top), 3.0)), title="Residual: what the prediction leaves of the other half",
@@ -135,12 +152,15 @@ def plot_micrograph_scores(figure: Figure, evaluated: Evaluated) -> None:
         values = [leader.micrographs[name].r2 for name in scored]
         errors = [leader.micrographs[name].r2_error or 0.0 for name in scored]
         place = np.arange(len(scored))
-        axes.barh(place, values, 0.6, xerr=errors, color=evaluated.colour(leader), capsize=3, label=leader.label)
+        colour = evaluated.colour(leader)
+        axes.barh(place, values, 0.6, xerr=errors, color=colour, capsize=3, label=plain(leader.label))
+
         for row in evaluated.rows():
             if row.key in ("wiener", "topaz") or (row.is_model and row is not leader):
                 others = [row.micrographs[name].r2 for name in scored]
-                axes.plot(others, place, "|", ms=14, mew=2.5, color=evaluated.colour(row), label=row.label)
-        axes.set_yticks(place, scored)
+                axes.plot(others, place, "|", ms=14, mew=2.5, color=evaluated.colour(row), label=plain(row.label))
+
+        axes.set_yticks(place, [plain(name) for name in scored])
         axes.set_ylim(len(scored) - 0.3, -0.7)
         axes.set_xlim(left=min(0.0, min(v for v in values if v is not None) - 0.05))
         axes.set(xlabel="$R^2$", title="R2 of each micrograph, with the error that its noise leaves")
@@ -149,7 +169,7 @@ def plot_micrograph_scores(figure: Figure, evaluated: Evaluated) -> None:
         for row in evaluated.rows():
             if row.kind != "baseline":
                 values = [row.micrographs[name].r2 for name in scored]
-                axes.hist(values, edges, color=evaluated.colour(row), alpha=0.6, label=row.label)
+                axes.hist(values, edges, color=evaluated.colour(row), alpha=0.6, label=plain(row.label))
         axes.set(xlabel="$R^2$", ylabel="micrographs", title="R2 of each micrograph")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -159,19 +179,22 @@ def plot_side_by_side(figure: Figure, evaluated: Evaluated, name: str) -> None:
     """Draw the central cut-out of one micrograph as every denoiser leaves it."""
     measurement = evaluated.measurement(name)
     rows = evaluated.rows()
+
     n = len(rows) + int(measurement.has_truth)
     n_columns = min(n, PER_ROW)
     axes: Any = np.atleast_1d(figure.subplots(-(-n // n_columns), n_columns, squeeze=False)).ravel()
     extent = _extent(measurement)
+
     for place, row in zip(axes, rows):
         r2 = row.micrographs[name].r2_corr
         title = row.label if r2 is None else f"{row.label}   R2_corr {r2:.2f}"
         show_image(place, denoised_cut(row, measurement), title, extent)
+
     if measurement.has_truth:
         show_image(axes[len(rows)], measurement.truth_cut(), "truth", extent)
     for place in axes[n:]:
         place.set_axis_off()
-    figure.suptitle(f"{name}: one half, denoised")
+    figure.suptitle(f"{plain(name)}: one half, denoised")
 
 
 def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = "") -> None:
@@ -183,7 +206,9 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     measurement = evaluated.measurement(name)
     row = next((r for r in evaluated.rows() if r.key == key), evaluated.leader())
     a, b = measurement.half_cuts()
-    fa, fb = denoised_cut(row, measurement, A), denoised_cut(row, measurement, B)
+    fa = denoised_cut(row, measurement, A)
+    fb = denoised_cut(row, measurement, B)
+
     extent = _extent(measurement)
     axes: Any = figure.subplots(2, 4)
     for place, image, title in zip(
@@ -192,6 +217,7 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
         ("half a (odd)", f"{row.label}: mean of f(a) and f(b)", "half b (even)", "difference a - f(a)"),
     ):
         show_image(place, image, title, extent)
+
     show_image(axes[1, 0], a - fb, "residual a - f(b)", extent)
     for place, image, title in ((axes[1, 1], a - fb, "residual a - f(b)"), (axes[1, 2], a - b, "noise a - b")):
         shown = _autocorrelation(image)
@@ -200,15 +226,17 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
         drawn = place.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", extent=(-x, x, -y, y))
         place.set(title=f"autocorrelation, {title}", xlabel="px", ylabel="px")
         figure.colorbar(drawn, ax=place, shrink=0.75)
+
     for image, label, colour in ((a, "half a", "0.5"), (fa, "f(a)", evaluated.colour(row)), (a - fb, "residual", "k")):
         _, frequency, profile = power_spectrum(image, measurement.sampling_rate)
         axes[1, 3].semilogy(frequency[1:], profile[1:], color=colour, label=label)
     axes[1, 3].set(title="power spectra", xlabel="spatial frequency (1/A)")
     axes[1, 3].grid(alpha=0.3)
     axes[1, 3].legend(fontsize=8)
+
     scores = row.micrographs[name]
     number = "" if scores.r2 is None else f", R2 = {scores.r2:.3f} +- {scores.r2_error or 0:.3f}"
-    figure.suptitle(f"{name}{number}")
+    figure.suptitle(f"{plain(name)}{number}")
 
 
 def plot_truth(figure: Figure, evaluated: Evaluated, name: str) -> None:
@@ -218,11 +246,13 @@ def plot_truth(figure: Figure, evaluated: Evaluated, name: str) -> None:
     scale = truth_scale(name, measurement.rings.of(A, B, A, B, measurement.order.truth or 0).in_band(band))
     truth = measurement.truth_cut() * np.float32(scale)
     prediction = (denoised_cut(leader, measurement, A) + denoised_cut(leader, measurement, B)) / 2
+
     maps = truth_maps(prediction, truth, measurement.sampling_rate, (band[0], band[1]))
     axes: Any = figure.subplots(1, 4)
     extent = _extent(measurement)
     show_image(axes[0], truth, "truth", extent)
     show_image(axes[1], prediction, leader.label, extent)
+
     top = float(max(maps.invented.max(), maps.deleted.max(), 1e-6))
     for place, image, title, colours in (
         (axes[2], maps.invented, "invented: not in the truth", "Reds"),
@@ -231,7 +261,7 @@ def plot_truth(figure: Figure, evaluated: Evaluated, name: str) -> None:
         drawn = place.imshow(image, cmap=colours, vmin=0, vmax=top, origin="lower", extent=extent)
         place.set(title=f"{title}\n{100 * image.mean():.0f} % of the signal variance", xlabel="nm", ylabel="nm")
         figure.colorbar(drawn, ax=place, shrink=0.7, label="of the truth's variance")
-    figure.suptitle(f"{name}: where {leader.label} invents and deletes")
+    figure.suptitle(f"{plain(name)}: where {plain(leader.label)} invents and deletes")
 
 
 def _values(numbers: Sequence[Number]) -> np.ndarray:
@@ -249,7 +279,8 @@ def _rings_with_signal(evaluated: Evaluated) -> np.ndarray:
 
 def _range(values: Sequence[Optional[float]]) -> Tuple[float, float]:
     known = [value for value in values if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
+    low = min(known, default=0.0)
+    high = max(known, default=0.0)
     return min(low, 0.0), max(high, 0.01) * 1.05
 
 

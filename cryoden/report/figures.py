@@ -26,6 +26,11 @@ DISPLAY_SIDE = 1024
 """Longest side in pixels at which images are drawn: a screen shows no more."""
 
 
+def plain(text: str) -> str:
+    """Return a name as matplotlib shows it letter by letter: a pair of dollars would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def draw_files(first: PathLike, second: PathLike, names: Tuple[str, str], path: PathLike, title: str = "") -> None:
     """Write two micrograph files side by side, their difference and power spectra as PNG; see `plot_files`."""
     save_figure(lambda figure: plot_files(figure, first, second, names, title), (15, 9.5), path)
@@ -82,13 +87,15 @@ def plot_fixed_pattern(figure: Figure, sums: PathLike) -> None:
         What `FixedPattern.save` wrote, of at least one micrograph.
     """
     pattern = FixedPattern.load(sums)
-    found, mean = pattern.found(), pattern.mean()
+    found = pattern.found()
+    mean = pattern.mean()
     rows, columns = mean.shape
     part = tuple(slice((side - side // 8) // 2, (side + side // 8) // 2) for side in mean.shape)
     figure.suptitle(
         f"Mean of the fine detail of {found.n_micrographs} micrographs: {found.share:.0%} of what halves have in "
         "common is the same in all"
     )
+
     axes: Any = figure.subplots(1, 2)
     titles = (f"middle, {columns} x {rows} px", f"its middle, {columns // 8} x {rows // 8} px")
     for place, image, title in zip(axes, (mean, mean[part]), titles):
@@ -124,11 +131,13 @@ def plot_comparison(
     axes: Any = figure.subplots(2, 3)
     extent = (0.0, first.shape[1] * sampling_rate / 10, 0.0, first.shape[0] * sampling_rate / 10)
     images = {names[0]: first, names[1]: second, " - ".join(names): first - second}
+
     for place, (name, image) in zip(axes[0], images.items()):
         show_image(place, image, name, extent)
         if place is not axes[0, 0]:  # zooming into one zooms into all
             place.sharex(axes[0, 0])
             place.sharey(axes[0, 0])
+
     profiles = []
     for place, image, name in zip(axes[1], (first, second), names):
         spectrum, frequency, profile = power_spectrum(image, sampling_rate)
@@ -142,13 +151,14 @@ def plot_comparison(
         profiles.append((name, frequency, profile))
     axes[1, 1].sharex(axes[1, 0])
     axes[1, 1].sharey(axes[1, 0])
+
     for name, frequency, profile in profiles:
         axes[1, 2].semilogy(frequency[1:], profile[1:], label=name)
     axes[1, 2].set(title="radial mean of the power", xlabel="spatial frequency (1/A)", ylabel="power")
     axes[1, 2].grid(alpha=0.3)
     axes[1, 2].legend()
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
 
 
 def power_spectrum(image: np.ndarray, sampling_rate: float) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,6 +182,7 @@ def power_spectrum(image: np.ndarray, sampling_rate: float) -> Tuple[np.ndarray,
         for x in _starts(image.shape[1], side):
             cut = image[y : y + side, x : x + side]
             power += np.abs(scipy.fft.fft2((cut - cut.mean()) * window)) ** 2
+
     power = scipy.fft.fftshift(power)
     coordinate = np.arange(side) - side // 2
     ring = np.rint(np.hypot(coordinate[:, None], coordinate[None, :])).astype(int).ravel()
@@ -202,7 +213,7 @@ def show_image(axes: Any, image: np.ndarray, title: str, extent: Tuple[float, fl
         rows, columns = (2 * max(1, round(side * DISPLAY_SIDE / longest / 2)) for side in image.shape)
         image = fourier_crop(image, (rows, columns))
     axes.imshow(image, cmap="gray", origin="lower", extent=extent, **grey_range(image, GREY_PERCENTILES))
-    axes.set(title=title, xlabel="nm", ylabel="nm")
+    axes.set(title=plain(title), xlabel="nm", ylabel="nm")
 
 
 def grey_range(image: np.ndarray, percentiles: Tuple[float, float]) -> Dict[str, Optional[float]]:

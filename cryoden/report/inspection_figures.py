@@ -8,7 +8,7 @@ import numpy as np
 
 from cryoden.formats.arrays import opened_arrays
 from cryoden.formats.files import PathLike
-from cryoden.report.figures import GREY_PERCENTILES, grey_range
+from cryoden.report.figures import GREY_PERCENTILES, grey_range, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +18,11 @@ def plot_inside(figure: Figure, arrays: Dict[str, np.ndarray], title: str = "") 
     """Draw what `cryoden.model.inspection` found in a network: first weights, activation maps, receptive field."""
     levels = sorted(name for name in arrays if name.startswith("level "))
     parts = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+
     upper, lower = parts[0].subfigures(2, 1)
     _plot_weights(upper, arrays["weights"])
     _plot_gradient(lower, arrays["gradient"], arrays["radii"])
+
     n_columns = max(len(arrays[name]) for name in levels)
     axes: Any = parts[1].subplots(len(levels), n_columns, squeeze=False)
     for row, name in zip(axes, levels):
@@ -32,7 +34,7 @@ def plot_inside(figure: Figure, arrays: Dict[str, np.ndarray], title: str = "") 
         row[0].set_title(f"{name[9:]}: {shape[2]} x {shape[1]} px", fontsize=9, loc="left")
     parts[1].suptitle("activation maps of one cut-out, the liveliest channels")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
 
 
 def _plot_weights(figure: Any, weights: np.ndarray) -> None:
@@ -52,6 +54,7 @@ def _plot_gradient(figure: Any, gradient: np.ndarray, radii: np.ndarray) -> None
     shown = np.log10(gradient / gradient.max() + 1e-6)
     image.imshow(shown, cmap="viridis", vmin=-5, vmax=0, origin="lower", extent=(-reach, reach, -reach, reach))
     image.set(title="|d output / d input|, log", xlabel="px", ylabel="px")
+
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     ring = np.rint(np.hypot(y, x)).astype(int).ravel()
     mean = np.bincount(ring, gradient.ravel()) / np.maximum(np.bincount(ring), 1)

@@ -141,6 +141,17 @@ def test_truth_that_cannot_be_used(cryoden: Run, change: Callable, message: str)
     assert message in result.last_error
 
 
+@pytest.mark.parametrize("shape", [(1, 500), (500, 2), (15, 15)])
+def test_a_strip_beside_good_micrographs_is_named(cryoden: Run, shape: tuple) -> None:
+    write_halves(Path(), n=2, shape=SHAPE)
+    for half in ("odd", "even"):
+        write_mrc(Path(half) / "strip.mrc", np.random.default_rng(len(half)).normal(size=shape))
+    result = cryoden(*WORDS)
+    assert result.status == 1
+    assert f"'strip' is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than 16 px a side" in result.err
+    assert "2 of 3 micrographs are evaluated" in result.out
+
+
 def orthogonal(clean: np.ndarray) -> np.ndarray:
     """Return an image of the same power that has nothing in common with the given one."""
     other = clean_signal(clean.shape, 4242)

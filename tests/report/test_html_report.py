@@ -115,6 +115,23 @@ def test_a_name_cannot_break_the_report(cryoden: Run) -> None:
     assert name in Page(html).text
 
 
+def test_dollars_in_names_are_no_formulas(cryoden: Run, make_model: Callable[..., Path]) -> None:
+    name = r"a$\frac{1$b"
+    write_halves(Path("plain"), n=1, shape=SHAPE)
+    for half in ("odd", "even"):
+        Path(half).mkdir()
+        (Path("plain") / half / "mic0.mrc").rename(Path(half) / f"{name}.mrc")
+    models = [make_model(file).name for file in ("x$y$.safetensors", r"$\sum.safetensors")]
+    words = ["--odd", "odd", "--even", "even", "--output", "out", "--topaz", "no", "--model", *models]
+    result = cryoden("evaluate", *words)
+    assert result.status == 0, result.err
+    assert len(list(Path("out").glob("*.png"))) == 9
+    figure = drawn(figures.plot_side_by_side, read_evaluation("out"), name)
+    figure.canvas.draw()
+    assert figure.get_suptitle() == r"a\$\frac{1\$b: one half, denoised"
+    assert cryoden("show", "--odd", "odd", "--even", "even", "--output", "sheet", "--crop", 32).status == 0
+
+
 def test_report_without_an_evaluation() -> None:
     with pytest.raises(FileError, match=r"metrics\.json does not exist"):
         write_report(".")
