@@ -8,6 +8,9 @@ import numpy as np
 import scipy.optimize
 from pyworkflow import Config
 
+from cryoden.formats import outputs
+from cryoden.formats.run_record import recorded_options
+from cryoden.simulate.facts import read_facts
 from cryoden_scipion.convert import micNameKey
 
 TEMPLATE_NAME = "movies_to_particles"
@@ -65,15 +68,11 @@ def openTemplate(project, values, changes):
 
 def readTruth(folder):
     """Return micrograph name -> Truth of what `cryoden simulate movies` wrote into a folder."""
-    with open(os.path.join(folder, "simulation.json")) as file:
-        rate = json.load(file)["sampling_rate"]
+    rate = recorded_options(os.path.join(folder, outputs.SIMULATION_RECORD))["sampling_rate"]
     truth = {}
-    for name in sorted(os.listdir(os.path.join(folder, "truth"))):
-        if name.endswith(".json"):
-            with open(os.path.join(folder, "truth", name)) as file:
-                fact = json.load(file)
-            centres = rate * np.array(fact["coordinates"]).reshape(-1, 2)
-            truth[os.path.splitext(name)[0]] = Truth(centres, rate * fact["diameter_px"])
+    for name, facts in read_facts(folder).items():
+        centres = rate * np.array(facts.coordinates).reshape(-1, 2)
+        truth[name] = Truth(centres, rate * facts.diameter_px)
     return truth
 
 
