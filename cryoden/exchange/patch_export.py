@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.errors import ExistingResultsError, FileError, Problem, Remedy, problem_of
+from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy, problem_of
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.exchange.patch_progress import PROGRESS_NAME, PatchProgress, require_same_options
 from cryoden.formats import outputs
@@ -113,7 +113,15 @@ class _Export:
         return (self.output / outputs.MANIFEST).is_file()
 
     def __enter__(self) -> _Export:
-        """Open the files where the last finished micrograph ended."""
+        """Open the files where the last finished micrograph ended; raises FullDiskError or FileError."""
+        try:
+            self._open()
+        except CryodenError:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _open(self) -> None:
         for record in self.progress.micrographs:
             self.counts[record["part"]] += record["count"]
         if self.progress.micrographs:
@@ -131,10 +139,9 @@ class _Export:
                 with writing_errors(path):
                     path.touch()
                     self.digests[name] = digest(path, n_bytes=size)
-                    self.files[name] = open(str(path), "r+b")
+                    self.files[name] = open(str(path), "r+b")  # noqa: SIM115 (closed by `__exit__`)
                     self.files[name].truncate(size)
                     self.files[name].seek(size)
-        return self
 
     def __exit__(self, kind: object, value: object, trace: object) -> None:
         for file in self.files.values():

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
-from cryoden.formats.files import PathLike
+from cryoden.formats.file_errors import writing_errors
+from cryoden.formats.files import PathLike, append_line
 
 
 def write_above_bar(reason: str) -> None:
@@ -46,23 +47,22 @@ class ProgressLog:
         self._bar = tqdm(total=n_items, unit=unit, desc=title, disable=None)
 
     def __enter__(self) -> ProgressLog:
-        self._file = open(str(self._log), "a")
+        with writing_errors(self._log):
+            self._log.touch()
         return self
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self._bar.close()
-        self._file.close()
 
     def report(self, **facts: Any) -> None:
-        """Say what became of one item; may be called from several threads."""
+        """Say what became of one item; may be called from several threads. Raises as `append_line`."""
         with self._lock:
             self._n_done += 1
             now = time.strftime("%Y-%m-%dT%H:%M:%S")
             counted = {"time": now, "done": self._n_done, "of": self._n_items}
-            self._file.write(json.dumps({**counted, **facts}) + "\n")
-            self._file.flush()
+            append_line(self._log, json.dumps({**counted, **facts}))
             self._bar.update()
             facts.pop("traceback", None)
             reason = facts.pop("reason", None)
