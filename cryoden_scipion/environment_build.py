@@ -106,6 +106,7 @@ def buildCommand(python: str, condaHook: str, torch: Tuple[str, str], denoiser: 
     # PyTorch first and alone: its further index is asked for nothing else.
     further = f" --extra-index-url {shlex.quote(index)}" if index else ""
     install = [
+        "python -m pip install --upgrade pip",  # that of Python 3.9 may be too old for a checkout
         f"python -m pip install --no-deps {shlex.quote(package)}{further}",
         f"python -m pip install {' '.join(map(shlex.quote, denoiser))}",
     ]

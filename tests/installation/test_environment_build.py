@@ -130,6 +130,7 @@ def test_command_without_conda() -> None:
         "rm -rf env",
         "'/with a space/python3.11' -m venv env",
         ". env/bin/activate",
+        "python -m pip install --upgrade pip",
         "python -m pip install --no-deps torch==2.13.0",
         "python -m pip install --editable '/my plugin[torch]'",
         "if [ -L ../void.tgz ]; then rm ../void.tgz; fi",
