@@ -19,7 +19,7 @@ pytest.importorskip("pwem", reason="Scipion (scipion-em) is not installed")
 
 from cryoden_scipion import Plugin
 from cryoden_scipion.constants import CRYODEN_TORCH, CRYODEN_TORCH_INDEX
-from cryoden_scipion.environment import READY
+from cryoden_scipion.environment import READY, chooseEnvironment
 from cryoden_scipion.environment_build import CPU_INDEX, buildCommand, denoiserPackage, newestPython, torchPackage
 
 HOOK = 'eval "$(conda shell.bash hook)"&& '
@@ -148,6 +148,39 @@ def test_command_stops_at_the_first_step_that_fails(tmp_path: Path) -> None:
     done = subprocess.run(buildCommand("false", "", ("t", ""), ["a"]), shell=True, cwd=str(tmp_path), check=False)
     assert done.returncode
     assert os.listdir(tmp_path) == []
+
+
+CONDA = """#!/bin/sh
+case "$1" in
+    shell.bash) echo 'conda() { if [ "$1" = activate ]; then . "$2/bin/activate"; else command conda "$@"; fi; }' ;;
+    create) mkdir -p "$4/bin" "$4/conda-meta"
+        echo "PATH='$PWD/$4/bin':\\$PATH" > "$4/bin/activate"
+        printf '#!/bin/sh\\necho "$*" >> "%s/calls"\\n' "$PWD" > "$4/bin/python"
+        chmod +x "$4/bin/python" ;;
+esac
+"""
+
+
+def test_command_with_a_conda_that_only_notes_what_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell of Scipion understands the whole of it: the hook, the activation, the order."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "conda").write_text(CONDA)
+    (tmp_path / "bin" / "conda").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "cryoden-1.2.3"
+    folder.mkdir()
+    hook = 'eval "$(conda shell.bash hook)"&& '
+    command = buildCommand("python3", hook, ("torch==2.13.0", ""), ["--editable", "/my plugin[torch]"])
+    subprocess.run(command, shell=True, cwd=str(folder), check=True)
+    assert (folder / "calls").read_text().splitlines() == [
+        "-m pip install --upgrade pip",
+        "-m pip install --no-deps torch==2.13.0",
+        "-m pip install --editable /my plugin[torch]",
+    ]
+
+    chosen = chooseEnvironment("", hook, str(folder), False)
+    subprocess.run(f"{chosen.activation} && python -m cryoden", shell=True, cwd="/", check=True)
+    assert (folder / "calls").read_text().splitlines()[-1] == "-m cryoden"
 
 
 class Installer:
