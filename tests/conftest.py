@@ -24,8 +24,9 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """Images of tests are so small that threads would wait for each other longer than they compute."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

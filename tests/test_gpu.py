@@ -18,7 +18,7 @@ from cryoden.data.loaders import ManagedLoader, StreamingLoader
 from cryoden.data.pairs import find_pairs
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import Predictor
-from cryoden.model.training import train
+from cryoden.model.training import TrainingStoppedError, run_training, train
 from tests.helpers import RATE, Result, read_mrc, write_halves, write_mrc
 
 pytestmark = [
@@ -106,3 +106,18 @@ def test_training_is_as_good_as_on_the_cpu_in_every_arithmetic(folder: Path) -> 
     assert max(quality.values()) - min(quality.values()) < 0.05, quality
     records = [json.loads(line) for line in Path("bfloat16/log.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_training_of_a_gpu_goes_on_anywhere(folder: Path, device: str) -> None:
+    """Weights, average and optimiser come back from the checkpoint; the rest differs by the order of sums."""
+    config = replace(CONFIG, epochs=2, precision="float32", compile="no")
+    train(replace(config, output="whole", device="cuda"))
+    questions = iter([False] * 30 + [True])
+    with pytest.raises(TrainingStoppedError):
+        run_training(replace(config, device="cuda"), lambda: next(questions))
+    train(replace(config, device=device, resume=True))
+    whole, stopped = (json.loads(Path(name, "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "out"))
+    assert stopped["step"] == whole["step"]
+    for key in ("loss", "validation_loss", "r2"):
+        assert stopped[key] == pytest.approx(whole[key], abs=0.02)
