@@ -2,14 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.__main__ import COMMANDS
-from cryoden.config import Config, DenoiseConfig, HalvesConfig, Options, TrainConfig, option, parse_frame_range
+from cryoden.__main__ import COMMANDS, parse
+from cryoden.config import (
+    Config,
+    DenoiseConfig,
+    HalvesConfig,
+    Options,
+    ShowConfig,
+    TrainConfig,
+    option,
+    parse_frame_range,
+)
 from cryoden.config.options import Bounds
 from cryoden.errors import OptionError
 
@@ -196,3 +205,34 @@ def test_frame_range_is_understood_or_refused(text: str) -> None:
     else:
         assert first >= 1
         assert last is None or last > first
+
+
+def test_option_that_is_not_called_like_its_field() -> None:
+    """Files of options may use either name: version 0.1 called the field of `cryoden show` like its option."""
+    values = {"odd": "odd", "even": "even", "output": "out"}
+    for name in ("crops", "n_crops"):
+        assert ShowConfig.from_dict({**values, name: 3}).n_crops == 3
+    assert parse(["show", "--odd", "o", "--even", "e", "--output", "s", "--crops", "4"]).n_crops == 4
+    train = parse(["train", "--odd", "o", "--even", "e", "--output", "t", "--from", "m"])
+    assert train.from_model == TrainConfig.from_dict({**values, "from": "m"}).from_model == "m"
+
+
+@dataclasses.dataclass(frozen=True)
+class NewerConfig(Config):
+    """A command that has got options since a record was written."""
+
+    old: int = option(1, help="There from the beginning.")
+    same: Tuple[int, ...] = option((3, 4), help="New; its default is what the command did before.")
+    better: str = option("auto", before="all", help="New; the command does something else by default.")
+
+
+def test_record_that_lacks_an_option_was_made_with_its_value_before() -> None:
+    assert NewerConfig.completed({"output": "out", "old": 7}) == {
+        "output": "out",
+        "old": 7,
+        "same": [3, 4],
+        "better": "all",
+    }
+    known = {"output": "out", "old": 1, "same": [5], "better": "auto"}
+    assert NewerConfig.completed(known) == known
+    assert NewerConfig(output="out").better == "auto"

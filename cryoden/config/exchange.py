@@ -49,7 +49,9 @@ def _network() -> Any:
 
 
 def _channels() -> Any:
-    return option((32, 64, 128, 256), help="Channels of the U-Net's levels, from full resolution downwards.")
+    return option(
+        shared.EXCHANGED_UNET_CHANNELS, help="Channels of the U-Net's levels, from full resolution downwards."
+    )
 
 
 def _order() -> Any:

@@ -12,6 +12,13 @@ NETWORKS = ("unet", "cnn3")
 PIXEL_SIZES_A = (0.01, 1000.0)
 """Smallest and largest pixel in A, far beyond what electron microscopes make; others are slips or damage."""
 
+UNET_CHANNELS = (32, 64, 128, 256, 256, 256)
+"""Of the levels of the U-Net that is trained: six levels see far enough to tell ice from specimen, and gain the most
+(benchmarks/README.md)."""
+
+EXCHANGED_UNET_CHANNELS = (32, 64, 128, 256)
+"""Of the U-Net by which implementations are compared: that of the specification, which other programs build too."""
+
 GIB = 1 << 30
 """Bytes; memory options are in GiB."""
 

@@ -30,7 +30,7 @@ class TrainConfig(Config):
     output: str = option(help="Folder for model.safetensors, log.jsonl, curves.png and checkpoint.pt.")
     network: str = option("unet", choices=shared.NETWORKS, help="unet (best) or cnn3 (three layers, 2,625 parameters).")
     channels: Tuple[int, ...] = option(
-        (32, 64, 128, 256, 256, 256), help="Channels of the U-Net's levels, from full resolution downwards."
+        shared.UNET_CHANNELS, help="Channels of the U-Net's levels, from full resolution downwards."
     )
     sampling_rate: Optional[float] = shared.pixel_size(
         None,

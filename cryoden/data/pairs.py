@@ -161,6 +161,7 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     names: Optional[List[str]] = None
     if path.is_dir():
         files = [str(file) for file in list_folder(path) if file.suffix.lower() in ENDINGS]
+        # A movie's sums may lie side by side: those of the other half, and the full ones, are not meant.
         marks = [_half_mark(file) for file in files]
         if half is not None and any(marks):
             files = [file for file, mark in zip(files, marks) if mark == half]

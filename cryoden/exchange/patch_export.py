@@ -205,9 +205,10 @@ class _Export:
             role: {"percentile_95": scale.percentile, "mean": scale.mean, "deviation": scale.deviation}
             for role, scale in zip(ROLES, scales)
         }
-        if self.config.normalization == "p95":
+        if self.config.normalization == "p95":  # which knows no mean and no deviation
             for value in values.values():
                 del value["mean"], value["deviation"]
+
         pair = source.pair
         return {
             "name": pair.name,
@@ -237,6 +238,7 @@ class _Export:
                 message = f"None of the {n_wanted} micrographs gave a {part} patch; the first reason: {first.message}"
                 raise FileError(message, subject=first.subject, remedy=first.remedy)
 
+        # Names first, the manifest last: where it is, everything is.
         files = {}
         for part in PARTS:
             for role in ROLES:

@@ -121,6 +121,8 @@ def compare_bundles(config: VerifyCompareConfig) -> List[Difference]:
         If a bundle lacks an item, or one has a wrong shape or byte order.
     """
     theirs = read_bundle(config.folder)
+
+    # Computed here, the reference is in double precision; a bundle is in single precision, whoever wrote it.
     if config.reference:
         reference = read_bundle(config.reference)
         items = {item.name: item for item in reference.items}
@@ -154,7 +156,7 @@ def import_weights(config: ImportWeightsConfig) -> Path:
         raise FileError(f"{folder} is no folder; give the folder with conv1_weights.bin.", subject=str(folder))
 
     name, channels, order = config.network, config.channels, config.order
-    if (folder / outputs.BUNDLE_INDEX).is_file():
+    if (folder / outputs.BUNDLE_INDEX).is_file():  # it knows better than the options
         index = read_index(folder)
         name, channels, order = index.network, index.channels, index.order
     network = build_network(name, channels, source=str(folder))
@@ -190,6 +192,7 @@ def _recompute(theirs: Bundle, folder: str) -> Dict[str, np.ndarray]:
         if theirs.arrays[name].shape != wanted:
             raise _wrong_shape(name, folder, theirs.arrays[name].shape, wanted)
 
+    # Any number of patches and any size will do, as long as the network can pool them.
     shapes = [theirs.arrays[name].shape for name in ("input", "target")]
     is_batch = len(shapes[0]) == 4 and shapes[0][1] == 1 and not shapes[0][2] % network.step
     if shapes[0] != shapes[1] or not is_batch or shapes[0][3] % network.step:
@@ -227,6 +230,7 @@ def _batch(config: VerifyExportConfig, step: int) -> Tuple[np.ndarray, np.ndarra
         rng = np.random.default_rng(config.seed)
         noise = rng.standard_normal((2, config.batch_size, 1, side, side), dtype=np.float32)
         return noise[0], noise[1]
+
     files = open_patches(config.patches).parts["train"]
     if files.n < config.batch_size or files.patch < side:
         raise FileError(
@@ -235,6 +239,8 @@ def _batch(config: VerifyExportConfig, step: int) -> Tuple[np.ndarray, np.ndarra
             subject=config.patches,
             remedy=Remedy("change", "batch_size" if files.n < config.batch_size else "size"),
         )
+
+    # A corner of the first patches, which may be larger.
     pixels = np.stack([files.read(number)[:, :side, :side] for number in range(config.batch_size)])
     return pixels[:, :1], pixels[:, 1:]
 

@@ -61,6 +61,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # Of float32 products 10 bits are kept (TF32): far finer than the noise, and several times faster.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     log.info("Computing on %s.", torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU")

@@ -99,6 +99,7 @@ def run_training(
     CryodenError
         As `train`.
     """
+    # What is wrong with options, device or folder is said before a micrograph is opened.
     device = pick_device(config.device, local_rank())
     output = make_folder(config.output)
     require_own_training(output, config)

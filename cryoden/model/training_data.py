@@ -137,6 +137,8 @@ class TrainingData:
         """
         for reasons in failures:
             self.failures.update(reasons)
+
+        # Of the held-out ones a single one suffices: every epoch is then measured by the same.
         if all(pair.name in self.failures for pair in self.held_out):
             first = self.failures[min(pair.name for pair in self.held_out)]
             raise TrainingError(
@@ -144,6 +146,7 @@ class TrainingData:
                 subject=first.subject,
                 remedy=first.remedy,
             )
+
         if len(self.failures) > MAX_FAILED_SHARE * len(self.names):
             first = next(iter(self.failures.values()))
             raise TrainingError(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.pairs import HalfPair
-from cryoden.exchange import patch_export, patch_progress
+from cryoden.exchange import patch_export, patch_progress, patch_verify
 from cryoden.exchange.patch_plan import needed_bytes, patch_places, plan_sources
 from tests.helpers import Result, python, read_mrc, write_halves, write_raw_mrc
 
@@ -452,3 +452,21 @@ def test_options_out_of_range(cryoden: Any, words: List[str]) -> None:
     assert result.status == 2
     assert words[0] in result.last_error
     assert not Path("out").exists()
+
+
+def test_file_that_cannot_be_read_does_not_end_a_verification(tmp_path: Path, cryoden: Any) -> None:
+    write_halves(tmp_path, 4, (64, 64), mean=20.0)
+    cryoden(*EXPORT)
+    write_pixel("test_target.bin", 5, 0.123)
+    original = patch_verify.value_range
+
+    def fail(path: Path) -> Any:
+        if path.name == "train_input.bin":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return original(path)
+
+    with mock.patch.object(patch_verify, "value_range", fail):
+        result = cryoden("patches", "verify", "out")
+    assert result.status == 1
+    assert "failed: train_input.bin: out/train_input.bin cannot be read (Input/output error)." in result.err
+    assert "failed: test_target.bin: out/test_target.bin has another SHA-256" in result.err
