@@ -4,7 +4,8 @@
 FROM python:3.11-slim
 
 COPY . /opt/cryoden
-RUN python -m pip install --no-cache-dir --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+ARG TORCH="torch==2.13.0"
+RUN python -m pip install --no-cache-dir $TORCH
 RUN python -m pip install --no-cache-dir "/opt/cryoden[torch]"
 
 WORKDIR /data

@@ -148,9 +148,7 @@ class Plugin(pwem.Plugin):
         """Define how `scipion3 installb cryoden` makes the denoiser's environment; never by itself: it takes GB."""
         condaHook = cls.getCondaHook()
         python, minor = (condaHook == "" and newestPython()) or ("python3", CONDA_MINOR_VERSION)
-        torch = torchPackage(minor, seesGpu())
-        if cls.getVar(CRYODEN_TORCH) or cls.getVar(CRYODEN_TORCH_INDEX):
-            torch = (cls.getVar(CRYODEN_TORCH) or torchPackage(minor, True)[0], cls.getVar(CRYODEN_TORCH_INDEX) or "")
+        torch = cls.getVar(CRYODEN_TORCH) or torchPackage(minor), cls.getVar(CRYODEN_TORCH_INDEX) or ""
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         command = buildCommand(python, condaHook, torch, denoiserPackage(root, __version__))
         env.addPackage(

@@ -20,9 +20,6 @@ MINOR_VERSIONS = (12, 11, 10, 9)
 CONDA_MINOR_VERSION = 11
 """Of the Python that conda installs."""
 
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""Where PyTorch has its builds for CPUs, many times smaller than those with GPU libraries."""
-
 
 @lru_cache(maxsize=None)
 def newestPython() -> Optional[Tuple[str, int]]:
@@ -46,10 +43,9 @@ def _minorVersion(python: str) -> Optional[int]:
     return int(done.stdout) if done.returncode == 0 else None
 
 
-def torchPackage(minor: int, isGpuSeen: bool) -> Tuple[str, str]:
-    """Return the PyTorch that is installed where nobody chose another: what pip is told, and its further index."""
-    version = "2.13.0" if minor >= 10 else "2.8.0"  # the last one for Python 3.9
-    return (f"torch=={version}", "") if isGpuSeen else (f"torch=={version}+cpu", CPU_INDEX)
+def torchPackage(minor: int) -> str:
+    """Return the PyTorch that pip installs for Python 3.`minor` where nobody chose another."""
+    return "torch==2.13.0" if minor >= 10 else "torch==2.8.0"  # the last one for Python 3.9
 
 
 def denoiserPackage(root: str, version: str) -> List[str]:

@@ -20,7 +20,7 @@ pytest.importorskip("pwem", reason="Scipion (scipion-em) is not installed")
 from cryoden_scipion import Plugin
 from cryoden_scipion.constants import CRYODEN_TORCH, CRYODEN_TORCH_INDEX
 from cryoden_scipion.environment import READY, chooseEnvironment
-from cryoden_scipion.environment_build import CPU_INDEX, buildCommand, denoiserPackage, newestPython, torchPackage
+from cryoden_scipion.environment_build import buildCommand, denoiserPackage, newestPython, torchPackage
 
 HOOK = 'eval "$(conda shell.bash hook)"&& '
 
@@ -69,17 +69,9 @@ def test_scipions_python_is_better_than_none(pythons: Callable[..., None]) -> No
 
 
 # --------------------------- Packages -------------------------------------
-@pytest.mark.parametrize(
-    ("minor", "is_gpu_seen", "package"),
-    [
-        (11, True, ("torch==2.13.0", "")),
-        (11, False, ("torch==2.13.0+cpu", CPU_INDEX)),
-        (9, True, ("torch==2.8.0", "")),
-        (9, False, ("torch==2.8.0+cpu", CPU_INDEX)),
-    ],
-)
-def test_build_of_pytorch(minor: int, is_gpu_seen: bool, package: tuple) -> None:
-    assert torchPackage(minor, is_gpu_seen) == package
+@pytest.mark.parametrize(("minor", "package"), [(11, "torch==2.13.0"), (9, "torch==2.8.0")])
+def test_build_of_pytorch(minor: int, package: str) -> None:
+    assert torchPackage(minor) == package
 
 
 def test_checkout_is_installed_as_it_is() -> None:
@@ -139,9 +131,9 @@ def test_command_without_conda() -> None:
 
 
 def test_command_with_conda() -> None:
-    command = buildCommand("python3", HOOK, ("torch==2.13.0+cpu", CPU_INDEX), ["a"])
+    command = buildCommand("python3", HOOK, ("torch==2.13.0+cpu", "https://example.org"), ["a"])
     assert f"{HOOK}conda create --yes --prefix ./env python=3.11 && conda activate ./env && " in command
-    assert f"pip install --no-deps torch==2.13.0+cpu --extra-index-url {CPU_INDEX} && " in command
+    assert "pip install --no-deps torch==2.13.0+cpu --extra-index-url https://example.org && " in command
 
 
 def test_command_stops_at_the_first_step_that_fails(tmp_path: Path) -> None:
@@ -200,13 +192,10 @@ class Installer:
 def define(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Installer]:
     """Return what the plugin asks of the installer on a made-up computer."""
 
-    def defined(
-        hook: str = "", python: Optional[tuple] = ("python3.11", 11), is_gpu_seen: bool = True, **variables: str
-    ):
+    def defined(hook: str = "", python: Optional[tuple] = ("python3.11", 11), **variables: str) -> Installer:
         monkeypatch.setattr(Plugin, "getCondaHook", classmethod(lambda cls: hook))
         monkeypatch.setattr(Plugin, "_vars", variables)
         monkeypatch.setattr("cryoden_scipion.newestPython", lambda: python)
-        monkeypatch.setattr("cryoden_scipion.seesGpu", lambda: is_gpu_seen)
         installer = Installer()
         Plugin.defineBinaries(installer)
         return installer
@@ -223,15 +212,9 @@ def test_environment_is_made_only_when_asked_for(define: Callable[..., Installer
 
 
 @pytest.mark.parametrize(
-    ("is_gpu_seen", "package"), [(True, "torch==2.13.0 &&"), (False, f"+cpu --extra-index-url {CPU_INDEX}")]
-)
-def test_gpu_decides_the_build(define: Callable[..., Installer], is_gpu_seen: bool, package: str) -> None:
-    assert package in define(is_gpu_seen=is_gpu_seen).command
-
-
-@pytest.mark.parametrize(
     ("variables", "package"),
     [
+        ({}, " torch==2.13.0 &&"),
         ({CRYODEN_TORCH: "torch==2.6.0"}, " torch==2.6.0 &&"),
         ({CRYODEN_TORCH_INDEX: "https://example.org"}, " torch==2.13.0 --extra-index-url https://example.org &&"),
         (
@@ -241,7 +224,7 @@ def test_gpu_decides_the_build(define: Callable[..., Installer], is_gpu_seen: bo
     ],
 )
 def test_variables_decide_the_build(define: Callable[..., Installer], variables: Dict[str, str], package: str) -> None:
-    assert package in define(is_gpu_seen=False, **variables).command
+    assert package in define(**variables).command
 
 
 def test_conda_comes_before_python(define: Callable[..., Installer]) -> None:
