@@ -43,7 +43,7 @@ from cryoden.config.exchange import (
 )
 from cryoden.config.fetch import FetchConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
-from cryoden.errors import UNEXPECTED, CryodenError, OptionError, Problem, option_problem
+from cryoden.errors import UNEXPECTED, CryodenError, OptionError, Problem, one_line, option_problem
 from cryoden.formats import outcome, outputs
 from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import read_json, write_json
@@ -303,7 +303,7 @@ class _Command:
 
 
 def _say(line: str) -> None:
-    print(f"cryoden: {line}", file=sys.stderr)
+    print(f"cryoden: {one_line(line)}", file=sys.stderr)
 
 
 def _unexpected(error: Exception, folder: Optional[str]) -> Problem:

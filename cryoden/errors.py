@@ -63,6 +63,11 @@ class Words:
         return self.actions[remedy.action].format(option=option, value=remedy.value)
 
 
+def one_line(text: str) -> str:
+    """Return a text without line breaks and whatever else moves a cursor, which names of files may have."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def said_value(value: Any) -> str:
     """Return an option's value as people write it; empty where that says nothing: of a path, or of many parts."""
     if value is None or isinstance(value, bool):
@@ -132,7 +137,7 @@ class Problem:
             sentences.append(words.difference.format(changes=" and ".join(map(words.change, self.differences.items()))))
         if self.remedy:
             sentences.append(words.remedy(self.remedy))
-        return " ".join(sentences)
+        return one_line(" ".join(sentences))
 
     def __str__(self) -> str:
         return self.text()

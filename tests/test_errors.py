@@ -14,6 +14,7 @@ from cryoden.errors import (
     COMMAND_LINE,
     CryodenError,
     ExistingResultsError,
+    FileError,
     NothingDoneError,
     OptionError,
     Problem,
@@ -133,3 +134,9 @@ def test_progress_logs_of_all_processes_without_lines_that_a_kill_cut_off(tmp_pa
 def test_remedy_that_no_front_end_knows_is_a_mistake_of_the_program() -> None:
     with pytest.raises(KeyError):
         COMMAND_LINE.remedy(Remedy("pray"))
+
+
+def test_names_of_files_cannot_break_a_line_or_colour_a_terminal() -> None:
+    error = FileError("a\nb\x1b[31m\u202e\ud800.mrc cannot be read.")
+    assert str(error) == r"a\nb\x1b[31m\u202e\ud800.mrc cannot be read."
+    assert str(FileError("Å/px, e/Å², µm, ±: ümläut, 日本.")) == "Å/px, e/Å², µm, ±: ümläut, 日本."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,7 +160,7 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     """
     path = Path(source)
     names: Optional[List[str]] = None
-    if path.is_dir():
+    if os.path.isdir(source):
         files = [str(file) for file in list_folder(path) if file.suffix.lower() in ENDINGS]
         # A movie's sums may lie side by side: those of the other half, and the full ones, are not meant.
         marks = [_half_mark(file) for file in files]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from cryoden.errors import FileError, NetworkError
+from cryoden.errors import FileError, NetworkError, one_line
 
 MOST_LETTERS = 300
 """Of a text that is shown."""
@@ -20,7 +20,7 @@ class BadAnswerError(NetworkError):
 
 def printable(text: str) -> str:
     """Return a text in one line without anything that moves a cursor, colours, or turns the direction of writing."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:MOST_LETTERS])
+    shown = one_line(text[:MOST_LETTERS])
     return shown if len(text) <= MOST_LETTERS else f"{shown}..."
 
 

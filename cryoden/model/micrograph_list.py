@@ -114,7 +114,7 @@ def _folders(paths: Sequence[str], is_kept: bool) -> List[Path]:
 
 def _files_of(source: str) -> List[str]:
     """Return the micrographs of a folder, or the one file that is named."""
-    if not Path(source).is_dir():
+    if not os.path.isdir(source):
         return [source]
     files = [str(file) for file in list_folder(source) if file.suffix.lower() in ENDINGS]
     if not files:

@@ -213,12 +213,23 @@ def test_rows_that_name_no_file_fail_alone(tmp_path: Path, cryoden: Run, blur_mo
     assert [Path(path).name for path in read_table("out/micrographs.star").paths] == ["o'b #1.mrc"]
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".mrc", "y/" * 3000, "\x1b[31mred.mrc", "closed/a.mrc", "circle.mrc"])
+def test_arguments_that_name_no_file_fail_alone(tmp_path: Path, cryoden: Run, blur_model: Path, name: str) -> None:
+    (tmp_path / "circle.mrc").symlink_to("circle.mrc")
+    write_mrc(tmp_path / "good.mrc", np.random.default_rng(1).normal(size=(64, 64)))
+    result = cryoden("denoise", name, "good.mrc", "--model", blur_model, "--folders", "flat", "--output", "out")
+    assert result.status == 1, result.err
+    assert "should not have happened" not in result.err
+    assert "\x1b" not in result.err
+    assert Path("out/good.mrc").is_file()
+
+
 def test_a_name_that_no_star_file_can_hold_fails_alone(tmp_path: Path, cryoden: Run, blur_model: Path) -> None:
     for name in ("line\nbreak.mrc", "good.mrc"):
         write_mrc(tmp_path / "in" / name, np.random.default_rng(1).normal(size=(64, 64)))
     result = cryoden("denoise", "in", "--model", blur_model, "--output", "out")
     assert result.status == 1, result.err
-    assert "cannot stand in a STAR file" in result.last_error
+    assert result.last_error.startswith("cryoden: failed: in/line\\nbreak.mrc: The name 'in/line\\nbreak.mrc' cannot")
     assert read_table("out/micrographs.star").paths == ["out/good.mrc"]
 
 
