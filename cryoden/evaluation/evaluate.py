@@ -54,6 +54,7 @@ from cryoden.model.pipeline import overlapped
 from cryoden.model.topaz import TopazError
 from cryoden.report.evaluation_table import Absent, EvaluationTable
 from cryoden.report.measurement_file import load_measurement, measurement_path, save_measurement
+from cryoden.report.pictures import picture_names
 from cryoden.report.tables import write_tables
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Evaluation:
             If no micrograph could be measured.
         """
         if not self.config.overwrite:
-            require_own_folder(self.output, outputs.EVALUATE_RECORD, [self.output / name for name in TABLES])
+            require_own_folder(self.output, outputs.EVALUATE_RECORD, (*TABLES, *picture_names()), [outputs.INSIDE])
         done = self._finished()
         make_folder(self.output / outputs.MEASUREMENTS)
         if done:

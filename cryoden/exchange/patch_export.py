@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy, problem_of
+from cryoden.errors import CryodenError, FileError, Problem, Remedy, problem_of
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.exchange.patch_progress import PROGRESS_NAME, PatchProgress, require_same_options
 from cryoden.formats import outputs
@@ -22,7 +22,7 @@ from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import digest, make_folder, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.outcome import Outcome
-from cryoden.formats.output_folder import failures_of, fills_folder
+from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, PARTS, ROLES, open_patches, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
 
@@ -95,18 +95,8 @@ class _Export:
             failures = {name: Problem.from_dict(problem) for name, problem in manifest.get("failures", {}).items()}
             self.progress = PatchProgress(path, options, manifest.get("micrographs"), failures)
             return
-        if not path.is_file():
-            self._require_no_foreign_files()
+        require_own_folder(output, PROGRESS_NAME, FILE_NAMES)
         self.progress = PatchProgress.load(path, options)
-
-    def _require_no_foreign_files(self) -> None:
-        for path in (self.output / name for name in FILE_NAMES):
-            if path.exists():
-                raise ExistingResultsError(
-                    f"{path} is there already, without a manifest: another program made it.",
-                    subject=str(path),
-                    remedy=Remedy("other_folder"),
-                )
 
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""

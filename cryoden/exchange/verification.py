@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, List, Tuple, cast
@@ -12,12 +13,20 @@ from torch import nn
 
 from cryoden.config.exchange import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.data.normalize import Normalization
-from cryoden.errors import FileError, ModelError, OptionError, Remedy, option_problem
+from cryoden.errors import (
+    CryodenError,
+    ExistingResultsError,
+    FileError,
+    ModelError,
+    OptionError,
+    Remedy,
+    option_problem,
+)
 from cryoden.formats import outputs
-from cryoden.formats.bundle import Bundle, Item, read_array, read_bundle, read_index, write_bundle
+from cryoden.formats.bundle import Bundle, Item, read_array, read_bundle, read_index, require_own_bundle, write_bundle
 from cryoden.formats.files import make_folder
 from cryoden.formats.model_file import ModelCard, read_model, write_model
-from cryoden.formats.output_folder import fills_folder, no_failures
+from cryoden.formats.output_folder import fills_folder, no_failures, require_own_folder
 from cryoden.formats.patch_file import open_patches
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import load_weights
@@ -104,6 +113,7 @@ def export_bundle(config: VerifyExportConfig) -> Bundle:
     weights = {file: _parameter(network, parameter) for file, parameter in parameter_names(network).items()}
     results = compute(network, inputs, targets)
     arrays = {**weights, "input": inputs, "target": targets, **results}
+    require_own_bundle(config.output, arrays)
     bundle = Bundle(name, tuple(channels), [_item(name, array) for name, array in arrays.items()], arrays)
     write_bundle(config.output, bundle, config.order)
     return bundle
@@ -169,7 +179,6 @@ def import_weights(config: ImportWeightsConfig) -> Path:
             raise ModelError(wrong, subject=f"{folder / file}.bin")
         weights[parameter] = array
 
-    path = make_folder(config.output) / outputs.MODEL
     card = ModelCard(
         name,
         tuple(channels) if name == "unet" else (),
@@ -177,8 +186,24 @@ def import_weights(config: ImportWeightsConfig) -> Path:
         asdict(Normalization(config.normalization)),
         {"imported_from": str(folder)},
     )
+    path = make_folder(config.output) / outputs.MODEL
+    require_own_folder(config.output, outputs.MODEL, [])
+    if os.path.lexists(str(path)) and not _is_model(path, card, weights):
+        raise ExistingResultsError(
+            f"{path} is there, and is another model.", subject=str(path), remedy=Remedy("other_folder")
+        )
     write_model(path, weights, card)
     return path
+
+
+def _is_model(path: Path, card: ModelCard, weights: Dict[str, np.ndarray]) -> bool:
+    """Return whether a file holds this model."""
+    try:
+        there, arrays = read_model(path)
+    except CryodenError:
+        return False
+    is_same_card = there == card and set(arrays) == set(weights)
+    return is_same_card and all(np.array_equal(arrays[name], weights[name]) for name in weights)
 
 
 def _recompute(theirs: Bundle, folder: str) -> Dict[str, np.ndarray]:

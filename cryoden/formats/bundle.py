@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from cryoden.errors import FileError
 from cryoden.formats import outputs
 from cryoden.formats.file_errors import PathLike, reading_errors, reason
 from cryoden.formats.files import make_folder, read_json, whole_file, write_json
+from cryoden.formats.output_folder import require_own_folder
 
 FORMAT, BYTE_ORDER, DTYPE = "cryoden-verification", "little", np.dtype("<f4")
 
@@ -64,6 +65,28 @@ class Bundle:
     channels: Tuple[int, ...]
     items: List[Item]
     arrays: Dict[str, np.ndarray]
+
+
+def require_own_bundle(folder: PathLike, names: Iterable[str]) -> None:
+    """Refuse a folder whose files no bundle was made of.
+
+    Parameters
+    ----------
+    folder
+        Where a bundle will be written.
+    names
+        Of its items.
+
+    Raises
+    ------
+    FileError
+        If the index that is there is that of something else.
+    ExistingResultsError
+        If a file of an item is there without an index.
+    """
+    if (Path(folder) / outputs.BUNDLE_INDEX).exists():
+        read_index(folder)
+    require_own_folder(folder, outputs.BUNDLE_INDEX, [f"{name}.bin" for name in names])
 
 
 def write_bundle(folder: PathLike, bundle: Bundle, order: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar, cast
@@ -10,8 +11,9 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar, cast
 from cryoden.config.options import Options
 from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy
 from cryoden.formats import outputs
+from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import PathLike, remove_dead_temporaries
-from cryoden.formats.outcome import STOPPED, Ending, write_ending, write_failures
+from cryoden.formats.outcome import STOPPED, Ending, read_ending, write_ending, write_failures
 from cryoden.system.locks import LOCK_NAME, FolderLock
 from cryoden.system.ranks import rank
 from cryoden.system.signals import Stopped
@@ -70,7 +72,7 @@ def _filling(path: Path, command: str) -> Iterator[Callable[[Mapping[str, Proble
     """Own a folder; give what is to be called with the failures when the command is done."""
     with FolderLock(path, f"cryoden {command}"):
         if rank() == 0:
-            (path / outputs.OUTCOME).unlink(missing_ok=True)
+            _remove_ending(path / outputs.OUTCOME)
             remove_dead_temporaries(path)
 
         def finish(failures: Mapping[str, Problem]) -> None:
@@ -90,6 +92,21 @@ def _filling(path: Path, command: str) -> Iterator[Callable[[Mapping[str, Proble
             raise
 
 
+def _remove_ending(path: Path) -> None:
+    """Remove what the command before left; refuse a file of this name that no command of ours wrote."""
+    if not os.path.lexists(str(path)):
+        return
+    try:
+        read_ending(path)
+        is_ours = path.is_file()
+    except FileError:
+        is_ours = False
+    if not is_ours:
+        raise _foreign(path)
+    with writing_errors(path):
+        path.unlink()
+
+
 def _record(path: Path, ending: Ending) -> None:
     """Leave word of how a command ended, unless it did nothing here at all, or the disk does not allow it."""
     has_begun = any(file.name != LOCK_NAME for file in path.iterdir())
@@ -98,7 +115,7 @@ def _record(path: Path, ending: Ending) -> None:
             write_ending(path / outputs.OUTCOME, ending, is_first_wins=True)
 
 
-def require_own_folder(folder: PathLike, record: str, files: Iterable[PathLike] = ()) -> None:
+def require_own_folder(folder: PathLike, record: str, files: Iterable[str], patterns: Iterable[str] = ()) -> None:
     """Refuse a folder that holds what this command did not make.
 
     Parameters
@@ -107,8 +124,8 @@ def require_own_folder(folder: PathLike, record: str, files: Iterable[PathLike] 
         The output folder.
     record
         Name of this command's record; where it is there, the folder is its own.
-    files
-        That the command will write, whatever its inputs are.
+    files, patterns
+        Of what the command writes in the folder, beside its log, its failures and the lines of its record.
 
     Raises
     ------
@@ -118,11 +135,15 @@ def require_own_folder(folder: PathLike, record: str, files: Iterable[PathLike] 
     path = Path(folder)
     if (path / record).exists():
         return
-    foreign = [path / other for other in outputs.RECORDS if (path / other).exists()]
-    foreign += [Path(file) for file in files if Path(file).exists()]
-    if foreign:
-        raise ExistingResultsError(
-            f"{foreign[0]} is there, and was not made by this command.",
-            subject=str(foreign[0]),
-            remedy=Remedy("other_folder"),
-        )
+    named = [path / name for name in (*outputs.RECORDS, outputs.FAILURES, *files)]
+    there = [file for file in named if os.path.lexists(str(file))]
+    for pattern in (outputs.LOGS, f"{Path(record).stem}.results*.jsonl", *patterns):
+        there += sorted(path.glob(pattern))
+    if there and not (path / record).exists():  # the first of several processes may have begun meanwhile
+        raise _foreign(there[0])
+
+
+def _foreign(path: Path) -> ExistingResultsError:
+    return ExistingResultsError(
+        f"{path} is there, and was not made by this command.", subject=str(path), remedy=Remedy("other_folder")
+    )

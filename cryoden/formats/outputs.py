@@ -51,6 +51,8 @@ MEASUREMENTS = "measurements"
 METRICS, METRICS_CSV, METRICS_STAR = "metrics.json", "metrics.csv", "metrics.star"
 REPORT = "report.html"
 
+SHOW_RECORD = "show.json"
+
 # ---------------------------------------------------------------------- simulation
 SIMULATION_RECORD, PAIRS_RECORD = "simulation.json", "pairs.json"
 MOVIES, TRUTH = "movies", "truth"
@@ -64,7 +66,8 @@ BUNDLE_INDEX = "index.json"
 ENTRY_RECORD = "entry.json"
 
 RECORDS = (
-    HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SIMULATION_RECORD, PAIRS_RECORD, MANIFEST, BUNDLE_INDEX,
+    HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SHOW_RECORD, SIMULATION_RECORD, PAIRS_RECORD, MANIFEST,
+    BUNDLE_INDEX,
 )  # fmt: skip
 """By which a folder is known to be filled by a command."""
 
@@ -79,9 +82,17 @@ def model_of_epoch(epoch: int) -> str:
     return f"epoch_{epoch:04d}.safetensors"
 
 
+INSIDE = "inside_*"
+"""Pattern of what was saved and drawn of the inside of evaluated networks; see `inspection_of`."""
+
+
 def inspection_of(key: str) -> str:
     """Return what was saved of the inside of an evaluated network."""
     return f"inside_{key}.npz"
+
+
+CONTACT_SHEETS = "contact_sheet_*.png"
+"""Pattern of all contact sheets; see `contact_sheet`."""
 
 
 def contact_sheet(number: int) -> str:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
-from cryoden.formats.file_errors import writing_errors
+from cryoden.formats.file_errors import reading_errors, writing_errors
 from cryoden.formats.files import PathLike, append_line
 
 
@@ -92,7 +92,7 @@ class ProgressLog:
 def read_progress_logs(folder: PathLike) -> Iterator[Dict[str, Any]]:
     """Yield what was reported of every item, by all processes; a line that a kill cut off is skipped."""
     for path in sorted(Path(folder).glob(outputs.LOGS)):
-        with open(str(path), errors="replace") as log:
+        with reading_errors(path), open(str(path), errors="replace") as log:
             for line in log:
                 try:
                     yield json.loads(line)

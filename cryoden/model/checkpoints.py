@@ -12,6 +12,7 @@ import torch
 from cryoden.config import TrainConfig
 from cryoden.errors import ExistingResultsError, FileError, FullDiskError, Remedy
 from cryoden.formats import outputs
+from cryoden.formats.file_errors import reading_errors, require_file
 from cryoden.formats.files import whole_file
 from cryoden.formats.run_record import option_differences
 from cryoden.model.training_state import TrainingState
@@ -96,11 +97,8 @@ def changed_options(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> 
 
 def _read(path: Path) -> Dict[str, Any]:
     """Return the content of a checkpoint, in host memory; nothing in it is executed."""
-    try:
-        with open(str(path), "rb"):
-            pass
-    except OSError as error:
-        raise FileError(f"{path} cannot be read ({error.strerror or error}).", subject=str(path)) from error
+    with reading_errors(require_file(path)), open(str(path), "rb"):
+        pass  # what torch says of a file that cannot be opened names no file
     try:
         saved = torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; its own advice is to trust the file

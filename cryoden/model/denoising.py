@@ -65,7 +65,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         output / outputs.DENOISE_RECORD, options, {"model": config.model}, None, config.overwrite, rank()
     )
     if not config.overwrite:
-        require_own_folder(output, outputs.DENOISE_RECORD, [star])
+        require_own_folder(output, outputs.DENOISE_RECORD, [outputs.MICROGRAPHS_STAR])
     finished = record.finished([result_of(job, config) for job in micrographs.jobs])
     if rank() == 0:
         record.begin()

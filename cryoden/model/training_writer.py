@@ -119,8 +119,8 @@ def require_own_training(folder: Path, config: TrainConfig) -> None:
 
     # Killed before its first checkpoint, a training leaves a model that says by which options it was made.
     if not (config.resume and _is_model_of(folder / outputs.MODEL, config)):
-        files = (outputs.MODEL, outputs.SAMPLES, outputs.LOG)
-        require_own_folder(folder, outputs.CHECKPOINT, [folder / name for name in files])
+        files = (outputs.MODEL, outputs.SAMPLES, outputs.CURVES)
+        require_own_folder(folder, outputs.CHECKPOINT, files, [f"{outputs.EPOCHS}/*"])
 
 
 def _is_model_of(path: Path, config: TrainConfig) -> bool:

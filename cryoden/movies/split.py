@@ -49,6 +49,12 @@ RECORDED = (
 )  # fmt: skip
 """Options that change the sums."""
 
+COMMON_FILES = (
+    outputs.MICROGRAPHS_STAR, f"{outputs.ODD}/{outputs.MICROGRAPHS_STAR}", f"{outputs.EVEN}/{outputs.MICROGRAPHS_STAR}",
+    outputs.SANITY, outputs.PATTERN, outputs.PATTERN_PICTURE,
+)  # fmt: skip
+"""Files in a folder of halves that belong to all of its movies."""
+
 
 @dataclass(frozen=True)
 class MovieItem:
@@ -158,7 +164,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     output = Path(config.output)
     references = {"gain": config.gain, "dark": config.dark}
     record = RunRecord(output / outputs.HALVES_RECORD, _lasting_options(config), references)
-    require_own_folder(output, outputs.HALVES_RECORD, [_star_of(output, kind) for kind in outputs.SUMS])
+    require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
     paths = [movie.path for movie in movies]
     if not finished:

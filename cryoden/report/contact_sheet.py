@@ -15,10 +15,10 @@ from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import NothingDoneError, problem_of
 from cryoden.formats import outputs
-from cryoden.formats.files import make_folder
+from cryoden.formats.files import make_folder, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
-from cryoden.formats.output_folder import fills_folder
+from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.report.figures import save_figure, show_image
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ def write_contact_sheets(config: ShowConfig) -> Tuple[List[Path], Outcome]:
     CryodenError
         If there is nothing to show.
     """
-    crops, outcome = pick_crops(config)
     output = make_folder(config.output)
+    require_own_folder(output, outputs.SHOW_RECORD, [], [outputs.CONTACT_SHEETS])
+    crops, outcome = pick_crops(config)
+    write_json(output / outputs.SHOW_RECORD, config.to_dict())
     sheets: List[Path] = []
     for first in range(0, len(crops), CROPS_PER_SHEET):
         shown = crops[first : first + CROPS_PER_SHEET]

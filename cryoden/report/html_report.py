@@ -18,13 +18,10 @@ from cryoden.report.evaluation_result import Evaluated, read_evaluation
 from cryoden.report.evaluation_table import Number, Row
 from cryoden.report.figures import save_figure
 from cryoden.report.inspection_figures import plot_inside, read_inside
-from cryoden.report.pictures import EXAMPLES, INSIDE_INCHES, OVERALL, Picture
+from cryoden.report.pictures import EXAMPLE_WORDS, EXAMPLES, INSIDE_INCHES, OVERALL, Picture
 from cryoden.report.tables import with_error
 
 TEMPLATE_NAME = "report.html.jinja"
-
-EXAMPLE_WORDS = ("best", "median", "worst", "only")
-"""Which micrographs are shown; their pictures are called WORD_PICTURE.png."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def write_report(folder: PathLike) -> Path:
     evaluated = read_evaluation(folder)
     for word in EXAMPLE_WORDS:  # of an earlier report, which may have chosen other micrographs
         for kind in EXAMPLES:
-            (evaluated.folder / f"{word}_{kind.name}.png").unlink(missing_ok=True)
+            (evaluated.folder / kind.file_name(word)).unlink(missing_ok=True)
 
     shown: List[Dict[str, str]] = []
     for picture in list_pictures(evaluated):

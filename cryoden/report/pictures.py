@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,10 @@ class Picture:
     inches_per_row_of_images: float = 0.0
     is_of_truth: bool = False
     is_of_one_denoiser: bool = False
+
+    def file_name(self, word: str = "") -> str:
+        """Return what its file in a report is called; `word` of one micrograph."""
+        return f"{word}_{self.name}.png" if word else f"{self.name}.png"
 
     def size(self, n_micrographs: int, n_images: int) -> Tuple[float, float]:
         """Return width and height in inches, for so many scored micrographs and images."""
@@ -117,5 +121,14 @@ EXAMPLES = (
 )  # fmt: skip
 """Of one micrograph."""
 
+EXAMPLE_WORDS = ("best", "median", "worst", "only")
+"""Which micrographs are shown; their pictures are called WORD_PICTURE.png."""
+
 INSIDE_INCHES = (15.0, 8.5)
 """Size of the picture of what is inside a network."""
+
+
+def picture_names() -> List[str]:
+    """Return the names of all pictures that a report may have, but for those of the inside of networks."""
+    examples = [kind.file_name(word) for kind in EXAMPLES for word in EXAMPLE_WORDS]
+    return [*(kind.file_name() for kind in OVERALL), *examples]

@@ -99,7 +99,7 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
     files = [MovieFiles.of(output, f"movie_{number + 1:04d}") for number in range(config.movies)]
     lasting = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
     record = RunRecord(output / outputs.SIMULATION_RECORD, lasting)
-    require_own_folder(output, outputs.SIMULATION_RECORD, [output / name for name in COMMON_FILES])
+    require_own_folder(output, outputs.SIMULATION_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in files])
     for folder in (outputs.MOVIES, outputs.TRUTH):
         make_folder(output / folder)

@@ -55,11 +55,12 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     names = [mrc_name(path) if config.images else f"{path}.mrc" for path in inputs]
     output = Path(config.output)
     require_distinct(zip(inputs, names))
-    targets = [output / kind / name for kind in KINDS for name in names]
+    places = [f"{kind}/{name}" for kind in KINDS for name in names]
+    targets = [output / place for place in places]
     require_no_input(targets, config.images)
     options = {key: value for key, value in config.to_dict().items() if key != "output"}
     record = RunRecord(output / outputs.PAIRS_RECORD, options)
-    require_own_folder(output, outputs.PAIRS_RECORD, targets)
+    require_own_folder(output, outputs.PAIRS_RECORD, places)
     for kind in KINDS:
         make_folder(output / kind)
     record.begin()

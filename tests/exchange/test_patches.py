@@ -323,8 +323,7 @@ def test_files_of_another_program_are_not_replaced(tmp_path: Path, cryoden: Any)
     result: Result = cryoden(*EXPORT)
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: out/test_target.bin is there already, without a manifest: another program made it. "
-        "Choose another --output folder."
+        "cryoden: out/test_target.bin is there, and was not made by this command. Choose another --output folder."
     )
     assert Path("out/test_target.bin").read_bytes() == b"precious"
 

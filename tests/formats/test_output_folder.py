@@ -144,6 +144,6 @@ def test_the_folder_of_another_command_is_refused(name: str) -> None:
     Path("out").mkdir()
     Path("out", name).write_text("{}")
     with pytest.raises(ExistingResultsError, match=f"out/{name} is there, and was not made by this command"):
-        require_own_folder("out", outputs.DENOISE_RECORD, ["out/micrographs.star"])
+        require_own_folder("out", outputs.DENOISE_RECORD, ["micrographs.star"])
     Path("out", outputs.DENOISE_RECORD).write_text("{}")
-    require_own_folder("out", outputs.DENOISE_RECORD, ["out/micrographs.star"])
+    require_own_folder("out", outputs.DENOISE_RECORD, ["micrographs.star"])
