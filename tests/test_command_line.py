@@ -178,7 +178,7 @@ def test_gpu_that_is_not_there(tmp_path: Path, cryoden: Run) -> None:
     result = cryoden(*TRAIN, "--device", "cuda:7")
     assert result.status == 2
     assert result.last_error.startswith("cryoden: Device cuda:7 is not there: this machine has ")
-    assert result.last_error.endswith(". Choose another, or --device auto.")
+    assert result.last_error.endswith(". Give --device auto.")
     assert not Path("out").exists()
 
 
