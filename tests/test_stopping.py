@@ -29,7 +29,7 @@ from cryoden.__main__ import main
 if sys.argv[1] in ("train", "denoise", "evaluate"):
     import torch
     from cryoden.model import devices
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     devices.CPU_INFO = pathlib.Path("no-such-file")  # as in conftest
     backward = torch.Tensor.backward
     def slow_backward(*words, **more):
@@ -47,7 +47,7 @@ sys.exit(main())
 
 
 def start(words: Sequence[object], **settings: str) -> subprocess.Popen[str]:
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="2", **settings)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", **settings)
     line = [sys.executable, "-c", SLOWLY, *map(str, words)]
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
