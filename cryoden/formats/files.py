@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Iterator, List, Optional
+from typing import Any, BinaryIO, Iterator, List, Optional
 
 from cryoden.config import GIB
 from cryoden.errors import FileError, Remedy
@@ -88,6 +88,8 @@ def remove_dead_temporaries(folder: PathLike) -> List[Path]:
 def append_line(path: PathLike, line: str) -> None:
     """Add a line to a text file, in one write, so that lines of several writers do not mix.
 
+    A line that was cut off before, by a kill or a full disk, is ended first, so that it spoils no other.
+
     Raises
     ------
     FullDiskError
@@ -96,9 +98,16 @@ def append_line(path: PathLike, line: str) -> None:
         If the file cannot be written.
     """
     unwritten = f"{line}\n".encode("utf-8", "surrogateescape")
-    with writing_errors(path), open(str(path), "ab", buffering=0) as file:
+    with writing_errors(path), open(str(path), "a+b", buffering=0) as file:
+        if file.tell() and _last_byte(file) != b"\n":
+            unwritten = b"\n" + unwritten
         while unwritten:  # a disk that fills up takes a part first, and says so at the next try only
             unwritten = unwritten[file.write(unwritten) :]
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def list_folder(path: PathLike) -> List[Path]:

@@ -113,6 +113,8 @@ def _record(path: Path, ending: Ending) -> None:
     if has_begun:
         with suppress(FileError):  # the error that ended the command is what counts
             write_ending(path / outputs.OUTCOME, ending, is_first_wins=True)
+            if ending.items:
+                write_failures(path, ending.items)
 
 
 def require_own_folder(folder: PathLike, record: str, files: Iterable[str], patterns: Iterable[str] = ()) -> None:

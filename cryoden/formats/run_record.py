@@ -146,7 +146,7 @@ class RunRecord:
         self._lacking = dict(lacking or {})
         self._is_overwritten = bool(is_overwritten)
         self._remedy = Remedy("other_folder" if is_overwritten is None else "overwrite")
-        self._identities: Dict[str, Tuple[InputIdentity, ...]] = {}
+        self._identities: Dict[str, Tuple[Optional[InputIdentity], ...]] = {}
         self._lock = threading.Lock()
         self._lines_path = lines_path(self.path, rank)
         self._content = _read_content(self.path, renamed or {})
@@ -166,8 +166,7 @@ class RunRecord:
             If one is there that other options, another input or another program made, and is not to be overwritten.
         """
         for result in results:
-            identities = [InputIdentity.of(path) for path in result.inputs]
-            self._identities[result.name] = tuple(identity for identity in identities if identity is not None)
+            self._identities[result.name] = tuple(InputIdentity.of(path) for path in result.inputs)
         if self._is_overwritten:
             return set()
         return {result.name for result in results if self._is_finished(result)}
@@ -231,8 +230,9 @@ class RunRecord:
     def _has_same_inputs(self, result: Result, line: _Line, file: Path) -> bool:
         """Return whether a result was made from its inputs as they are now; False if they were replaced."""
         known, now = line.inputs, self._identities[result.name]
-        if len(now) == len(known) and all(before.is_same(after) for before, after in zip(known, now)):
+        if len(now) == len(known) and all(map(_is_unchanged, known, now, result.inputs)):
             return True
+
         foreign = [before.path for before in known if before.path not in result.inputs]
         if foreign:
             raise ExistingResultsError(
@@ -269,7 +269,7 @@ class RunRecord:
             "result": result.name,
             "run": self._run,
             "state": state,
-            "inputs": [asdict(identity) for identity in self._identities[result.name]],
+            "inputs": [asdict(identity) for identity in self._identities[result.name] if identity is not None],
             "ns": time.time_ns(),
             "facts": facts,
         }
@@ -319,6 +319,11 @@ def lines_path(record: Path, rank: int = 0) -> Path:
     return record.with_name(f"{record.stem}.results{f'_{rank}' if rank else ''}.jsonl")
 
 
+def _is_unchanged(before: InputIdentity, now: Optional[InputIdentity], path: str) -> bool:
+    """Return whether an input is what it was. One removed since, as movies are to save room, counts as unchanged."""
+    return before.path == path if now is None else before.is_same(now)
+
+
 def _digest_of(files: Union[str, Sequence[str]]) -> str:
     """Return the digest of a file's content, or of several files in their order."""
     paths = [files] if isinstance(files, str) else files
@@ -362,6 +367,8 @@ def _read_lines(record: Path) -> Dict[str, _Line]:
     for path in sorted(record.parent.glob(f"{record.stem}.results*.jsonl")):
         with reading_errors(path):
             content = path.read_bytes().decode("utf-8", "replace")
+
+        latest: Dict[str, _Line] = {}
         for text in content.splitlines():
             try:
                 line = json.loads(text)
@@ -370,6 +377,8 @@ def _read_lines(record: Path) -> Dict[str, _Line]:
                 name = str(line["result"])
             except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
                 continue
+            latest[name] = read  # in one file the order counts, not the clock, which may have been set back
+        for name, read in latest.items():
             if name not in lines or read.ns >= lines[name].ns:  # several processes have a file each
                 lines[name] = read
     return lines

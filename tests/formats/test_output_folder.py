@@ -76,6 +76,7 @@ def test_nothing_could_be_done() -> None:
     ending = read_ending("out/outcome.json")
     assert ending is not None
     assert (ending.status, ending.problems[0].kind, ending.items) == ("failed", "nothing_done", FAILURES)
+    assert read_failures("out") == FAILURES
 
 
 def test_an_error_with_its_remedy() -> None:

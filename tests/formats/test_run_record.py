@@ -147,6 +147,14 @@ def test_an_input_that_was_moved_with_its_time_is_the_same(folder: Path) -> None
     assert record().finished([result("a", "moved/a.mrcs")]) == {"a"}
 
 
+def test_an_input_that_was_removed_since_leaves_its_result_finished(folder: Path) -> None:
+    make([result("a")])
+    Path("a.mrcs").unlink()
+    assert record().finished([result("a")]) == {"a"}
+    with pytest.raises(ExistingResultsError, match=r"out/a\.mrc was made from a\.mrcs, not from other/a\.mrcs"):
+        record().finished([result("a", "other/a.mrcs")])
+
+
 def test_copies_that_keep_whole_seconds_are_the_same() -> None:
     known = InputIdentity("a", 3, 5_000_000_123, "x/a")
     assert known.is_same(InputIdentity("a", 3, 5_000_000_000, "y/a"))
@@ -206,6 +214,26 @@ def test_a_line_that_a_kill_cut_off_is_passed_over(folder: Path) -> None:
     path = lines_path(folder / "denoise.json")
     path.write_text(path.read_text()[:-30])
     assert record().finished([result("a"), result("b")]) == {"a"}
+
+
+def test_a_line_that_was_cut_off_spoils_no_later_one(folder: Path) -> None:
+    make([result("a")])
+    path = lines_path(folder / "denoise.json")
+    path.write_text(path.read_text()[:-30])
+    run = record()
+    run.finished([result("b")])
+    with run.making(result("b")):
+        pass
+    states = [json.loads(line)["state"] for line in path.read_text().splitlines() if line.endswith("}")]
+    assert states == ["begun", "begun", "done"]
+
+
+def test_a_clock_that_was_set_back_makes_nothing_newer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make([result("a")])
+    monkeypatch.setattr("time.time_ns", lambda: 1)
+    make([result("a")], options={**OPTIONS, "quality": "best"}, is_overwritten=True)
+    with pytest.raises(ExistingResultsError, match=r"out/a\.mrc was made with other options"):
+        record().finished([result("a")])
 
 
 def test_each_process_has_lines_of_its_own(folder: Path) -> None:
