@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import scipy.ndimage
@@ -27,13 +27,16 @@ from cryoden.formats.mrc import write_image
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.run_record import RunRecord, require_distinct, require_no_input
+from cryoden.formats.run_record import Result, RunRecord, require_distinct, require_no_input
 from cryoden.simulate.shapes import Particle, build_shape
 
 KINDS = (outputs.CLEAN, outputs.ODD, outputs.EVEN)
 """Folders of the clean and the noisy images."""
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+NOT_RECORDED = ("output", "images", "pairs")
+"""Options that do not change what a pair is."""
 
 PARTICLE_RATE = 2.0
 """A/px at which phantoms of particles are made."""
@@ -44,23 +47,26 @@ PARTICLE_AREA_PX = 150.0**2
 
 @fills_folder("simulate pairs", failures_of)
 def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
-    """Write `clean/NAME.mrc`, `odd/NAME.mrc` and `even/NAME.mrc` of every image or phantom.
+    """Write `clean/NAME.mrc`, `odd/NAME.mrc` and `even/NAME.mrc` of every image or phantom; finished ones are kept.
 
     Raises
     ------
     CryodenError
-        If no image can be used, two would be written under one name, or one would be overwritten.
+        If no image can be used, two would be written under one name, one would be overwritten, or the folder holds
+        what this command did not make with these options.
     """
     inputs = list(config.images) or [f"{config.phantom}_{number + 1:04d}" for number in range(config.pairs)]
     names = [mrc_name(path) if config.images else f"{path}.mrc" for path in inputs]
     output = Path(config.output)
     require_distinct(zip(inputs, names))
-    places = [f"{kind}/{name}" for kind in KINDS for name in names]
-    targets = [output / place for place in places]
-    require_no_input(targets, config.images)
-    options = {key: value for key, value in config.to_dict().items() if key != "output"}
-    record = RunRecord(output / outputs.PAIRS_RECORD, options)
-    require_own_folder(output, outputs.PAIRS_RECORD, places)
+    results = [
+        Result(name, tuple(output / kind / name for kind in KINDS), (path,) if config.images else ())
+        for path, name in zip(inputs, names)
+    ]
+    require_no_input([target for result in results for target in result.files], config.images)
+    record = RunRecord(output / outputs.PAIRS_RECORD, _lasting_options(config))
+    require_own_folder(output, outputs.PAIRS_RECORD, [f"{kind}/{name}" for kind in KINDS for name in names])
+    finished = record.finished(results)
     for kind in KINDS:
         make_folder(output / kind)
     record.begin()
@@ -68,11 +74,17 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     paint = None if config.images else _phantom_painter(config)
     failures: Dict[str, Problem] = {}
     with ProgressLog(output / outputs.LOG, len(inputs), "pair", "Simulating") as progress:
-        for number, (path, name) in enumerate(zip(inputs, names)):
+        for number, (path, result) in enumerate(zip(inputs, results)):
+            if result.name in finished:
+                progress.report(image=path, status="kept")
+                continue
+
             rng = np.random.default_rng([config.seed, number])
             try:
                 clean = paint(rng) if paint else read_picture(path)
-                _write_pair(output, name, noisy_pair(clean, config, rng), config.sampling_rate)
+                images = noisy_pair(clean, config, rng)
+                with record.making(result):
+                    _write_pair(result, images, config.sampling_rate)
             except Exception as error:
                 failures[path] = problem_of(error, path)
                 progress.report_failure(failures[path], error, image=path)
@@ -86,9 +98,17 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     return Outcome(len(inputs), failures)
 
 
-def _write_pair(output: Path, name: str, images: List[np.ndarray], sampling_rate: float) -> None:
-    for kind, image in zip(KINDS, images):
-        with whole_file(output / kind / name) as temporary:
+def _lasting_options(config: SimulatePairsConfig) -> Dict[str, Any]:
+    """Return what the pairs of one folder have in common."""
+    options = {key: value for key, value in config.to_dict().items() if key not in NOT_RECORDED}
+    if config.images:
+        options.update(phantom=None, size=None)
+    return options
+
+
+def _write_pair(result: Result, images: List[np.ndarray], sampling_rate: float) -> None:
+    for path, image in zip(result.files, images):
+        with whole_file(path) as temporary:
             write_image(temporary, image, sampling_rate)
 
 

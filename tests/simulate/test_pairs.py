@@ -105,6 +105,27 @@ def test_files_that_this_command_did_not_make_are_not_overwritten(tmp_path: Path
     assert cryoden(*words).status == 0
 
 
+def test_finished_pairs_are_kept_and_those_of_other_options_refused(cryoden: Any) -> None:
+    words = ["simulate", "pairs", "--output", "out", "--size", 96, 96]
+    cryoden(*words, "--pairs", 1)
+    made = Path("out/odd/particles_0001.mrc").stat().st_mtime_ns
+    assert cryoden(*words, "--pairs", 2).out.startswith("2 of 2 pairs are simulated")
+    assert Path("out/odd/particles_0001.mrc").stat().st_mtime_ns == made
+
+    refused = cryoden(*words, "--pairs", 3, "--sigma", 0.3)
+    assert refused.status == 2
+    assert "was made with other options. Then, other values were given: --sigma (was 0.1, is now 0.3)" in refused.err
+    assert not Path("out/odd/particles_0003.mrc").exists()
+
+
+def test_an_image_that_was_replaced_is_used_again(tmp_path: Path, cryoden: Any) -> None:
+    picture = np.tile(np.arange(80, dtype=np.uint8), (70, 1))
+    for image in (picture, picture[:, ::-1]):
+        Image.fromarray(image).save(str(tmp_path / "ramp.png"))
+        assert cryoden("simulate", "pairs", tmp_path / "ramp.png", "--output", "out").status == 0
+    assert pair("ramp")[0][0, 0] == 1
+
+
 def test_an_image_is_not_overwritten_by_its_pair(tmp_path: Path, cryoden: Any) -> None:
     ramp = np.tile(np.arange(80.0), (70, 1))
     path = write_mrc(tmp_path / "out" / "clean" / "a.mrc", ramp)
