@@ -1,4 +1,4 @@
-"""How good training is on one real exposure at full resolution, and what each choice of the recipe is worth.
+"""How good training is on one real exposure at full resolution, and what each option of the training is worth.
 
 The demo's exposure (see demo/thinned_frames.py) is thinned into two halves; rows above 2816 are trained on, the rest is
 held out. Prints R2_corr on the held-out rows in three bands for every variant, and a JSON object as the last line.

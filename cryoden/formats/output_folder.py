@@ -113,7 +113,7 @@ def _record(path: Path, ending: Ending) -> None:
     if has_begun:
         with suppress(FileError):  # the error that ended the command is what counts
             write_ending(path / outputs.OUTCOME, ending, is_first_wins=True)
-            if ending.items:
+            if ending.items and (path / outputs.FAILURES).exists():  # what the run before left out
                 write_failures(path, ending.items)
 
 

@@ -24,7 +24,7 @@ from cryoden.formats.run_record import RunRecord
 from cryoden.formats.star import new_table, star_path, write_table
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
-from cryoden.model.micrograph_list import MicrographList, list_micrographs, result_of
+from cryoden.model.micrograph_list import MicrographList, list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
 from cryoden.model.processes import all_gather, process_group
 from cryoden.system.ranks import rank
@@ -66,16 +66,15 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     )
     if not config.overwrite:
         require_own_folder(output, outputs.DENOISE_RECORD, [outputs.MICROGRAPHS_STAR])
-    finished = record.finished([result_of(job, config) for job in micrographs.jobs])
+    finished = record.finished([job.result for job in micrographs.jobs])
     if rank() == 0:
         record.begin()
 
     rates: Dict[int, float] = {}
     todo: List[Job] = []
     for job in micrographs.jobs:
-        name = result_of(job, config).name
-        if name in finished:
-            rates[job.row] = record.facts(name).get("sampling_rate") or _rate_of(job, denoiser)
+        if job.name in finished:
+            rates[job.row] = record.facts(job.name).get("sampling_rate") or _rate_of(job, denoiser)
         else:
             todo.append(job)
     if finished:
@@ -117,7 +116,7 @@ def _denoise_all(
     """
     rates = dict(rates)
     failures: Dict[str, Problem] = {}
-    output_format = OutputFormat(config.dtype, config.scale == "standard", config.full_size, config.thumbnails)
+    output_format = OutputFormat(config.dtype, config.scale == "standard", config.full_size)
     with ExitStack() as stack:
         shard = stack.enter_context(process_group(torch.device("cpu"), LONGEST_WAIT))
         mine = jobs[shard.rank :: shard.n_ranks]
@@ -125,7 +124,7 @@ def _denoise_all(
 
         log_path = Path(config.output) / outputs.log_of(shard.rank)
         progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising"))
-        results = denoised(mine, denoiser, output_format, lambda job: record.making(result_of(job, config)))
+        results = denoised(mine, denoiser, output_format, lambda job: record.making(job.result))
         for job, image in _successes(mine, results, progress, failures):
             rates[job.row] = image.sampling_rate
         for other_rates, other_failures in all_gather([(rates, failures)], shard):

@@ -13,7 +13,7 @@ from cryoden.errors import CryodenError, FileError, PairError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import list_folder, mrc_name
 from cryoden.formats.images import ENDINGS
-from cryoden.formats.run_record import Result, require_distinct, require_no_input
+from cryoden.formats.run_record import require_distinct, require_no_input
 from cryoden.formats.star import ImageTable, read_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.pipeline import Job
@@ -69,21 +69,14 @@ def list_micrographs(config: DenoiseConfig) -> MicrographList:
         except CryodenError as error:
             failures[path] = error.problem
             continue
-        jobs.append(Job(row, path, halves, Path(config.output) / name, rate))
+        output = Path(config.output) / name
+        thumbnail = None if config.thumbnails == "none" else thumbnail_path(output, config.thumbnails)
+        jobs.append(Job(row, path, halves, name, output, rate, thumbnail))
 
     star = Path(config.output) / outputs.MICROGRAPHS_STAR
     sources = [config.model, *config.micrographs, *filter(None, (config.odd, config.even))]
     require_no_input([star, *(job.output for job in jobs)], [*sources, *(path for job in jobs for path in job.inputs)])
     return MicrographList(table, jobs, failures)
-
-
-def result_of(job: Job, config: DenoiseConfig) -> Result:
-    """Return a micrograph's result as it is recorded: its image, and its thumbnail where one is wanted."""
-    name = str(job.output.relative_to(config.output))
-    files = [job.output]
-    if config.thumbnails != "none":
-        files.append(thumbnail_path(job.output, config.thumbnails))
-    return Result(name, tuple(files), job.inputs)
 
 
 def _halves_of(path: str, odd: Dict[str, str], even: Dict[str, str], config: DenoiseConfig) -> Tuple[str, str]:

@@ -35,7 +35,8 @@ from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.images import open_micrograph
 from cryoden.formats.mrc import MrcWriter, PixelStatistics
 from cryoden.formats.pixels import file_context
-from cryoden.formats.thumbnails import thumbnail_factor, thumbnail_path, write_thumbnail
+from cryoden.formats.run_record import Result
+from cryoden.formats.thumbnails import thumbnail_factor, write_thumbnail
 from cryoden.model.denoiser import ModelDenoiser, ScaledImage, resized, shape_of
 from cryoden.model.devices import free_bytes
 from cryoden.model.predictor import is_out_of_memory
@@ -63,22 +64,34 @@ class Job:
         Its file.
     halves
         Files of its halves: then the mean of both predictions is the result.
+    name
+        Of its result: its place in the output folder.
     output
         File to write.
     sampling_rate
         A/px where it is known better than from the header.
+    thumbnail
+        Picture to write beside it, where one is wanted.
     """
 
     row: int
     path: str
     halves: Optional[Tuple[str, str]]
+    name: str
     output: Path
     sampling_rate: Optional[float]
+    thumbnail: Optional[Path] = None
 
     @property
     def inputs(self) -> Tuple[str, ...]:
         """Files that are denoised."""
         return self.halves or (self.path,)
+
+    @property
+    def result(self) -> Result:
+        """What it leaves, as it is recorded."""
+        files = (self.output,) if self.thumbnail is None else (self.output, self.thumbnail)
+        return Result(self.name, files, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -93,14 +106,11 @@ class OutputFormat:
         Whether grey values stay as the network gives them: background 0, noise of the input 1.
     is_full_size
         Whether the image is Fourier-padded back to the pixel size of the input.
-    thumbnails
-        `none`, `png` or `jpeg`.
     """
 
     dtype: str = "float32"
     is_standardised: bool = False
     is_full_size: bool = False
-    thumbnails: str = "none"
 
 
 @dataclass(frozen=True)
@@ -325,9 +335,9 @@ def _write(
         statistics = _statistics(image)
         denoiser.require_finite(job.path, statistics.low, statistics.high, statistics.mean, statistics.deviation)
 
-        if output_format.thumbnails != "none":
+        if job.thumbnail is not None:
             small = functional.avg_pool2d(prediction[None], thumbnail_factor(shape_of(prediction)))[0]
-            write_thumbnail(thumbnail_path(job.output, output_format.thumbnails), small.cpu().numpy())
+            write_thumbnail(job.thumbnail, small.cpu().numpy())
 
         if output_format.dtype == "float16":
             if max(-statistics.low, statistics.high) > np.finfo(np.float16).max:

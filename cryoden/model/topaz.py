@@ -69,7 +69,7 @@ class TopazDenoiser(Denoiser):
         self.label = f"Topaz-Denoise {network}"
         self._command, self._network, self._device = topaz_command(command), network, device
         self._folder = Path(folder)
-        self._ahead: List[Tuple[np.ndarray, Path]] = []
+        self._made: List[Tuple[np.ndarray, Path]] = []
 
     @property
     def weights(self) -> str:
@@ -78,7 +78,7 @@ class TopazDenoiser(Denoiser):
 
     def denoise(self, image: np.ndarray, sampling_rate: float, scale: Optional[GreyScale] = None) -> np.ndarray:
         """Return the denoised image; see `Denoiser.denoise`. Topaz brings images to a scale of its own, and back."""
-        made = next((path for pixels, path in self._ahead if pixels is image), None)
+        made = next((path for pixels, path in self._made if pixels is image), None)
         if made is None:
             made = self._run({"image": (image, sampling_rate)}, self._folder / "alone")[0]
         return read_micrograph(made)[0]
@@ -86,13 +86,13 @@ class TopazDenoiser(Denoiser):
     def denoise_ahead(self, images: Mapping[str, Tuple[np.ndarray, float]]) -> None:
         """Denoise many images in one go; see `Denoiser.denoise_ahead`."""
         log.info("Topaz-Denoise works on %d images: minutes on a CPU.", len(images))
-        self._ahead = []
+        self._made = []
         paths = self._run(images, self._folder / "ahead")
-        self._ahead = [(pixels, path) for (pixels, _), path in zip(images.values(), paths)]
+        self._made = [(pixels, path) for (pixels, _), path in zip(images.values(), paths)]
 
     def close(self) -> None:
         """Remove the images that were written for Topaz and by it."""
-        self._ahead = []
+        self._made = []
         _remove(self._folder)
 
     def _run(self, images: Mapping[str, Tuple[np.ndarray, float]], folder: Path) -> List[Path]:

@@ -76,6 +76,13 @@ def test_nothing_could_be_done() -> None:
     ending = read_ending("out/outcome.json")
     assert ending is not None
     assert (ending.status, ending.problems[0].kind, ending.items) == ("failed", "nothing_done", FAILURES)
+    assert not Path("out/failures.json").exists()
+
+
+def test_nothing_could_be_done_after_a_run_that_left_out_others() -> None:
+    command(failures={"other.mrc": FAILURES["a.mrc"]})
+    with pytest.raises(NothingDoneError):
+        command(NothingDoneError("micrographs", "tried", 2, FAILURES))
     assert read_failures("out") == FAILURES
 
 

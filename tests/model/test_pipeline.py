@@ -111,7 +111,7 @@ def test_no_more_images_are_held_than_a_quarter_of_the_gpu(
     paths = [str(write_mrc(tmp_path / name, np.ones((50, 40)))) for name in ("a.mrc", "b.mrc")]
     monkeypatch.setattr(pipeline, "free_bytes", lambda device: free_images * 4 * 50 * 40)
     halves = (paths[1], paths[1]) if is_from_halves else None
-    jobs = [Job(0, "missing.mrc", None, tmp_path, None), Job(1, paths[0], halves, tmp_path, None)]
+    jobs = [Job(0, "missing.mrc", None, "a", tmp_path, None), Job(1, paths[0], halves, "b", tmp_path, None)]
     assert threads_for(jobs, torch.device("cuda")) == n_threads
     assert threads_for(jobs, torch.device("cpu")) == threads_for([], torch.device("cuda")) == 1
 
