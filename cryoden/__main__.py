@@ -342,11 +342,10 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         fields = []
         for field in dataclasses.fields(info.type):
             kind: Any = Literal[field.metadata["choices"]] if field.metadata["choices"] else hints[field.name]
-            if field.metadata["name"]:
-                kind = Annotated[kind, tyro.conf.arg(name=field.metadata["name"])]
             if field.default is None:  # say what to give, not that None is possible
-                metavar = next(a.__name__.upper() for a in get_args(hints[field.name]) if a is not type(None))
-                kind = Annotated[kind, tyro.conf.arg(metavar=metavar, help_behavior_hint="(optional)")]
+                metavar = next(a.__name__.upper() for a in get_args(kind) if a is not type(None))
+                name = field.metadata["name"] or None
+                kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
             elif field.default == () or (field.default is dataclasses.MISSING and get_origin(kind) is tuple):
                 hint = "(optional)" if field.default == () else "(required)"  # tyro would say "(default: )"
                 kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint)]

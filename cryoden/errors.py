@@ -82,7 +82,7 @@ def option_name(field: str) -> str:
     return OTHER_NAMES.get(field) or "--" + field.replace("_", "-")
 
 
-OTHER_NAMES = {"from_model": "--from", "n_crops": "--crops"}
+OTHER_NAMES = {"from_model": "--from"}
 """Options that are not called like their field."""
 
 

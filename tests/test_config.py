@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.__main__ import COMMANDS, parse
+from cryoden.__main__ import COMMANDS
 from cryoden.config import (
     Config,
     DenoiseConfig,
     HalvesConfig,
     Options,
-    ShowConfig,
     TrainConfig,
     option,
     parse_frame_range,
@@ -205,16 +204,6 @@ def test_frame_range_is_understood_or_refused(text: str) -> None:
     else:
         assert first >= 1
         assert last is None or last > first
-
-
-def test_option_that_is_not_called_like_its_field() -> None:
-    """Files of options may use either name: version 0.1 called the field of `cryoden show` like its option."""
-    values = {"odd": "odd", "even": "even", "output": "out"}
-    for name in ("crops", "n_crops"):
-        assert ShowConfig.from_dict({**values, name: 3}).n_crops == 3
-    assert parse(["show", "--odd", "o", "--even", "e", "--output", "s", "--crops", "4"]).n_crops == 4
-    train = parse(["train", "--odd", "o", "--even", "e", "--output", "t", "--from", "m"])
-    assert train.from_model == TrainConfig.from_dict({**values, "from": "m"}).from_model == "m"
 
 
 @dataclasses.dataclass(frozen=True)

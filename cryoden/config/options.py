@@ -142,8 +142,6 @@ class Options:
         if not isinstance(values, dict):
             raise FileError(f"Options are {shortened(values)}; they must be a JSON object.")
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        named = {field.metadata["name"]: field.name for field in fields.values() if field.metadata["name"]}
-        values = {named.get(name, name): value for name, value in values.items()}
         unknown = sorted(set(values) - set(fields))
         if unknown:
             raise OptionError([option_problem(name, f"is unknown; known are {', '.join(fields)}.") for name in unknown])

@@ -17,7 +17,7 @@ class ShowConfig(Config):
     even: str = shared.even()
     output: str = option(help="Folder for the contact sheets, PNG.")
     micrographs: int = option(8, at_least=1, help="Micrographs shown, evenly spread over the set.")
-    n_crops: int = option(1, at_least=1, name="crops", help="Crops of each micrograph, at random places.")
+    crops: int = option(1, at_least=1, help="Crops of each micrograph, at random places.")
     crop: int = option(256, at_least=16, help="Side of the crops in pixels (smaller where micrographs are).")
     sampling_rate: Optional[float] = shared.pixel_size(
         None,

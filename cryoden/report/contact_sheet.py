@@ -110,7 +110,7 @@ def _crops_of(pair: HalfPair, config: ShowConfig, rng: np.random.Generator) -> L
     correlation = float(np.corrcoef(odd[::2].ravel(), even[::2].ravel())[0, 1])
     side = min(config.crop, *pair.shape)
     crops = []
-    for _ in range(config.n_crops):
+    for _ in range(config.crops):
         y, x = (int(rng.integers(0, n - side + 1)) for n in pair.shape)
         cut = (slice(y, y + side), slice(x, x + side))
         crops.append(HalfCrop(pair.name, (y, x), odd[cut], even[cut], pair.sampling_rate, correlation))

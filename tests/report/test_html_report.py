@@ -230,7 +230,7 @@ def test_show_writes_sheets_of_four_crops(cryoden: Run) -> None:
 
 def test_crops_are_the_same_place_of_both_halves() -> None:
     write_halves(Path(), n=2, shape=SHAPE)
-    crops, _ = pick_crops(show_config(n_crops=3))
+    crops, _ = pick_crops(show_config(crops=3))
     assert len(crops) == 6
     for crop in crops:
         y, x = crop.place
@@ -244,7 +244,7 @@ def test_crops_are_the_same_place_of_both_halves() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 2}, {"crop": 48}, {"n_crops": 2}, {"micrographs": 2}, {"sampling_rate": 6.0}]
+    "change", [{"seed": 2}, {"crop": 48}, {"crops": 2}, {"micrographs": 2}, {"sampling_rate": 6.0}]
 )
 def test_options_change_what_is_shown(change: Any) -> None:
     write_halves(Path(), n=4, shape=SHAPE)
