@@ -25,7 +25,8 @@ import cryoden_scipion
 names = [m.name for m in pkgutil.walk_packages(cryoden_scipion.__path__, "cryoden_scipion.")]
 for name in names:
     importlib.import_module(name)
-from cryoden.report import figures, training_figures
+from cryoden.report import contact_sheet, evaluation_table
+from cryoden.report import evaluation_figures, figures, inspection_figures, training_figures
 plugin = pyworkflow.Config.getDomain().getPlugins()["cryoden_scipion"]
 protocols = pyworkflow.Config.getDomain().getProtocols()
 print(len(names), sorted(n for n in protocols if n.startswith("Cryoden")))
