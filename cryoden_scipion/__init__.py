@@ -53,7 +53,7 @@ class Plugin(pwem.Plugin):
             CRYODEN_TORCH,
             "",
             description=f"What 'scipion3 installb {CRYODEN}' installs as PyTorch, as torch==2.13.0. Empty: the "
-            "build for GPUs where one is seen, else the one for CPUs.",
+            "version that the tests run with, in pip's own build.",
         )
         cls._defineVar(
             CRYODEN_TORCH_INDEX,
