@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, List
+from typing import Any, BinaryIO, Dict, Iterator, List, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -14,17 +15,18 @@ from tqdm import tqdm
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.errors import CryodenError, FileError, Problem, Remedy, problem_of
+from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy, problem_of
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.exchange.patch_progress import PROGRESS_NAME, PatchProgress, require_same_options
 from cryoden.formats import outputs
-from cryoden.formats.file_errors import writing_errors
+from cryoden.formats.file_errors import decoding_errors, writing_errors
 from cryoden.formats.files import digest, make_folder, require_room, write_json
 from cryoden.formats.images import Stack, open_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, PARTS, ROLES, open_patches, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
+from cryoden.formats.run_record import InputIdentity, is_unchanged
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
     Raises
     ------
     CryodenError
-        If no pair of halves can be used, the disk is too small, or the folder holds other patches.
+        If no pair of halves can be used, the disk is too small, or the folder holds other patches: of other options,
+        of other micrographs, or of halves that were replaced since.
     """
     pairs, failures = find_pairs(config.odd, config.even)
     sources, too_small = plan_sources(pairs, config)
@@ -46,6 +49,7 @@ def export_patches(config: PatchesExportConfig) -> Outcome:
 
     make_folder(output)
     export = _Export(output, config)
+    export.require_same_inputs(sources)
     if export.is_done():
         log.info("%s is complete already.", output / outputs.MANIFEST)
         return Outcome(len(sources) + len(failures), {**failures, **export.progress.failures})
@@ -101,6 +105,32 @@ class _Export:
     def is_done(self) -> bool:
         """Return whether the manifest, which is written last, is there."""
         return (self.output / outputs.MANIFEST).is_file()
+
+    def require_same_inputs(self, sources: Sequence[Source]) -> None:
+        """Refuse what is there if it is not of these micrographs: of others, of a file that was replaced, or less.
+
+        Other micrographs also mean that others are held out, and what one run trains on, the next would test on.
+
+        Raises
+        ------
+        ExistingResultsError
+            If it is of others.
+        """
+        pairs = {(source.pair.name, source.part): source.pair for source in sources}
+        with decoding_errors(self.output, "an export of patches"):
+            for record in self.progress.micrographs:
+                pair = pairs.get((record["name"], record["part"]))
+                if pair is None:
+                    raise self._of_other_inputs("were cut from other micrographs")
+                for path, values in zip((pair.odd, pair.even), record.get("files", ())):  # version 0.1 lacks them
+                    if not is_unchanged(InputIdentity.from_dict(values), InputIdentity.of(path), path):
+                        raise self._of_other_inputs(f"were cut from {path} before it was replaced")
+        if self.is_done() and not all(self.progress.has(*key) for key in pairs):
+            raise self._of_other_inputs("were cut when there were fewer micrographs")
+
+    def _of_other_inputs(self, what: str) -> ExistingResultsError:
+        message = f"The patches in {self.output} {what}."
+        return ExistingResultsError(message, subject=str(self.output), remedy=Remedy("other_folder"))
 
     def __enter__(self) -> _Export:
         """Open the files where the last finished micrograph ended; raises FullDiskError or FileError."""
@@ -207,6 +237,7 @@ class _Export:
             "count": source.n,
             "input": pair.odd,
             "target": pair.even,
+            "files": [asdict(identity) for identity in map(InputIdentity.of, (pair.odd, pair.even)) if identity],
             "shape": list(pair.shape),
             "sampling_rate": pair.sampling_rate,
             "rows": source.rows,

@@ -230,7 +230,7 @@ class RunRecord:
     def _has_same_inputs(self, result: Result, line: _Line, file: Path) -> bool:
         """Return whether a result was made from its inputs as they are now; False if they were replaced."""
         known, now = line.inputs, self._identities[result.name]
-        if len(now) == len(known) and all(map(_is_unchanged, known, now, result.inputs)):
+        if len(now) == len(known) and all(map(is_unchanged, known, now, result.inputs)):
             return True
 
         foreign = [before.path for before in known if before.path not in result.inputs]
@@ -319,7 +319,7 @@ def lines_path(record: Path, rank: int = 0) -> Path:
     return record.with_name(f"{record.stem}.results{f'_{rank}' if rank else ''}.jsonl")
 
 
-def _is_unchanged(before: InputIdentity, now: Optional[InputIdentity], path: str) -> bool:
+def is_unchanged(before: InputIdentity, now: Optional[InputIdentity], path: str) -> bool:
     """Return whether an input is what it was. One removed since, as movies are to save room, counts as unchanged."""
     return before.path == path if now is None else before.is_same(now)
 

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List
 from unittest import mock
@@ -196,6 +197,33 @@ def stop_after(n_halves: int) -> Any:
         return original(stack, *others)
 
     return mock.patch.object(patch_export, "measure_file", stop)
+
+
+@pytest.mark.parametrize("n_halves", [100, 5])
+def test_patches_of_fewer_micrographs_are_no_finished_export(tmp_path: Path, cryoden: Any, n_halves: int) -> None:
+    """Nor does one go on that was killed: with more micrographs, others are held out."""
+    write_halves(tmp_path, 6, (64, 64), mean=20.0)
+    away = [(tmp_path / half / "mic5.mrc", tmp_path / f"{half}5.mrc") for half in ("odd", "even")]
+    for path, place in away:
+        path.rename(place)
+    with stop_after(n_halves), suppress(KeyboardInterrupt):
+        cryoden(*EXPORT, "--validation", 0.4)
+    for path, place in away:
+        place.rename(path)
+    refused = cryoden(*EXPORT, "--validation", 0.4)
+    assert refused.status == 2
+    assert refused.last_error.startswith("cryoden: The patches in out were cut ")
+    assert refused.last_error.endswith("Choose another --output folder.")
+
+
+def test_patches_of_a_half_that_was_replaced_are_no_finished_export(tmp_path: Path, cryoden: Any) -> None:
+    write_halves(tmp_path, 4, (64, 64), mean=20.0)
+    assert cryoden(*EXPORT).status == 0
+    os.utime("even/mic2.mrc", (1, 1))
+    assert cryoden(*EXPORT).last_error == (
+        "cryoden: The patches in out were cut from even/mic2.mrc before it was replaced. "
+        "Choose another --output folder."
+    )
 
 
 def test_an_export_that_version_01_began_goes_on(tmp_path: Path, cryoden: Any) -> None:
