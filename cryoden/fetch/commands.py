@@ -87,6 +87,7 @@ def _tell(entry: Entry, imageset: ImageSet, microscope: Microscope, listing: Lis
         print(
             f"{chosen} {number}. {item.name}: {item.n_images} x {item.category}, {item.data_format}, {item.directory}"
         )
+
     known = {
         "A/px": imageset.sampling_rate,
         "frames": imageset.n_frames,
@@ -95,11 +96,13 @@ def _tell(entry: Entry, imageset: ImageSet, microscope: Microscope, listing: Lis
         "e/A^2": microscope.dose,
     }
     print("  " + ", ".join(f"{value:g} {unit}" if value else f"? {unit}" for unit, value in known.items()))
+
     files = (*listing.movies, *listing.gains)
     size = sum(file.size for file in files) / GIB
     n_sums = sum(file.checksum is not None for file in files)
     sums = f"{n_sums} with checksums" if n_sums else "the archive gives no checksums"
     print(f"To download: {len(listing.movies)} movies and {len(listing.gains)} references, {size:.2f} GiB; {sums}.")
+
     print("The same with Aspera or Globus, for those who have them:")
     for command in other_ways(entry.number, imageset.directory):
         print(f"  {command}")

@@ -145,6 +145,7 @@ def read_index(folder: PathLike) -> Index:
         raise FileError(
             f"{path} holds no {outputs.BUNDLE_INDEX}; give the folder of a verification bundle.", subject=str(path)
         )
+
     index = read_json(index_file)
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise FileError(
@@ -156,6 +157,7 @@ def read_index(folder: PathLike) -> Index:
                 f"{index_file} says {key} {index.get(key)!r}; it must be {' or '.join(wanted)}. Write the files so.",
                 subject=str(index_file),
             )
+
     try:
         items = [
             Item(_item_name(i["name"]), str(i["kind"]), _counts(i["shape"]), tuple(map(str, i["axes"])))

@@ -272,14 +272,18 @@ class MrcWriter:
         n_rows, n_columns = self.shape
         if self._n != self.n_images * n_rows * n_columns:
             raise ValueError(f"{self._n} pixels were written to {self.n_images} image(s) of {n_rows} x {n_columns}")
+
         header = np.zeros((), dtype=HEADER_DTYPE)
         header["nx"], header["ny"], header["nz"] = n_columns, n_rows, self.n_images
         header["mode"] = next(mode for mode, kind in _MODES.items() if self.dtype == kind)
         header["mx"], header["my"], header["mz"] = n_columns, n_rows, 1
+
+        # A stack of images, not a volume: the cell is one pixel deep, whatever their number.
         pixel = self.sampling_rate or 0.0
         header["cella"] = (n_columns * pixel, n_rows * pixel, pixel)
         header["cellb"] = (90, 90, 90)
         header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
+
         known = self._statistics or self._measured()
         header["dmin"], header["dmax"], header["dmean"], header["rms"] = (
             known.low,

@@ -137,6 +137,7 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
     path = Path(folder)
     if not path.is_dir():
         raise FileError(f"{path} is no folder; give the folder that holds the patch files.", subject=str(path))
+
     manifest = _read_manifest(path)
     promised = manifest.get("patch")
     if promised and patch and promised != patch:
@@ -151,6 +152,7 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
             subject=str(path),
             remedy=Remedy("set", "patch"),
         )
+
     parts = {}
     for part in PARTS:
         files = [_find(path, part, role) for role in ROLES]
@@ -166,6 +168,7 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
         raise FileError(
             f"{path} holds no patch files (train_input.bin, train_target.bin); check the folder.", subject=str(path)
         )
+
     for part, count in manifest.get("counts", {}).items():
         found = parts[part].n if part in parts else 0
         if found != count:

@@ -182,6 +182,8 @@ def read_table(path: PathLike) -> ImageTable:
             raise FileError(
                 f"{path} lists no micrographs: its table is empty. Give another STAR file.", subject=str(path)
             )
+
+        # Tables of RELION 3.0 have no optics groups; where there are some, each image's must be in the optics table.
         if OPTICS_GROUP not in images:
             images[OPTICS_GROUP] = "1"
         if OPTICS_GROUP not in optics:
@@ -196,6 +198,7 @@ def read_table(path: PathLike) -> ImageTable:
                 subject=str(path),
             )
         return ImageTable(optics, images, label, str(path))
+
     raise FileError(
         f"{path} lists no micrographs: it has no column {NAME} or {MOVIE_NAME}. Give another STAR file.",
         subject=str(path),

@@ -60,6 +60,7 @@ def read_blocks(path: PathLike) -> Dict[str, pd.DataFrame]:
         content = Path(path).read_bytes()
     if b"\0" in content:
         raise FileError(f"{path} is no STAR file: it is no text. Check what it is.", subject=str(path))
+
     blocks: Dict[str, _Block] = {}
     block = _Block()
     for number, line in enumerate(content.decode("utf-8", "surrogateescape").lstrip("\ufeff").split("\n"), 1):
@@ -81,6 +82,7 @@ def read_blocks(path: PathLike) -> Dict[str, pd.DataFrame]:
                     subject=str(path),
                 )
             block.rows.append(words)
+
     for name, block in blocks.items():
         if len(set(block.columns)) < len(block.columns):
             raise FileError(f"{path}: block {name!r} has a column twice; check what wrote it.", subject=str(path))

@@ -49,15 +49,19 @@ class TiffStack:
                     subject=str(self.path),
                 )
             require_sides(self.path, page.shape)
+
             dtype = page.dtype
             if dtype is None or dtype.kind not in "uif" or (dtype.kind != "f" and dtype.itemsize > 4):
                 raise FileError(
                     f"{self.path} has pixels of type {dtype}; it must be real, integers of up to 32 bits.",
                     subject=str(self.path),
                 )
+
             self.n_frames = len(self._pages)
             self.shape: Tuple[int, int] = page.shape
             self.dtype = np.dtype(dtype)
+
+            # Bands are whole strips or tiles, so that none is decoded twice.
             self._segment_rows = int(page.chunks[0])
             rows = rows_of_band(self.shape[1], self.dtype.itemsize)
             self.band_rows = min(self.shape[0], -(-rows // self._segment_rows) * self._segment_rows)

@@ -50,6 +50,7 @@ def load_measurement(path: PathLike) -> Measurement:
             RingCovariance(file[f"noise{number}_frequency"], file[f"noise{number}_matrices"])
             for number in range(int(file["n_noise_rings"]))
         )
+
         return Measurement(
             name=str(file["name"]),
             is_seen=bool(file["is_seen"]),
