@@ -1,363 +1,59 @@
-"""The command line: one sub-command for each configuration class, made from it by tyro."""
+"""The entry of the command line: it is ready for signals, and for streams that nobody reads, before anything is loaded.
+
+A Ctrl-C while the libraries are loaded, which takes most of a second, ends in one line like any other.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import logging
+import signal
 import sys
-import tempfile
-import traceback
-from contextlib import suppress
-from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Literal,
-    Mapping,
-    Optional,
-    Tuple,
-    Type,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Iterator, List, Optional
 
-import tyro
-from typing_extensions import Annotated
-
-from cryoden import __doc__ as about
-from cryoden import __version__
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, ShowConfig, TrainConfig
-from cryoden.config.exchange import (
-    ImportWeightsConfig,
-    PatchesExportConfig,
-    PatchesVerifyConfig,
-    StepBenchmarkConfig,
-    VerifyCompareConfig,
-    VerifyExportConfig,
-)
-from cryoden.config.fetch import FetchConfig
-from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
-from cryoden.errors import UNEXPECTED, CryodenError, OptionError, Problem, one_line, option_problem
-from cryoden.formats import outcome, outputs
-from cryoden.formats.file_errors import writing_errors
-from cryoden.formats.files import read_json, write_json
-from cryoden.formats.outcome import Ending, write_ending
-from cryoden.system.packages import needing_torch
-from cryoden.system.ranks import rank
-from cryoden.system.signals import STOPPED_LINE, Stopped, stop_on_signals
-from cryoden.system.streams import forgiving_streams
-
-ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
-"""Exit status: everything was done; some inputs failed and are named; nothing could be done."""
-
-STATUS = {outcome.DONE: ALL_DONE, outcome.SOME_FAILED: SOME_FAILED, outcome.FAILED: NOTHING_DONE}
-
-STOPPED_WITHOUT_RESUME = "Stopped; the same command with --resume goes on from here."
-
-Failures = Mapping[str, Problem]
-"""Input -> why it was left out."""
-
-FOOTER = (
-    "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
-    "options given beside it win) and --outcome FILE.json (say there how it ended). Exit status: 0 all done, 1 some "
-    "inputs failed, 2 nothing could be done, 130 or 143 stopped by a signal."
-)
-
-
-def run_halves(config: HalvesConfig) -> Failures:
-    """Split movies and say what came out; returns the failures."""
-    from cryoden.movies.split import split_movies
-
-    done = split_movies(config)
-    output = Path(config.output)
-    print(f"{done.n_done} of {done.n_inputs} movies are split: {output / outputs.MICROGRAPHS_STAR}")
-    for line in done.warnings:
-        print(f"cryoden: warning: {line}", file=sys.stderr)
-    try:
-        _draw_fixed_pattern(output)
-    except (CryodenError, OSError) as error:  # the halves are there, with or without the picture
-        print(f"cryoden: warning: The fixed pattern could not be drawn: {error}", file=sys.stderr)
-    return done.failures
-
-
-def _draw_fixed_pattern(output: Path) -> None:
-    """Draw what the halves should not have in common, if there is anything."""
-    from cryoden.movies.fixed_pattern import FixedPattern
-
-    picture = output / outputs.PATTERN_PICTURE
-    if picture.exists():
-        picture.unlink()  # of an earlier command, with fewer movies
-    if FixedPattern.load(output / outputs.PATTERN).found().is_fixed_pattern:
-        from cryoden.report.figures import draw_fixed_pattern
-
-        draw_fixed_pattern(output / outputs.PATTERN, picture)
-        print(f"The pattern: {picture}")
-
-
-def run_train(config: TrainConfig) -> Failures:
-    """Train, draw the curves and say how good the model is; returns the failures."""
-    from cryoden.model.training import train
-    from cryoden.report.training_figures import draw_training
-
-    training = train(config)
-    if rank() != 0:
-        return {}
-    output = Path(config.output)
-    draw_training(output, output / outputs.CURVES)
-    print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
-    return training.failures
-
-
-def run_denoise(config: DenoiseConfig) -> Failures:
-    """Denoise and say what came out; returns the failures."""
-    from cryoden.model.denoising import denoise_micrographs
-
-    outcome = denoise_micrographs(config)
-    if rank() != 0:
-        return {}
-    star = Path(config.output) / outputs.MICROGRAPHS_STAR
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are denoised: {star}")
-    return outcome.failures
-
-
-def run_evaluate(config: EvaluateConfig) -> Failures:
-    """Evaluate, write the report and say the headline; returns the failures."""
-    from cryoden.evaluation.evaluate import evaluate
-    from cryoden.report.html_report import write_report
-    from cryoden.report.tables import summary_lines
-
-    table, outcome = evaluate(config)
-    report = write_report(config.output)
-    print("\n".join(summary_lines(table)))
-    for warning in table.warnings:
-        print(f"cryoden: warning: {warning}", file=sys.stderr)
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are evaluated: {report}")
-    return outcome.failures
-
-
-def run_show(config: ShowConfig) -> Failures:
-    """Draw contact sheets and say where they are; returns the failures."""
-    from cryoden.report.contact_sheet import write_contact_sheets
-
-    sheets, outcome = write_contact_sheets(config)
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are shown: {', '.join(map(str, sheets))}")
-    return outcome.failures
-
-
-def _later(room: str, name: str) -> Callable[[Any], Failures]:
-    """Return a command of `cryoden.ROOM.commands` that imports its room when it runs, so that help stays fast."""
-
-    def run(config: Any) -> Failures:
-        return getattr(importlib.import_module(f"cryoden.{room}.commands"), name)(config)
-
-    return run
-
-
-GROUPS = {
-    "patches": "Exchange training data with other trainers.",
-    "verify": "Prove that another implementation computes the same; take over its weights.",
-    "simulate": "Make data whose truth is known.",
-}
-"""First words of commands that have two, and what the help says of them."""
-
-COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Failures]]] = {
-    "halves": (HalvesConfig, run_halves),
-    "train": (TrainConfig, run_train),
-    "denoise": (DenoiseConfig, run_denoise),
-    "evaluate": (EvaluateConfig, run_evaluate),
-    "show": (ShowConfig, run_show),
-    "patches export": (PatchesExportConfig, _later("exchange", "run_patches_export")),
-    "patches verify": (PatchesVerifyConfig, _later("exchange", "run_patches_verify")),
-    "verify export": (VerifyExportConfig, _later("exchange", "run_verify_export")),
-    "verify compare": (VerifyCompareConfig, _later("exchange", "run_verify_compare")),
-    "verify import-weights": (ImportWeightsConfig, _later("exchange", "run_import_weights")),
-    "verify benchmark": (StepBenchmarkConfig, _later("exchange", "run_step_benchmark")),
-    "simulate pairs": (SimulatePairsConfig, _later("simulate", "run_simulate_pairs")),
-    "simulate movies": (SimulateMoviesConfig, _later("simulate", "run_simulate_movies")),
-    "fetch": (FetchConfig, _later("fetch", "run_fetch")),
-}
-"""What is typed after `cryoden`: its options and what it runs."""
-
-
-def parse(argv: List[str]) -> Options:
-    """Return the configuration that a command line asks for.
-
-    Raises
-    ------
-    CryodenError
-        If an option breaks its rule or a file of options cannot be read.
-    SystemExit
-        From tyro, for unknown words (2) and for help (0).
-    """
-    argv, file = _take_option(argv, "--config")
-    n_words = 2 if argv and argv[0] in GROUPS else 1
-    name = " ".join(argv[:n_words])
-    default = COMMANDS[name][0].from_dict(read_json(file)) if file and name in COMMANDS else None
-    return tyro.cli(
-        _command_tree(name, default),
-        prog="cryoden",
-        description=f"{about}\n\n{FOOTER}",
-        args=argv if len(argv) >= n_words else [*argv, "--help"],
-        registry=_registry(),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-
-
-def _command_tree(chosen: str, default: Optional[Options]) -> Any:
-    """Return the type that tyro makes the command line from; the chosen command starts from `default`, if any."""
-    groups: Dict[str, List[Any]] = {}
-    kind: Any
-    for command, (kind, _) in COMMANDS.items():
-        first, last = command.split()[0], command.split()[-1]
-        start = default if default and command == chosen else tyro.MISSING
-        leaf = Annotated[kind, tyro.conf.subcommand(last, default=start, prefix_name=False)]
-        groups.setdefault(first, []).append(leaf)
-    branches = tuple(
-        Annotated[Union[tuple(leaves)], tyro.conf.subcommand(first, description=GROUPS[first], prefix_name=False)]
-        if first in GROUPS
-        else leaves[0]
-        for first, leaves in groups.items()
-    )
-    return cast(Any, Union[branches])
+if TYPE_CHECKING:
+    from cryoden.command_line import Command
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words == ["--version"]:
-        print(__version__)
-        return ALL_DONE
-    with forgiving_streams():
-        logging.basicConfig(format="%(message)s", stream=sys.stderr)
-        logging.getLogger("cryoden").setLevel(logging.INFO)  # of libraries only what they warn of
-        return _main(words)
+    with _without_traceback():
+        from cryoden.system.ranks import rank
+        from cryoden.system.signals import STOPPED_LINE, Stopped, stop_on_signals
+        from cryoden.system.streams import forgiving_streams
+
+        command: Optional[Command] = None
+        with forgiving_streams():
+            try:
+                with stop_on_signals():
+                    from cryoden.command_line import Command
+
+                    command = Command(list(sys.argv[1:] if argv is None else argv))
+                    failures = command.run()
+            except (Stopped, Exception) as error:
+                if command is not None:
+                    return command.end({}, error)
+                if not isinstance(error, Stopped):
+                    raise  # a library is broken
+                if rank() == 0:
+                    print(f"cryoden: {STOPPED_LINE}", file=sys.stderr)
+                return error.status
+            return command.end(failures)
 
 
-def _main(words: List[str]) -> int:
-    """Run the command that the words name, and say how it ended: on stderr, and in the file that is asked for."""
-    command = _Command()
-    status: Optional[int] = None
+@contextmanager
+def _without_traceback() -> Iterator[None]:
+    """Let Ctrl-C end the process as the system does, where nothing else is set up yet."""
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        with stop_on_signals(), needing_torch():
-            ending = Ending.of(command.run(words))
-    except Stopped as stopped:
-        ending, status = Ending(outcome.STOPPED), stopped.status
-        if rank() == 0:  # every process of a job is sent the signal
-            _say(STOPPED_WITHOUT_RESUME if command.needs_resume else STOPPED_LINE)
-    except CryodenError as error:
-        ending = Ending.of_error(error)
-        _say(str(error))
-    except Exception as error:  # a fault of this program's: one line, and where the rest is
-        problem = _unexpected(error, command.folder)
-        ending = Ending(outcome.FAILED, (problem,))
-        _say(problem.text())
-
-    for name, problem in ending.items.items() if ending.status == outcome.SOME_FAILED else ():
-        _say(f"failed: {name}: {problem.text()}")
-    if command.outcome_file:
-        try:
-            write_ending(command.outcome_file, ending, is_first_wins=True)
-        except CryodenError as error:  # how the command ended is what its status says
-            _say(f"warning: {error}")
-    return STATUS[ending.status] if status is None else status
-
-
-class _Command:
-    """A command on its way: what of its words is known already, however it ends.
-
-    Attributes
-    ----------
-    outcome_file
-        Where to say how it ended.
-    folder
-        That it fills.
-    needs_resume
-        Whether it goes on with an option only.
-    """
-
-    def __init__(self) -> None:
-        self.outcome_file: Optional[str] = None
-        self.folder: Optional[str] = None
-        self.needs_resume = False
-
-    def run(self, words: List[str]) -> Failures:
-        """Run the command; return which inputs were left out."""
-        words, self.outcome_file = _take_option(words, "--outcome")
-        if self.outcome_file and rank() == 0:
-            with writing_errors(self.outcome_file), suppress(FileNotFoundError):
-                Path(self.outcome_file).unlink()
-        words, save_to = _take_option(words, "--save-config")
-        config = parse(words)
-        self.folder = config.filled_folder
-        self.needs_resume = isinstance(config, TrainConfig) and not config.resume
-        if save_to:
-            write_json(save_to, config.to_dict())
-            return {}
-        return next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
-
-
-def _say(line: str) -> None:
-    print(f"cryoden: {one_line(line)}", file=sys.stderr)
-
-
-def _unexpected(error: Exception, folder: Optional[str]) -> Problem:
-    """Return what is said of an error that nobody foresaw; the traceback goes into a file."""
-    place = Path(folder) if folder and Path(folder).is_dir() else Path(tempfile.gettempdir())
-    path = place / outputs.TRACEBACK
-    where = f"see {path}"
-    try:
-        path.write_text(traceback.format_exc())
-    except OSError:
-        where = f"its traceback could not be written to {path}"
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return Problem(UNEXPECTED, f"This should not have happened ({said}); {where}.", str(path))
-
-
-def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]]:
-    """Remove `option VALUE` from the words and return what is left and the value."""
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(option + "=") else [word])]
-    if option not in argv:
-        return argv, None
-    place = argv.index(option)
-    if place + 1 == len(argv):
-        raise OptionError([option_problem(option[2:].replace("-", "_"), "needs the name of a JSON file after it.")])
-    return argv[:place] + argv[place + 2 :], argv[place + 1]
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Teach tyro to read help texts, choices, positional arguments from the fields of a `Config`."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.struct_rule
-    def _(info: tyro.constructors.StructTypeInfo) -> Optional[tyro.constructors.StructConstructorSpec]:
-        if not (isinstance(info.type, type) and issubclass(info.type, Options)):
-            return None
-        hints = get_type_hints(info.type)
-        fields = []
-        for field in dataclasses.fields(info.type):
-            kind: Any = Literal[field.metadata["choices"]] if field.metadata["choices"] else hints[field.name]
-            if field.default is None:  # say what to give, not that None is possible
-                metavar = next(a.__name__.upper() for a in get_args(kind) if a is not type(None))
-                name = field.metadata["name"] or None
-                kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
-            elif field.default == () or (field.default is dataclasses.MISSING and get_origin(kind) is tuple):
-                hint = "(optional)" if field.default == () else "(required)"  # tyro would say "(default: )"
-                kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint)]
-            if field.metadata["positional"]:
-                kind = Annotated[kind, tyro.conf.Positional]
-            default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
-            if isinstance(info.default, Options):
-                default = getattr(info.default, field.name)
-            fields.append(tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=field.metadata["help"]))
-        return tyro.constructors.StructConstructorSpec(info.type, tuple(fields))
-
-    return registry
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":

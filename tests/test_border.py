@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
-from cryoden.__main__ import COMMANDS
+from cryoden.command_line import COMMANDS
 from cryoden.errors import COMMAND_LINE
 from cryoden.formats import outputs
 from tests.helpers import ROOT
@@ -16,7 +16,7 @@ from tests.helpers import ROOT
 COMMAND_LINE_WORDS = re.compile(r"(?<![\w-])--[a-z]|`cryoden ")
 """An option, or a command: words that only the command line has."""
 
-SPEAKERS = {"__main__.py", "errors.py"}
+SPEAKERS = {"command_line.py", "__main__.py", "errors.py"}
 """The command line itself, and the module with its words (`COMMAND_LINE`)."""
 
 OTHER_PROGRAMS = {

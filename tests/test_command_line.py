@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cryoden.__main__ import COMMANDS
+from cryoden.command_line import COMMANDS
 from cryoden.config import TrainConfig
 from tests.helpers import Result, images_in, leftovers, python, write_halves, write_mrc, write_raw_mrc
 
@@ -83,7 +83,7 @@ def test_halves_run_without_torch_and_matplotlib(tmp_path: Path, blocked: Path) 
 
 @pytest.mark.parametrize("module", ["torch", "pandas", "matplotlib"])
 def test_command_line_does_not_import_until_needed(tmp_path: Path, module: str) -> None:
-    code = f"import sys, cryoden.__main__; sys.exit({module!r} in sys.modules)"
+    code = f"import sys, cryoden.command_line; sys.exit({module!r} in sys.modules)"
     assert python(["-c", code], tmp_path).returncode == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoden.__main__ import COMMANDS
+from cryoden.command_line import COMMANDS
 from cryoden.config import (
     Config,
     DenoiseConfig,

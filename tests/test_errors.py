@@ -9,7 +9,7 @@ from typing import List, Type
 
 import pytest
 
-from cryoden.__main__ import COMMANDS
+from cryoden.command_line import COMMANDS
 from cryoden.errors import (
     COMMAND_LINE,
     CryodenError,

@@ -211,3 +211,38 @@ for name in ("cryoden.movies", "torch"):
 """
     said = python(["-c", script], tmp_path).stderr.splitlines()[-3:]
     assert said == ["news of cryoden.movies", "warning of cryoden.movies", "warning of torch"]
+
+
+# Libraries whose loading takes a while.
+LOADING_SLOWLY = """
+import pathlib, sys, time
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            pathlib.Path("loading").touch()
+            time.sleep(20)
+sys.meta_path.insert(0, Slow())
+from cryoden.__main__ import main
+sys.exit(main(["halves", "none.mrc", "--output", "out"]))
+"""
+
+
+@pytest.mark.parametrize(("module", "said"), [("tyro", f"cryoden: {STOPPED_LINE}\n"), ("cryoden.system.signals", "")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_libraries_are_loaded(tmp_path: Path, module: str, said: str, number: int) -> None:
+    """Before the modules of signals are there, the system ends the process; nobody sees a traceback."""
+    line = [sys.executable, "-c", LOADING_SLOWLY.format(module=module)]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not Path("loading").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == (128 + number if said else -number)
+    assert (out, err) == ("", said)
+
+
+def test_a_command_that_is_called_leaves_the_handlers_as_they_were(cryoden: Run) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert cryoden("--version").status == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

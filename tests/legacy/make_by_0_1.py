@@ -30,7 +30,7 @@ import torch
 from make_project_by_0_1 import make_project
 
 import cryoden
-from cryoden.__main__ import COMMANDS, parse
+from cryoden.command_line import COMMANDS, parse
 from cryoden.errors import OptionError
 
 FLOAT32 = ["--precision", "float32", "--device", "cpu"]
