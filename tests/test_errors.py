@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import pkgutil
 from pathlib import Path
 from typing import List, Type
 
 import pytest
 
+import cryoden
 from cryoden.command_line import COMMANDS
 from cryoden.errors import (
     COMMAND_LINE,
@@ -79,6 +82,8 @@ def test_broken_rules_begin_with_the_option() -> None:
 
 
 def test_every_error_has_a_kind_of_its_own() -> None:
+    for module in pkgutil.walk_packages(cryoden.__path__, "cryoden."):
+        importlib.import_module(module.name)
     kinds = [kind.kind for kind in families()]
     assert len(set(kinds)) == len(kinds)
     assert {"option", "file", "full_disk", "existing_results", "locked", "nothing_done"} < set(kinds)

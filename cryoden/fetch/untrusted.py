@@ -17,6 +17,8 @@ MOST_OF_ANYTHING = 1e12
 class BadAnswerError(NetworkError):
     """A server answers, but something else than what it was asked for; other questions may be answered well."""
 
+    kind = "answer"
+
 
 def printable(text: str) -> str:
     """Return a text in one line without anything that moves a cursor, colours, or turns the direction of writing."""

@@ -55,6 +55,8 @@ class TrainingStoppedError(TrainingError):
         Of the training.
     """
 
+    kind = "stopped"
+
     def __init__(self, folder: str) -> None:
         super().__init__(f"The training in {folder} was stopped.", subject=folder, remedy=Remedy("resume"))
 
