@@ -43,11 +43,12 @@ from cryoden.config.exchange import (
 )
 from cryoden.config.fetch import FetchConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
-from cryoden.errors import UNEXPECTED, CryodenError, OptionError, Problem, one_line, option_problem
+from cryoden.errors import UNEXPECTED, CryodenError, DeviceError, OptionError, Problem, one_line, option_problem
 from cryoden.formats import outcome, outputs
 from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import read_json, write_json
 from cryoden.formats.outcome import Ending, write_ending
+from cryoden.system.memory import lacks_host_memory
 from cryoden.system.packages import needing_torch
 from cryoden.system.ranks import rank
 from cryoden.system.signals import STOPPED_LINE, Stopped
@@ -319,6 +320,9 @@ def _unexpected(error: Exception, folder: Optional[str]) -> Problem:
         path.write_text("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     except OSError:
         where = f"its traceback could not be written to {path}"
+    if lacks_host_memory(error):
+        message = f"The memory that is free does not suffice; free some, or compute where there is more; {where}."
+        return Problem(DeviceError.kind, message, str(path))
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return Problem(UNEXPECTED, f"This should not have happened ({said}); {where}.", str(path))
 

@@ -69,6 +69,23 @@ def test_an_error_that_nobody_foresaw_is_one_line(cryoden: Run, words: list, mon
     assert json.loads(Path("ended.json").read_text())["kind"] == "unexpected"
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+def test_lack_of_memory_is_foreseen(
+    cryoden: Run, words: list, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(denoising, "list_micrographs", fail)
+    Path("out").mkdir()
+    result = cryoden(*words)
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: The memory that is free does not suffice; free some, or compute where there is more; see "
+        "out/traceback.txt."
+    )
+
+
 @pytest.mark.parametrize("name", ["", "  "])
 def test_a_folder_has_a_name(cryoden: Run, words: list, name: str) -> None:
     before = sorted(path.name for path in Path().iterdir())

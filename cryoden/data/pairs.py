@@ -29,6 +29,9 @@ CORRELATED_PIXELS = 1 << 22
 CORRELATED_ROWS = 8
 """Rows that are looked at together: little memory."""
 
+LEAST_SIDE = 16
+"""Pixels below which nothing can be measured: SSIM has windows of 7, and a few rings must lie in the score band."""
+
 VALIDATION_ROWS = 0.25
 """Share of the rows held out where there is one micrograph only."""
 
@@ -148,8 +151,8 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     source
         Folder or STAR file.
     half
-        `odd` or `even`: in a folder where files are marked as halves, only those marked as this one count, so that
-        odd, even and full micrographs may lie in one folder, as MotionCor leaves them.
+        `odd` or `even`: in a folder where the sums of a movie lie side by side, only those marked as this one count, so
+        that odd, even and full micrographs may lie in one folder, as MotionCor leaves them.
 
     Raises
     ------
@@ -162,10 +165,8 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     names: Optional[List[str]] = None
     if os.path.isdir(source):
         files = [str(file) for file in list_folder(path) if file.suffix.lower() in ENDINGS]
-        # A movie's sums may lie side by side: those of the other half, and the full ones, are not meant.
-        marks = [_half_mark(file) for file in files]
-        if half is not None and any(marks):
-            files = [file for file, mark in zip(files, marks) if mark == half]
+        if half is not None and _lie_side_by_side(files):
+            files = [file for file in files if _half_mark(file) == half]
     elif path.suffix == ".star":
         table = read_table(path)
         files = table.paths
@@ -188,6 +189,12 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
 def half_name(marked: str) -> str:
     """Return the name of a micrograph without the mark of a half: `mic_1` of `mic_1_ODD`."""
     return HALF_SUFFIX.sub("", marked)
+
+
+def _lie_side_by_side(files: List[str]) -> bool:
+    """Return whether several sums of one movie are in a list, not only movies whose own names end like a half's."""
+    names = {half_name(Path(file).stem) for file in files}
+    return len(names) < len(files) or {"odd", "even"} <= {_half_mark(file) for file in files}
 
 
 def _half_mark(file: str) -> Optional[str]:

@@ -8,16 +8,13 @@ from typing import Dict, Optional, Tuple
 import numpy as np
 
 from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
-from cryoden.data.pairs import HalfPair
+from cryoden.data.pairs import LEAST_SIDE, HalfPair
 from cryoden.data.rescale import fourier_crop, rescaled_rate, rescaled_shape
 from cryoden.errors import PixelError
 from cryoden.formats.pixels import file_context
 from cryoden.metrics.measurement import NOISE_SIDE
 from cryoden.metrics.psnr_ssim import centre
 from cryoden.model.denoiser import Denoiser
-
-LEAST_SIDE = 16
-"""Pixels: SSIM has windows of 7, and a few rings must lie in the score band."""
 
 Rows = Optional[Tuple[float, float]]
 """Part of a micrograph, from one share of its height to another; None: no row."""

@@ -13,6 +13,7 @@ from cryoden.data.crops import TilePlan, reflected_indices
 from cryoden.errors import ModelError
 from cryoden.model.devices import fast_arithmetic, free_bytes, resolve_precision
 from cryoden.model.networks import Network
+from cryoden.system.memory import lacks_host_memory
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,6 @@ MEMORY_SHARE = 0.5
 
 MOST_ELEMENTS = (1 << 31) - 1
 """Larger tensors have no fast convolution."""
-
-OUT_OF_HOST_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "bad_alloc")
-"""What the errors say that PyTorch raises where host memory does not suffice."""
 
 
 class Predictor:
@@ -131,10 +129,7 @@ def shape_of(image: torch.Tensor) -> Tuple[int, int]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory, of a GPU or of the host, does not suffice."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    # PyTorch has no class of its own for host memory: only its allocators' words tell.
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_HOST_MEMORY)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or lacks_host_memory(error)
 
 
 def load_weights(network: nn.Module, weights: Dict[str, np.ndarray], path: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from cryoden.config import TrainConfig
 from cryoden.data.crops import fitting_crop
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
-from cryoden.data.pairs import HalfPair, find_pairs, hold_out
+from cryoden.data.pairs import LEAST_SIDE, HalfPair, find_pairs, hold_out
 from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import OptionError, Problem, Remedy, TrainingError, option_problem, problem_of
@@ -59,7 +59,18 @@ class TrainingData:
         if config.patches:
             return cls(*find_patch_pairs(config.patches, config.patch, config.sampling_rate, config.validation), {})
         pairs, failures = find_pairs(config.odd or "", config.even or "", config.sampling_rate)
-        return cls(*hold_out(pairs, config.validation, np.random.default_rng(config.seed)), failures)
+        for pair in pairs:
+            if min(pair.shape) < LEAST_SIDE:
+                failures[pair.name] = _too_small(pair, pair.shape).problem
+        usable = [pair for pair in pairs if pair.name not in failures]
+        if not usable:
+            raise _too_small(pairs[0], pairs[0].shape)
+
+        training, held_out = hold_out(usable, config.validation, np.random.default_rng(config.seed))
+        for pair in held_out:
+            if min(pair.used_shape) < LEAST_SIDE:  # rows of the only micrograph
+                raise _too_small(pair, pair.used_shape, "'s part that is held out")
+        return cls(training, held_out, failures)
 
     @property
     def sampling_rate(self) -> float:
@@ -166,3 +177,11 @@ class TrainingData:
         pairs = (*self.training, *self.held_out)
         used = {pair.micrograph for pair in pairs if pair.name not in self.failures}
         return sorted(used - {name for name, part in rows.items() if part == [0, 1]}), rows
+
+
+def _too_small(pair: HalfPair, shape: Tuple[int, int], part: str = "") -> TrainingError:
+    return TrainingError(
+        f"'{pair.name}'{part} is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than {LEAST_SIDE} px a "
+        "side. Give larger micrographs.",
+        subject=pair.name,
+    )

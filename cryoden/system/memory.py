@@ -8,6 +8,11 @@ from typing import Iterator, Optional, Union
 
 import psutil
 
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator", "not enough memory", "can't allocate memory", "bad_alloc", "could not create a primitive",
+)  # fmt: skip
+"""What the errors say that PyTorch, and oneDNN under it, raise where host memory does not suffice."""
+
 V1_FOLDERS = ("sys/fs/cgroup/memory",)
 """Where the memory controller of version 1 is mounted."""
 
@@ -29,6 +34,14 @@ def free_host_bytes(root: Union[str, Path] = "/") -> int:
     """
     bounds = [psutil.virtual_memory().available, *_group_bounds(Path(root)), *_process_bounds()]
     return max(0, int(min(bounds)))
+
+
+def lacks_host_memory(error: BaseException) -> bool:
+    """Return whether an exception says that host memory does not suffice."""
+    if isinstance(error, MemoryError):
+        return True
+    # PyTorch has no class of its own for this: only its allocators' words tell.
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _group_bounds(root: Path) -> Iterator[int]:

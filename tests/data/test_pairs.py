@@ -43,6 +43,19 @@ def test_halves_of_motioncor_lie_in_one_folder_with_full_sums(tmp_path: Path, od
     assert said(failures) == {"b": "'b' has an odd half but no even half in mc. Split its movie again, or remove it."}
 
 
+def test_movies_whose_own_names_end_like_a_half(tmp_path: Path) -> None:
+    """`cryoden halves` names the halves of mic_ODD.mrcs like the movie, in two folders."""
+    for half in ("odd", "even"):
+        for name in ("mic_ODD", "other"):
+            write_mrc(tmp_path / half / f"{name}.mrc", np.eye(40))
+    pairs, failures = find_pairs("odd", "even")
+    assert [(p.name, p.odd, p.even) for p in pairs] == [
+        ("mic", "odd/mic_ODD.mrc", "even/mic_ODD.mrc"),
+        ("other", "odd/other.mrc", "even/other.mrc"),
+    ]
+    assert not failures
+
+
 def test_halves_of_xmipp_have_one_name_in_two_folders(tmp_path: Path) -> None:
     """Leftovers on both sides, as many on each: by position every pair would be wrong."""
     for name in ("a", "c", "d"):

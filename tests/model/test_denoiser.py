@@ -208,4 +208,5 @@ def test_lack_of_host_memory_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert predictor.is_out_of_memory(caught.value)
+    assert predictor.is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN's, at its limit
     assert not predictor.is_out_of_memory(RuntimeError("shape mismatch"))

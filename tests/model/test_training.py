@@ -9,7 +9,7 @@ import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from cryoden.model import checkpoints, devices
 from cryoden.model.training import TrainingStoppedError, run_training, train
 from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import TrainingSetup, set_up
-from tests.helpers import RATE, python, read_mrc, write_halves
+from tests.helpers import RATE, python, read_mrc, write_halves, write_mrc
 
 QUICK = TrainConfig(
     odd="odd",
@@ -665,6 +665,30 @@ def test_micrographs_smaller_than_the_step_of_the_network(tmp_path: Path) -> Non
         "The smallest micrograph is 40 px wide, less than the network's step of 64 px; train at a finer pixel size. "
         "Choose another --sampling-rate."
     )
+
+
+@pytest.mark.parametrize(
+    ("n_pairs", "shape", "said"),
+    [
+        (2, (1, 500), "'mic0' is 500 x 1 px"),
+        (1, (40, 40), "'mic0''s part that is held out is 40 x 10 px"),
+    ],
+)
+def test_micrographs_too_small_to_measure(tmp_path: Path, n_pairs: int, shape: Tuple[int, int], said: str) -> None:
+    write_halves(tmp_path, n_pairs, shape)
+    with pytest.raises(TrainingError) as caught:
+        train(QUICK)
+    assert str(caught.value) == (
+        f"{said}; nothing can be measured on fewer than 16 px a side. Give larger micrographs."
+    )
+
+
+def test_a_micrograph_too_small_to_measure_is_left_out(halves: Dict[str, np.ndarray]) -> None:
+    for half in ("odd", "even"):
+        write_mrc(Path(half) / "strip.mrc", np.random.default_rng(0).normal(size=(8, 100)))
+    failures = train(QUICK).failures
+    assert list(failures) == ["strip"]
+    assert "'strip' is 100 x 8 px" in failures["strip"].message
 
 
 def test_crop_smaller_than_the_step_of_the_network_is_not_blamed_on_micrographs(
