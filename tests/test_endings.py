@@ -96,7 +96,9 @@ def test_a_folder_has_a_name(cryoden: Run, words: list, name: str) -> None:
 
 
 def test_names_have_no_nul(cryoden: Run, words: list) -> None:
-    assert "Option --output has a NUL character" in cryoden(*words[:-1], "o\0ut").last_error
+    assert "Option --output is 'o\\x00ut'; no name has" in cryoden(*words[:-1], "o\0ut").last_error
+    assert "Option --output is 'o\\ud800'; no name has" in cryoden(*words[:-1], "o\ud800").last_error
+    assert "is 'r\\x00aw'; no name has" in cryoden("denoise", "r\0aw", *words[2:]).last_error
 
 
 @pytest.mark.parametrize(("resume", "way_on"), [([], "with --resume "), (["--resume"], "")])

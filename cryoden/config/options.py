@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from typing import (
@@ -109,8 +110,9 @@ class Options:
                 yield option_problem(field.name, f"is {value!r}; it must be one of {', '.join(choices)}.")
             if field.name == "output" and not value.strip():
                 yield option_problem(field.name, "is empty; it must name a folder.")
-            if isinstance(value, str) and "\0" in value:
-                yield option_problem(field.name, "has a NUL character; no name has one.")
+            for word in value if isinstance(value, tuple) else [value]:
+                if isinstance(word, str) and not _can_be_a_name(word):
+                    yield option_problem(field.name, f"is {word!r}; no name has such characters.")
             if pattern and not re.fullmatch(pattern, value):
                 yield option_problem(field.name, f"is {value!r}; it must be {form}.")
             if _is_number(value) and not bounds.hold(value):
@@ -214,6 +216,14 @@ class Config(Options):
 
 
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _can_be_a_name(word: str) -> bool:
+    """Return whether a file system could know this text: without NUL, of characters that can be encoded."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_number(value: Any) -> bool:

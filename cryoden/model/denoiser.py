@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Mapping, Optional, Tuple, Union
@@ -288,11 +289,16 @@ def card_normalization(card: ModelCard, path: str = "") -> Normalization:
         If it was trained with a normalisation that is unknown here.
     """
     try:
-        return Normalization(**card.normalization)
-    except TypeError as error:
+        normalization = Normalization(**card.normalization)
+        is_known = normalization.kind in ("standard", "p95") and 0 < normalization.deviation < math.inf
+        is_known = is_known and math.isfinite(normalization.mean)
+    except TypeError:  # other fields, or no numbers in them
+        is_known = False
+    if not is_known:
         raise ModelError(
             f"The normalisation {card.normalization} of model {path} is unknown here; update cryoden.", subject=path
-        ) from error
+        )
+    return normalization
 
 
 def resized(image: torch.Tensor, shape: Tuple[int, int]) -> torch.Tensor:

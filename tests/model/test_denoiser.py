@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Tuple
+from typing import Callable, Dict, Tuple
 
 import numpy as np
 import pytest
@@ -83,8 +83,15 @@ def test_what_cannot_be_loaded_is_refused(blur_model: Path) -> None:
         Denoiser.load(blur_model, "cuda:99")
     with pytest.raises(OptionError, match="--quality is 'good'; it must be one of fast, best"):
         Denoiser.load(blur_model, "cpu", quality="good")
+
+
+@pytest.mark.parametrize(
+    "normalization",
+    [{"kind": "standard", "colour": "blue"}, {"kind": "x"}, {"kind": "p95", "deviation": 0}, {"mean": "high"}],
+)
+def test_normalisations_that_are_unknown_are_refused(blur_model: Path, normalization: Dict[str, object]) -> None:
     weights = read_model(blur_model)[1]
-    write_model("odd.safetensors", weights, ModelCard("cnn3", (), RATE, {"kind": "standard", "colour": "blue"}))
+    write_model("odd.safetensors", weights, ModelCard("cnn3", (), RATE, normalization))
     with pytest.raises(ModelError, match=r"of model odd\.safetensors is unknown here; update cryoden"):
         Denoiser.load("odd.safetensors", "cpu")
 
