@@ -10,17 +10,18 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Dict, Optional
 
 import thinned_frames
 from pwem.protocols import ProtImportMovies
 from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
+from cryoden.formats import outputs
 from cryoden.report.figures import draw_files
 from cryoden.report.tables import summary_lines
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
-from cryoden_scipion.protocols.protocol_evaluate import REPORT_NAME
 from cryoden_scipion.protocols.protocol_train import MINUTES
 
 DEMO = Path(__file__).resolve().parent
@@ -90,9 +91,10 @@ def main() -> None:
         inputModels=[train.outputModel], topaz=os.environ.get("TOPAZ", "auto"),
     )  # fmt: skip
     table = evaluate.table()
-    band, held_out = table["bands"][0], table["order"][0]
-    scores = {row["label"]: row["bands"] and row["bands"][band] for row in table["rows"]}
-    summary = {label: numbers and round(numbers["r2_corr"]["value"], 4) for label, numbers in scores.items()}
+    band, held_out = table.bands[0], table.order[0]
+    values = {row.label: row.bands[band].r2_corr.value for row in table.rows}
+    summary: Dict[str, Optional[float]] = {label: value and round(value, 4) for label, value in values.items()}
+    summary.update({absent.label: None for absent in table.absent})
     seconds = round(sum(workflow.seconds.values()), 1)
     SUMMARY.write_text(
         json.dumps({"r2_corr": summary, "seconds_per_step": workflow.seconds, "seconds": seconds}, indent=2) + "\n"
@@ -103,10 +105,10 @@ def main() -> None:
     draw_files(split._getExtraPath("full", f"{held_out}.mrc"), denoised, names, picture, f"{held_out} (held out)")
     print(f"\nOn the held-out {held_out}, in three bands (1 = the unknown clean image):")
     print("\n".join(summary_lines(table)))
-    print(f"\nReport:  {Path(workflow.project.path) / evaluate._getExtraPath(REPORT_NAME)}")
+    print(f"\nReport:  {Path(workflow.project.path) / evaluate._getExtraPath(outputs.REPORT)}")
     print(f"\nAll steps: {seconds:.0f} s. Picture: {picture}")
     print(f"Project: {workflow.project.path} (open it with: make gui)")
-    print(f"RELION:  {Path(workflow.project.path) / denoise._getExtraPath('micrographs.star')}")
+    print(f"RELION:  {Path(workflow.project.path) / denoise._getExtraPath(outputs.MICROGRAPHS_STAR)}")
 
 
 if __name__ == "__main__":
