@@ -6,8 +6,6 @@ import resource
 from pathlib import Path, PurePosixPath
 from typing import Iterator, Optional, Union
 
-import psutil
-
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator", "not enough memory", "can't allocate memory", "bad_alloc", "could not create a primitive",
 )  # fmt: skip
@@ -32,6 +30,8 @@ def free_host_bytes(root: Union[str, Path] = "/") -> int:
     -----
     Nothing is kept between calls: limits change while a job runs, and other processes come and go.
     """
+    import psutil  # here: the command line starts without it
+
     bounds = [psutil.virtual_memory().available, *_group_bounds(Path(root)), *_process_bounds()]
     return max(0, int(min(bounds)))
 
@@ -87,6 +87,8 @@ def _left(limit: Optional[int], group: Path, usage_name: str, prefix: str) -> Op
 
 def _process_bounds() -> Iterator[int]:
     """Yield what the limits of the process itself (`ulimit -v`, `ulimit -d`) leave it."""
+    import psutil
+
     used = psutil.Process().memory_info()
     for kind, n_bytes in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
         limit, _ = resource.getrlimit(kind)

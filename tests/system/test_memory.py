@@ -21,7 +21,7 @@ NO_LIMIT = "9223372036854771712\n"
 def _roomy_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the host have 64 GiB and the process no limit of its own, so that the control groups decide."""
     memory = type("Memory", (), {"available": 64 * GIB})()
-    monkeypatch.setattr("cryoden.system.memory.psutil.virtual_memory", lambda: memory)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
