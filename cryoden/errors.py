@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, ClassVar, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, ClassVar, Dict, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,13 @@ class CryodenError(Exception):
     ----------
     message, subject, remedy, differences
         As in `Problem`.
+
+    Attributes
+    ----------
+    problem
+        What is wrong.
+    problems
+        All that is wrong, where one error says several things; `problem` is the first.
     """
 
     kind: ClassVar[str] = "error"
@@ -183,9 +190,18 @@ class CryodenError(Exception):
     ) -> None:
         super().__init__(message)
         self.problem = Problem(self.kind, message, subject, remedy, dict(differences))
+        self.problems = [self.problem]
 
     def __str__(self) -> str:
-        return self.problem.text()
+        return " ".join(problem.text() for problem in self.problems)
+
+
+Kind = TypeVar("Kind", bound=CryodenError)
+
+
+def because(kind: Type[Kind], what: str, reason: Problem) -> Kind:
+    """Return an error of a plain kind that says what could not be done, and of its reasons the first."""
+    return kind(f"{what}; the first reason: {reason.message}", subject=reason.subject, remedy=reason.remedy)
 
 
 class OptionError(CryodenError):
@@ -200,12 +216,9 @@ class OptionError(CryodenError):
     kind = "option"
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = list(problems)
-        first = self.problems[0]
+        first = problems[0]
         super().__init__(first.message, subject=first.subject, remedy=first.remedy)
-
-    def __str__(self) -> str:
-        return " ".join(problem.text() for problem in self.problems)
+        self.problems = list(problems)
 
 
 def option_problem(option: str, message: str, remedy: Optional[Remedy] = None) -> Problem:

@@ -111,7 +111,7 @@ class Options:
             if field.name == "output" and not value.strip():
                 yield option_problem(field.name, "is empty; it must name a folder.")
             for word in value if isinstance(value, tuple) else [value]:
-                if isinstance(word, str) and not _can_be_a_name(word):
+                if isinstance(word, str) and not can_be_a_name(word):
                     yield option_problem(field.name, f"is {word!r}; no name has such characters.")
             if pattern and not re.fullmatch(pattern, value):
                 yield option_problem(field.name, f"is {value!r}; it must be {form}.")
@@ -218,7 +218,7 @@ class Config(Options):
 _KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _can_be_a_name(word: str) -> bool:
+def can_be_a_name(word: str) -> bool:
     """Return whether a file system could know this text: without NUL, of characters that can be encoded."""
     try:
         return b"\0" not in os.fsencode(word)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
-from cryoden.errors import FileError, PairError, Problem, Remedy, problem_of
+from cryoden.errors import FileError, PairError, Problem, Remedy, because, problem_of
 from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
 from cryoden.formats.star import HALF_NAME, read_table
@@ -134,11 +134,7 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
 
     if not pairs:
         first = next(iter(failures.values()), Problem(PairError.kind, "both are empty."))
-        raise PairError(
-            f"{odd} and {even} have no usable pair of halves; the first reason: {first.message}",
-            subject=first.subject,
-            remedy=first.remedy,
-        )
+        raise because(PairError, f"{odd} and {even} have no usable pair of halves", first)
     _check_rates(pairs)
     return pairs, failures
 
@@ -184,6 +180,13 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
             raise PairError(both, subject=file)
         named[name] = file
     return named
+
+
+def too_small(what: str, shape: Tuple[int, int]) -> Optional[str]:
+    """Return what is wrong with an image, called `what`, of so few rows or columns; None with a larger one."""
+    if min(shape) >= LEAST_SIDE:
+        return None
+    return f"{what} is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than {LEAST_SIDE} px a side."
 
 
 def half_name(marked: str) -> str:

@@ -8,7 +8,7 @@ from typing import Dict, Optional, Tuple
 import numpy as np
 
 from cryoden.data.normalize import STANDARD, GreyScale, measure_scale
-from cryoden.data.pairs import LEAST_SIDE, HalfPair
+from cryoden.data.pairs import HalfPair, too_small
 from cryoden.data.rescale import fourier_crop, rescaled_rate, rescaled_shape
 from cryoden.errors import PixelError
 from cryoden.formats.pixels import file_context
@@ -94,12 +94,9 @@ class Halves:
 
     def _resized(self, shape: Tuple[int, int]) -> SizedHalves:
         pair = self.pair
-        if min(shape) < LEAST_SIDE:
-            raise PixelError(
-                f"'{pair.name}' is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than {LEAST_SIDE} px a "
-                "side. Leave it out.",
-                subject=pair.name,
-            )
+        small = too_small(f"'{pair.name}'", shape)
+        if small:
+            raise PixelError(f"{small} Leave it out.", subject=pair.name)
         odd, even = (fourier_crop(image, shape) for image in self._images)
         scales = []
         for path, image in ((pair.odd, odd), (pair.even, even)):

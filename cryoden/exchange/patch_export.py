@@ -15,7 +15,7 @@ from tqdm import tqdm
 from cryoden.config.exchange import PatchesExportConfig
 from cryoden.data.normalize import GreyScale, Normalization, measure_file
 from cryoden.data.pairs import find_pairs
-from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy, problem_of
+from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy, because, problem_of
 from cryoden.exchange.patch_plan import Source, needed_bytes, plan_sources
 from cryoden.exchange.patch_progress import PROGRESS_NAME, PatchProgress, require_same_options
 from cryoden.formats import outputs
@@ -256,8 +256,7 @@ class _Export:
         for part in PARTS:
             if not self.counts[part]:
                 first = next(iter(self.progress.failures.values()))
-                message = f"None of the {n_wanted} micrographs gave a {part} patch; the first reason: {first.message}"
-                raise FileError(message, subject=first.subject, remedy=first.remedy)
+                raise because(FileError, f"None of the {n_wanted} micrographs gave a {part} patch", first)
 
         # Names first, the manifest last: where it is, everything is.
         files = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Iterator, Union
 
 from cryoden.config import GIB
+from cryoden.config.options import can_be_a_name
 from cryoden.errors import CryodenError, FileError, FullDiskError, Remedy
 from cryoden.system.memory import free_host_bytes
 
@@ -134,11 +135,7 @@ def require_memory(path: PathLike, n_bytes: int) -> None:
 
 def _require_name(path: PathLike) -> None:
     """Refuse what no file can be called; raises FileError."""
-    try:
-        is_name = b"\0" not in os.fsencode(str(path)) and str(path) != ""
-    except UnicodeEncodeError:
-        is_name = False
-    if not is_name:
+    if not str(path) or not can_be_a_name(str(path)):
         raise FileError(f"{str(path)!r} is no name of a file; check the path.", subject=ascii(str(path)))
 
 

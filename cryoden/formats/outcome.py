@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from cryoden import __version__
-from cryoden.errors import CryodenError, NothingDoneError, OptionError, Problem
+from cryoden.errors import CryodenError, NothingDoneError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.file_errors import decoding_errors
 from cryoden.formats.files import PathLike, read_json, write_json
@@ -66,8 +66,7 @@ class Ending:
     @classmethod
     def of_error(cls, error: CryodenError, status: str = FAILED) -> Ending:
         """Return the ending of a command that an error ended."""
-        problems = tuple(error.problems) if isinstance(error, OptionError) else (error.problem,)
-        return cls(status, problems, error.failures if isinstance(error, NothingDoneError) else {})
+        return cls(status, tuple(error.problems), error.failures if isinstance(error, NothingDoneError) else {})
 
     def has(self, kind: str) -> bool:
         """Return whether a problem of a kind ended the command, or left an input out."""

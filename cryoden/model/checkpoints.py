@@ -12,7 +12,7 @@ import torch
 from cryoden.config import TrainConfig
 from cryoden.errors import ExistingResultsError, FileError, FullDiskError, Remedy
 from cryoden.formats import outputs
-from cryoden.formats.file_errors import reading_errors, require_file
+from cryoden.formats.file_errors import reading_errors, reason, require_file
 from cryoden.formats.files import whole_file
 from cryoden.formats.run_record import option_differences
 from cryoden.model.training_state import TrainingState
@@ -21,9 +21,6 @@ log = logging.getLogger(__name__)
 
 PARTS = ("network", "averaged", "optimizer", "progress", "options")
 """Of a checkpoint; each is a dictionary."""
-
-LONGEST_REASON = 200
-"""Characters of torch's reasons that are shown: they can list every weight of a network."""
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -86,7 +83,7 @@ def restore(folder: Path, state: TrainingState, options: Mapping[str, Any]) -> N
     try:
         state.load_state_dict(saved)
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise _unusable(path, "does not fit this training: " + _first_words(error)) from error
+        raise _unusable(path, f"does not fit this training: {reason(error)}") from error
     log.info("Resumed after epoch %d, batch %d.", state.progress.epoch, state.progress.batch)
 
 
@@ -113,12 +110,6 @@ def _read(path: Path) -> Dict[str, Any]:
 
 def _unusable(path: Path, what: str) -> FileError:
     return FileError(f"{path} {what}. Remove it to train from the start.", subject=str(path))
-
-
-def _first_words(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    words = " ".join(str(error).split())
-    return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."
 
 
 def _n_bytes(part: Any) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 from cryoden.config import TrainConfig
 from cryoden.data.crops import fitting_crop
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
-from cryoden.data.pairs import LEAST_SIDE, HalfPair, find_pairs, hold_out
+from cryoden.data.pairs import HalfPair, find_pairs, hold_out, too_small
 from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import OptionError, Problem, Remedy, TrainingError, option_problem, problem_of
+from cryoden.errors import OptionError, Problem, Remedy, TrainingError, because, option_problem, problem_of
 from cryoden.formats.images import read_micrograph
 
 log = logging.getLogger(__name__)
@@ -60,16 +60,17 @@ class TrainingData:
             return cls(*find_patch_pairs(config.patches, config.patch, config.sampling_rate, config.validation), {})
         pairs, failures = find_pairs(config.odd or "", config.even or "", config.sampling_rate)
         for pair in pairs:
-            if min(pair.shape) < LEAST_SIDE:
-                failures[pair.name] = _too_small(pair, pair.shape).problem
+            try:
+                _require_size(pair, pair.shape)
+            except TrainingError as error:
+                failures[pair.name] = error.problem
         usable = [pair for pair in pairs if pair.name not in failures]
         if not usable:
-            raise _too_small(pairs[0], pairs[0].shape)
+            _require_size(pairs[0], pairs[0].shape)
 
         training, held_out = hold_out(usable, config.validation, np.random.default_rng(config.seed))
-        for pair in held_out:
-            if min(pair.used_shape) < LEAST_SIDE:  # rows of the only micrograph
-                raise _too_small(pair, pair.used_shape, "'s part that is held out")
+        for pair in held_out:  # it may be a few rows of the only micrograph
+            _require_size(pair, pair.used_shape, "'s part that is held out")
         return cls(training, held_out, failures)
 
     @property
@@ -102,11 +103,7 @@ class TrainingData:
                 return p95_normalization(fourier_crop(read_micrograph(pair.odd)[0], pair.shape))
             except Exception as error:  # the loader leaves it out; another one does as well
                 problems.append(problem_of(error, pair.name))
-        raise TrainingError(
-            f"No training micrograph could be used; the first reason: {problems[0].message}",
-            subject=problems[0].subject,
-            remedy=problems[0].remedy,
-        )
+        raise because(TrainingError, "No training micrograph could be used", problems[0])
 
     def fitting_crop(self, config: TrainConfig, step: int) -> int:
         """Return the side of the crops in pixels: that of the options, or less where micrographs are smaller.
@@ -152,20 +149,12 @@ class TrainingData:
         # Of the held-out ones a single one suffices: every epoch is then measured by the same.
         if all(pair.name in self.failures for pair in self.held_out):
             first = self.failures[min(pair.name for pair in self.held_out)]
-            raise TrainingError(
-                f"No held-out micrograph could be used; the first reason: {first.message}",
-                subject=first.subject,
-                remedy=first.remedy,
-            )
+            raise because(TrainingError, "No held-out micrograph could be used", first)
 
         if len(self.failures) > MAX_FAILED_SHARE * len(self.names):
             first = next(iter(self.failures.values()))
-            raise TrainingError(
-                f"{len(self.failures)} of {len(self.names)} micrographs cannot be used, too many to go on; the first "
-                f"reason: {first.message}",
-                subject=first.subject,
-                remedy=first.remedy,
-            )
+            share = f"{len(self.failures)} of {len(self.names)} micrographs"
+            raise because(TrainingError, f"{share} cannot be used, too many to go on", first)
 
     def seen_and_held_out(self) -> Tuple[List[str], Dict[str, List[float]]]:
         """Return which micrographs the network knows, and the rows of others that it does not know.
@@ -179,9 +168,8 @@ class TrainingData:
         return sorted(used - {name for name, part in rows.items() if part == [0, 1]}), rows
 
 
-def _too_small(pair: HalfPair, shape: Tuple[int, int], part: str = "") -> TrainingError:
-    return TrainingError(
-        f"'{pair.name}'{part} is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than {LEAST_SIDE} px a "
-        "side. Give larger micrographs.",
-        subject=pair.name,
-    )
+def _require_size(pair: HalfPair, shape: Tuple[int, int], part: str = "") -> None:
+    """Refuse a micrograph, or a part of it, on which nothing can be measured; raises TrainingError."""
+    small = too_small(f"'{pair.name}'{part}", shape)
+    if small:
+        raise TrainingError(f"{small} Give larger micrographs.", subject=pair.name)

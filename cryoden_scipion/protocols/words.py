@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Optional
 
-from cryoden.errors import CryodenError, OptionError, Words
+from cryoden.errors import CryodenError, Words
 
 RESTART_OR_COPY = (
     "Set it back and Continue; or choose Restart, which deletes what this run has made and makes all again; or run a "
@@ -45,5 +45,4 @@ def formWords(labelOf: Callable[[str], Optional[str]]) -> Words:
 
 def errorText(error: CryodenError, words: Words) -> str:
     """Return an error of the denoiser in a form's words."""
-    problems = error.problems if isinstance(error, OptionError) else [error.problem]
-    return " ".join(problem.text(words) for problem in problems)
+    return " ".join(problem.text(words) for problem in error.problems)
