@@ -152,11 +152,6 @@ class RunRecord:
         self._content = _read_content(self.path, renamed or {})
         self._lines = _read_lines(self.path)
 
-    @property
-    def is_new(self) -> bool:
-        """Whether no run of this command has filled the folder before."""
-        return self._content is None
-
     def finished(self, results: Sequence[Result]) -> Set[str]:
         """Return the names of the results that are there, made by these options from these inputs.
 
@@ -208,10 +203,8 @@ class RunRecord:
         there = [file for file in result.files if os.path.isfile(str(file))]
         if not there:
             return False
+        is_whole = len(there) == len(result.files)
         line = self._lines.get(result.name)
-        if line is not None and line.run == self._run:
-            is_whole = line.state == DONE and len(there) == len(result.files)
-            return self._has_same_inputs(result, line, there[0]) and is_whole
         if line is None:
             if LEGACY not in self._runs:
                 raise ExistingResultsError(
@@ -220,12 +213,13 @@ class RunRecord:
                     remedy=self._remedy,
                 )
             self._require_same_run(LEGACY, there[0])
-            return len(there) == len(result.files)
+            return is_whole
 
-        if self._run == (self._content or {}).get("overwriting") or line.run not in self._runs:
-            return False  # an overwriting that was stopped goes on; a run that was killed before it began is ours
-        self._require_same_run(line.run, there[0])
-        return self._has_same_inputs(result, line, there[0]) and line.state == DONE and len(there) == len(result.files)
+        if line.run != self._run:
+            if self._run == (self._content or {}).get("overwriting") or line.run not in self._runs:
+                return False  # an overwriting that was stopped goes on; a run that was killed before it began is ours
+            self._require_same_run(line.run, there[0])
+        return self._has_same_inputs(result, line, there[0]) and line.state == DONE and is_whole
 
     def _has_same_inputs(self, result: Result, line: _Line, file: Path) -> bool:
         """Return whether a result was made from its inputs as they are now; False if they were replaced."""
@@ -421,3 +415,12 @@ def require_no_input(targets: Iterable[PathLike], inputs: Iterable[PathLike]) ->
             raise FileError(
                 f"{source} would be overwritten by a result.", subject=str(source), remedy=Remedy("other_folder")
             )
+
+
+def deleted_file(files: Iterable[Path]) -> Optional[FileError]:
+    """Return which of the files that were written is gone, as an error; None if all are there to be listed."""
+    for file in files:
+        if not os.path.isfile(str(file)):
+            message = f"{file} was deleted while the command ran."
+            return FileError(message, subject=str(file), remedy=Remedy("continue"))
+    return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -203,6 +203,46 @@ def read_table(path: PathLike) -> ImageTable:
         f"{path} lists no micrographs: it has no column {NAME} or {MOVIE_NAME}. Give another STAR file.",
         subject=str(path),
     )
+
+
+def listed_table(sources: Sequence[str]) -> Optional[ImageTable]:
+    """Return the table of a STAR file that is given alone, in place of images; None where images are given."""
+    return read_table(sources[0]) if len(sources) == 1 and sources[0].endswith(".star") else None
+
+
+def write_results(
+    path: PathLike,
+    table: Optional[ImageTable],
+    optics: Tuple[float, float, float],
+    rows: List[int],
+    names: List[str],
+    pixel_sizes: List[float],
+) -> None:
+    """Write the STAR file of micrographs that were made from images.
+
+    Parameters
+    ----------
+    path
+        The file.
+    table
+        That listed the images; None where none did.
+    optics
+        Then, voltage (kV), spherical aberration (mm) and amplitude contrast.
+    rows
+        Of the images in their list.
+    names
+        Of the micrographs.
+    pixel_sizes
+        Of the micrographs, in A/px.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written, or a pixel size is none that an image can have.
+    """
+    if table is None:
+        table = new_table([""] * (max(rows) + 1), pixel_sizes[0], *optics)
+    write_table(path, table.with_images(rows, names, pixel_sizes))
 
 
 def read_global_shifts(path: PathLike) -> Dict[int, Tuple[float, float]]:

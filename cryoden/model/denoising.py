@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import ExitStack
 from datetime import timedelta
@@ -13,18 +12,18 @@ from typing import Any, Dict, Generator, Iterator, List, Mapping, Sequence, Tupl
 import torch
 
 from cryoden.config import DenoiseConfig
-from cryoden.errors import NOT_REACHED, FileError, FullDiskError, NothingDoneError, Problem, Remedy, problem_of
+from cryoden.errors import NOT_REACHED, FullDiskError, NothingDoneError, Problem, problem_of
 from cryoden.formats import outputs
 from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
-from cryoden.formats.run_record import RunRecord
-from cryoden.formats.star import new_table, star_path, write_table
+from cryoden.formats.run_record import RunRecord, deleted_file
+from cryoden.formats.star import star_path, write_results
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
-from cryoden.model.micrograph_list import MicrographList, list_micrographs
+from cryoden.model.micrograph_list import list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
 from cryoden.model.processes import all_gather, process_group
 from cryoden.system.ranks import rank
@@ -86,7 +85,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     if not done:
         raise NothingDoneError("micrographs", "denoised", micrographs.n_inputs, failures)
     if rank() == 0:
-        _write_star(star, micrographs, done, rates)
+        rows, names = [job.row for job in done], [star_path(job.output) for job in done]
+        write_results(star, micrographs.table, USUAL_OPTICS, rows, names, [rates[row] for row in rows])
     return Outcome(micrographs.n_inputs, failures)
 
 
@@ -171,19 +171,7 @@ def _deleted(jobs: Sequence[Job], rates: Mapping[int, float]) -> Dict[str, Probl
     """Return the micrographs whose results were deleted after they were written: no STAR file may list them."""
     problems = {}
     for job in jobs:
-        if job.row in rates and not os.path.isfile(str(job.output)):
-            message = f"{job.output} was deleted while the command ran."
-            problems[job.path] = FileError(message, subject=str(job.output), remedy=Remedy("continue")).problem
+        error = deleted_file([job.output]) if job.row in rates else None
+        if error is not None:
+            problems[job.path] = error.problem
     return problems
-
-
-def _write_star(path: Path, micrographs: MicrographList, done: Sequence[Job], rates: Mapping[int, float]) -> None:
-    """Write the table of the denoised micrographs; what is not known of them is what is usual."""
-    pixel_sizes = [rates[job.row] for job in done]
-    table = micrographs.table
-    if table is None:
-        n_rows = 1 + max(job.row for job in done)
-        table = new_table([""] * n_rows, pixel_sizes[0], *USUAL_OPTICS)
-    write_table(
-        path, table.with_images([job.row for job in done], [star_path(job.output) for job in done], pixel_sizes)
-    )

@@ -14,7 +14,7 @@ from cryoden.formats import outputs
 from cryoden.formats.files import list_folder, mrc_name
 from cryoden.formats.images import ENDINGS
 from cryoden.formats.run_record import require_distinct, require_no_input
-from cryoden.formats.star import ImageTable, read_table
+from cryoden.formats.star import ImageTable, listed_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.pipeline import Job
 
@@ -51,8 +51,7 @@ def list_micrographs(config: DenoiseConfig) -> MicrographList:
     CryodenError
         If a source cannot be read, two results would have one name, or an input would be overwritten.
     """
-    is_table = len(config.micrographs) == 1 and config.micrographs[0].endswith(".star")
-    table = read_table(config.micrographs[0]) if is_table else None
+    table = listed_table(config.micrographs)
     paths = table.paths if table else [path for source in config.micrographs for path in _files_of(source)]
     folders = _folders(paths, config.folders == "kept")
     names = [str(folder / mrc_name(path)) for path, folder in zip(paths, folders)]

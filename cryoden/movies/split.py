@@ -28,8 +28,8 @@ from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.run_record import Result, RunRecord, require_distinct, require_no_input
-from cryoden.formats.star import ImageTable, new_table, read_table, star_path, write_table
+from cryoden.formats.run_record import Result, RunRecord, deleted_file, require_distinct, require_no_input
+from cryoden.formats.star import ImageTable, listed_table, star_path, write_results
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
 from cryoden.movies.preprocessing import (
@@ -247,8 +247,7 @@ def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[Movie
     FileError
         If the table cannot be read, two movies would be written under one name, or an input would be overwritten.
     """
-    is_table = len(config.movies) == 1 and config.movies[0].endswith(".star")
-    table = read_table(config.movies[0]) if is_table else None
+    table = listed_table(config.movies)
     paths = table.paths if table else list(config.movies)
 
     output = Path(config.output)
@@ -354,10 +353,9 @@ def _missing(movies: Sequence[MovieItem], rates: Mapping[int, float]) -> Dict[st
     """Return the movies whose sums were deleted after they were written: no STAR file may list them."""
     problems = {}
     for movie in movies:
-        gone = [target for target in movie.targets if not target.is_file()]
-        if movie.row in rates and gone:
-            message = f"{gone[0]} was deleted while the command ran."
-            problems[movie.path] = FileError(message, subject=str(gone[0]), remedy=Remedy("continue")).problem
+        error = deleted_file(movie.targets) if movie.row in rates else None
+        if error is not None:
+            problems[movie.path] = error.problem
     return problems
 
 
@@ -367,13 +365,10 @@ def _write_tables(
     """Write a STAR file of every kind of sum."""
     rows = [movie.row for movie in done]
     pixel_sizes = [rates[row] for row in rows]
-    if table is None:
-        names = [""] * (max(rows) + 1)
-        optics = (config.voltage, config.spherical_aberration, config.amplitude_contrast)
-        table = new_table(names, pixel_sizes[0], *optics)
+    optics = (config.voltage, config.spherical_aberration, config.amplitude_contrast)
     for number, kind in enumerate(outputs.SUMS):
         written = [star_path(movie.targets[number]) for movie in done]
-        write_table(_star_of(Path(config.output), kind), table.with_images(rows, written, pixel_sizes))
+        write_results(_star_of(Path(config.output), kind), table, optics, rows, written, pixel_sizes)
 
 
 def _star_of(output: Path, kind: str) -> Path:

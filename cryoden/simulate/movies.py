@@ -22,7 +22,7 @@ from cryoden.formats import outputs, star
 from cryoden.formats.files import make_folder, whole_file
 from cryoden.formats.mrc import MrcWriter, write_image
 from cryoden.formats.output_folder import fills_folder, no_failures, require_own_folder
-from cryoden.formats.run_record import Result, RunRecord
+from cryoden.formats.run_record import Result, RunRecord, deleted_file
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
 from cryoden.simulate.facts import Facts, facts_path
 from cryoden.simulate.imaging import ExpectedFrames, drift, expected_frames, margin, true_image
@@ -119,7 +119,9 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
                 _simulate_movie(config, number, movie, grid, particle, detector).write(movie.facts)
         facts[movie.name] = Facts.read(movie.facts)
         log.info("%s", describe(movie.name, facts[movie.name]))
-    _require_there(files)
+    gone = deleted_file(path for movie in files for path in movie.all)
+    if gone is not None:
+        raise gone
     _write_tables(config, files, facts)
     return facts
 
@@ -222,15 +224,6 @@ def _make_particle(config: SimulateMoviesConfig) -> Particle:
 def _generator(seed: int, *key: int) -> np.random.Generator:
     """Return the generator of one purpose: detector (0), shape (1), movie (2, number, 0) and frame (2, number, n)."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
-
-
-def _require_there(files: Sequence[MovieFiles]) -> None:
-    """Refuse to list files that were deleted while the command ran; raises FileError."""
-    gone = [path for movie in files for path in movie.all if not path.is_file()]
-    if gone:
-        raise FileError(
-            f"{gone[0]} was deleted while the command ran.", subject=str(gone[0]), remedy=Remedy("continue")
-        )
 
 
 def _write_tables(config: SimulateMoviesConfig, files: Sequence[MovieFiles], facts: Dict[str, Facts]) -> None:

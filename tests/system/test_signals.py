@@ -45,6 +45,9 @@ class Process:
             [*words, sys.executable, "-c", BEFORE + script + "\nsys.exit(main())\n"],
             env=dict(os.environ, PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line == "ready\n", self.process.communicate()
@@ -143,8 +146,7 @@ def work():
 """
     process = Process(script)
     process.process.send_signal(signal.SIGINT)
-    assert process.process.stdout is not None
-    assert process.process.stdout.readline() == "ready\n"
+    process.wait_until_ready()
     result = process.end(signal.SIGTERM)
     assert (result.returncode, result.stderr) == (130, f"cryoden: {STOPPED_LINE}\n")
 
@@ -199,8 +201,7 @@ def work():
 """
     process = Process(script)
     process.process.send_signal(signal.SIGINT)
-    assert process.process.stdout is not None
-    assert process.process.stdout.readline() == "ready\n"
+    process.wait_until_ready()
     result = process.end(signal.SIGTERM)
     assert (result.returncode, result.stderr) == (130, f"cryoden: {STOPPED_LINE}\n")
 
