@@ -20,38 +20,41 @@ class DenoiseConfig(Config):
     model: str = option(help="Model file (model.safetensors) that `cryoden train` wrote.")
     output: str = option(help="Folder for the denoised micrographs and micrographs.star.")
     odd: Optional[str] = option(
-        None, help="Folder or STAR file of the odd halves: then the mean of both denoised halves is written."
+        None, help="Folder or STAR file of the odd halves: both halves are then denoised and their mean is written."
     )
     even: Optional[str] = option(None, help="Folder or STAR file of the even halves.")
     sampling_rate: Optional[float] = shared.pixel_size(
         None,
-        "Pixel size of the micrographs in A/px, where their headers do not say it or say it wrongly.",
+        "Pixel size of the micrographs in Å/px, if it is missing or wrong in their headers.",
     )
     quality: str = shared.quality()
     dtype: str = option(
         "float32",
         choices=("float32", "float16"),
-        help="Pixel type of the MRC files: float16 halves the disk space, but not every program reads it.",
+        help="Data type of the MRC files: float16 takes half the disk space, but not every program reads it.",
     )
     scale: str = option(
         "input",
         choices=("input", "standard"),
-        help="Grey scale of the result: that of the micrograph, or standard (background 0, its noise's deviation 1).",
+        help="Grey scale of the result. input: that of the micrograph. standard: a background of 0 and noise with a "
+        "standard deviation of 1.",
     )
     full_size: bool = option(
-        False, help="Fourier-pad the result back to the pixel size of the micrograph, where the model's is coarser."
+        False,
+        help="Fourier-pad the result to the pixel size of the original micrograph if the model works at a coarser one.",
     )
     thumbnails: str = option(
-        "none", choices=("none", "png", "jpeg"), help="Also write a small picture of each, into a folder beside it."
+        "none", choices=("none", "png", "jpeg"), help="Also write a small picture of each, into the folder thumbnails."
     )
     folders: str = option(
         "kept",
         choices=("kept", "flat"),
-        help="Whether micrographs from several folders keep them, below the first that all have in common.",
+        help="kept: micrographs from several folders keep these, below the innermost one that all have in common. "
+        "flat: all are written to one folder.",
     )
     precision: str = shared.precision()
     tile: Optional[int] = shared.tile()
-    overwrite: bool = option(False, help="Denoise again what an earlier run left in the output folder.")
+    overwrite: bool = option(False, help="Replace the results of an earlier run in the output folder.")
     device: str = shared.device()
 
     def _problems(self) -> Iterator[Problem]:

@@ -45,12 +45,12 @@ class PatchesVerifyConfig(Options):
 
 
 def _network() -> Any:
-    return option("cnn3", choices=shared.NETWORKS, help="unet or cnn3.")
+    return option("cnn3", choices=shared.NETWORKS, help="U-Net (unet) or CNN3 (cnn3).")
 
 
 def _channels() -> Any:
     return option(
-        shared.EXCHANGED_UNET_CHANNELS, help="Channels of the U-Net's levels, from full resolution downwards."
+        shared.EXCHANGED_UNET_CHANNELS, help="Number of channels at each level of the U-Net, from full resolution down."
     )
 
 
@@ -104,7 +104,9 @@ class ImportWeightsConfig(Config):
 
     folder: str = option(positional=True, help="Folder of the weights; an index.json in it is obeyed.")
     output: str = option(help="Folder for model.safetensors.")
-    sampling_rate: float = shared.pixel_size(dataclasses.MISSING, "A/px of the micrographs it was trained on.")
+    sampling_rate: float = shared.pixel_size(
+        dataclasses.MISSING, "Pixel size in Å/px of the micrographs it was trained on."
+    )
     network: str = _network()
     channels: Tuple[int, ...] = _channels()
     order: str = _order()
@@ -127,7 +129,9 @@ class StepBenchmarkConfig(Options):
     channels: Tuple[int, ...] = _channels()
     batch_size: int = option(4, at_least=1, help="Crops in a batch.")
     size: int = option(1024, at_least=16, help="Side of the crops in pixels.")
-    steps: int = option(10, at_least=1, help="Steps that are timed, after 3 to warm up; the median is told.")
+    steps: int = option(
+        10, at_least=1, help="Number of steps that are timed, after 3 to warm up; the median is reported."
+    )
     precision: str = option("float32", choices=("float32", "bfloat16"), help="Arithmetic of forward and backward.")
     device: str = shared.device()
 

@@ -15,23 +15,25 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclasses.dataclass(frozen=True)
 class FetchConfig(Options):
-    """Download movies of a public archive; finished files are kept, interrupted ones are continued."""
+    """Download movies from a public archive; finished files are kept, interrupted downloads are resumed."""
 
     archive: str = option(positional=True, choices=("empiar",), help="Only EMPIAR so far.")
     entry: str = option(positional=True, help="Number of the entry: 10025 or EMPIAR-10025.")
     output: str = option("empiar", help="Folder in which a folder EMPIAR-10025 is made.")
     subset: Optional[int] = option(
-        None, at_least=1, help="Only so many movies, spread evenly over the entry; default all."
+        None, at_least=1, help="Download only this many movies, evenly spread over the entry; default: all."
     )
-    imageset: Optional[int] = option(None, at_least=1, help="Number of the image set; default the first one of movies.")
+    imageset: Optional[int] = option(
+        None, at_least=1, help="Number of the image set; default: the first one with movies."
+    )
     pattern: Optional[str] = option(
-        None, help="Only files whose name matches, such as *_frames.tif; default every movie and gain reference."
+        None, help="Only files whose names match, such as *_frames.tif; default: all movies and gain references."
     )
-    dry_run: bool = option(False, help="Say what the entry holds and what would be downloaded, and end.")
+    dry_run: bool = option(False, help="Only list what the entry contains and what would be downloaded.")
     jobs: int = option(4, at_least=1, at_most=8, help="Files downloaded in parallel, 1 to 8.")
-    api: str = option("https://www.ebi.ac.uk/empiar/api", help="Address of the archive's API.")
-    files: str = option("https://ftp.ebi.ac.uk/empiar/world_availability", help="Address of the archive's files.")
-    maps: str = option("https://www.ebi.ac.uk/emdb/api", help="Address of the EMDB's API, which knows the microscope.")
+    api: str = option("https://www.ebi.ac.uk/empiar/api", help="URL of the archive's API.")
+    files: str = option("https://ftp.ebi.ac.uk/empiar/world_availability", help="URL of the archive's files.")
+    maps: str = option("https://www.ebi.ac.uk/emdb/api", help="URL of the EMDB's API, which knows the microscope.")
 
     @property
     def number(self) -> str:

@@ -13,23 +13,26 @@ from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 @dataclasses.dataclass(frozen=True)
 class HalvesConfig(Config):
-    """Split movies into the sums of their odd and even frames."""
+    """Split movies into halves: sum their odd and even frames separately."""
 
     movies: Tuple[str, ...] = option(
         positional=True,
         help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file that lists them.",
     )
     output: str = option(help="Folder for full/, odd/, even/, micrographs.star and log.jsonl.")
-    gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain): frames are multiplied by it.")
+    gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain), by which frames are multiplied.")
     gain_rotation: str = option(
         "0",
         choices=("0", "90", "180", "270"),
-        help="Turn the references (gain and dark) by so many degrees, counter-clockwise with the first row on top.",
+        help="Rotate the gain and dark references by this many degrees, counter-clockwise with the first row at the "
+        "top.",
     )
     gain_flip: str = option(
-        "none", choices=("none", "up-down", "left-right"), help="Mirror the references, after they were turned."
+        "none", choices=("none", "up-down", "left-right"), help="Flip the references, after the rotation."
     )
-    dark: Optional[str] = option(None, help="Dark reference (MRC or TIFF): subtracted from frames before the gain.")
+    dark: Optional[str] = option(
+        None, help="Dark reference (MRC or TIFF), subtracted from frames before the gain is applied."
+    )
     hot_pixels: Optional[float] = option(
         None,
         above=0,
@@ -38,11 +41,11 @@ class HalvesConfig(Config):
     )
     frames: Optional[str] = option(
         None,
-        help="Frames to use, FIRST-LAST, counted from 1 and inclusive; default all. The first used frame goes to the "
-        "odd half, so of an odd number of frames the odd half has one more.",
+        help="Frames to use, FIRST-LAST, counted from 1 and inclusive; default: all. The first frame used goes to the "
+        "odd half; if the number of frames is odd, the odd half has one more.",
     )
     expect_frames: Optional[int] = option(
-        None, at_least=2, help="Leave out movies that do not have this number of frames (interrupted exposures)."
+        None, at_least=2, help="Skip movies that do not have this number of frames (interrupted exposures)."
     )
     shifts: Optional[str] = option(
         None,
@@ -52,33 +55,34 @@ class HalvesConfig(Config):
     dose_per_frame: Optional[float] = option(
         None,
         above=0,
-        help="Dose of a frame in e/A^2: weight frames by their exposure (Grant & Grigorieff 2015). Default: no "
-        "weights.",
+        help="Dose per frame in e/Å², for dose weighting (Grant & Grigorieff 2015). Default: no dose weighting.",
     )
-    initial_dose: float = option(0.0, at_least=0, help="Dose in e/A^2 before the first frame, for the weights.")
+    initial_dose: float = option(0.0, at_least=0, help="Dose in e/Å² before the first frame, for dose weighting.")
     flip_tiff: bool = option(
         False,
-        help="Count the rows of TIFF files from the bottom, as RELION, MotionCor2 and IMOD do: needed where the gain "
-        "is an MRC file of these programs, or the shifts are theirs. The micrographs are then mirrored up-down.",
+        help="Count the rows of TIFF files from the bottom, as RELION, MotionCor2 and IMOD do. This is needed if the "
+        "gain reference is an MRC file from these programs, or the shifts are theirs. The micrographs are then upside "
+        "down.",
     )
     eer_frames: Optional[int] = option(
-        None, at_least=2, help="Sum the hardware frames of EER movies to so many frames."
+        None, at_least=2, help="Group the hardware frames of EER movies into this many frames."
     )
     eer_dose: Optional[float] = option(
         None,
         above=0,
-        help="Instead of a number of frames: so many counted electrons per A^2 in each; needs the pixel size.",
+        help="Instead of a number of frames: dose per frame of EER movies, in counted e/Å²; needs the pixel size.",
     )
     eer_sampling: str = option(
-        "4K", choices=("4K", "8K"), help="Grid of EER movies: the detector's pixels, or each of them as 2 x 2."
+        "4K", choices=("4K", "8K"), help="Sampling of EER movies: physical pixels (4K) or super-resolution (8K)."
     )
     sampling_rate: Optional[float] = shared.pixel_size(
-        None, "Pixel size in A/px, where the movies or the STAR file do not say it or say it wrongly."
+        None, "Pixel size in Å/px, if it is missing or wrong in the movies or the STAR file."
     )
     voltage: float = option(
         300.0,
         above=0,
-        help="Acceleration voltage in kV, written to micrographs.star; a STAR file of movies says its own.",
+        help="Acceleration voltage in kV, written to micrographs.star; the one in a STAR file of movies takes "
+        "precedence.",
     )
     spherical_aberration: float = option(
         2.7, at_least=0, help="Spherical aberration in mm, written to micrographs.star."
@@ -86,11 +90,11 @@ class HalvesConfig(Config):
     amplitude_contrast: float = option(
         0.1, at_least=0, at_most=1, help="Amplitude contrast (0 to 1), written to micrographs.star."
     )
-    jobs: int = option(1, at_least=1, help="Movies processed side by side, as far as the memory allows.")
+    jobs: int = option(1, at_least=1, help="Number of movies processed in parallel, as far as the memory allows.")
     memory: Optional[float] = option(
         None,
         above=0,
-        help="Memory in GiB for movies processed side by side (default: half of what is free).",
+        help="Memory in GiB for movies processed in parallel (default: half of what is free).",
     )
 
     def _problems(self) -> Iterator[Problem]:

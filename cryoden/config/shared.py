@@ -41,23 +41,29 @@ def pixel_size(default: Any, help: str) -> Any:
 def device() -> Any:
     """Declare the processor to compute on."""
     kinds = "auto, cpu, cuda or cuda:N"
-    return option("auto", form=(r"auto|cpu|cuda(:\d+)?", kinds), help=f"{kinds}.")
+    return option("auto", form=(r"auto|cpu|cuda(:\d+)?", kinds), help=f"Where to compute: {kinds}.")
 
 
-def precision(auto: str = "bfloat16 where the processor has it, else float32") -> Any:
+def precision(auto: str = "bfloat16 if the processor supports it, otherwise float32") -> Any:
     """Declare the arithmetic of the network, and what `auto` is."""
-    return option("auto", choices=("auto", "bfloat16", "float32"), help=f"Arithmetic; auto is {auto}.")
+    return option(
+        "auto", choices=("auto", "bfloat16", "float32"), help=f"Numerical precision of the network; auto: {auto}."
+    )
 
 
 def quality() -> Any:
     """Declare how many views of a micrograph are denoised."""
-    help = "best averages the 8 rotated and mirrored views (8 times slower)."
+    help = "fast: one pass. best: the average over the 8 rotated and mirrored views (8 times slower)."
     return option("fast", choices=("fast", "best"), help=help)
 
 
 def tile() -> Any:
     """Declare how large the tiles are."""
-    return option(None, at_least=64, help="Side of the tiles in pixels; default: as large as the memory allows.")
+    return option(
+        None,
+        at_least=64,
+        help="Side in pixels of the tiles that micrographs are cut into; default: as large as the memory allows.",
+    )
 
 
 def channel_problems(channels: Tuple[int, ...]) -> Iterator[Problem]:

@@ -11,16 +11,16 @@ from cryoden.config.options import Config, option
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig(Config):
-    """Look at the data: crops of both halves, their sum, difference and histograms, before training."""
+    """Look at the data before training: crops of both halves, their sum, difference and histograms."""
 
     odd: str = shared.odd()
     even: str = shared.even()
     output: str = option(help="Folder for the contact sheets, PNG.")
-    micrographs: int = option(8, at_least=1, help="Micrographs shown, evenly spread over the set.")
-    crops: int = option(1, at_least=1, help="Crops of each micrograph, at random places.")
-    crop: int = option(256, at_least=16, help="Side of the crops in pixels (smaller where micrographs are).")
+    micrographs: int = option(8, at_least=1, help="Number of micrographs shown, evenly spread over the set.")
+    crops: int = option(1, at_least=1, help="Crops per micrograph, at random positions.")
+    crop: int = option(256, at_least=16, help="Side of the crops in pixels (smaller if the micrographs are).")
     sampling_rate: Optional[float] = shared.pixel_size(
         None,
         "Pixel size in A/px at which to look: the one at which you will train. Default: as they are.",
     )
-    seed: int = option(1, at_least=0, help="Seed of the places.")
+    seed: int = option(1, at_least=0, help="Random seed of the positions.")

@@ -36,15 +36,15 @@ class SimulatePairsConfig(Config):
     noise: str = option(
         "gaussian",
         choices=("gaussian", "poisson"),
-        help="gaussian: added to the clean image, which is brought to 0-1. poisson: counts whose expectation is the "
-        "clean image, brought to a mean of --dose.",
+        help="gaussian: added to the clean image, which is scaled to 0-1. poisson: counts whose expectation is the "
+        "clean image, scaled to a mean of --dose.",
     )
     sigma: float = option(
         0.1, at_least=0, help="Standard deviation of the Gaussian noise; the clean image has the range 0-1."
     )
     dose: float = option(10.0, above=0, help="Mean electrons per pixel of each Poisson image.")
-    sampling_rate: float = shared.pixel_size(1.0, "Pixel size in A/px, written into the headers.")
-    seed: int = option(1, at_least=0, help="Seed of everything that is random.")
+    sampling_rate: float = shared.pixel_size(1.0, "Pixel size in Å/px, written into the headers.")
+    seed: int = option(1, at_least=0, help="Random seed.")
 
     def _problems(self) -> Iterator[Problem]:
         yield from _size_problems(self.size)
@@ -52,57 +52,66 @@ class SimulatePairsConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class SimulateMoviesConfig(Config):
-    """Simulate movies of particles in ice, with their truth and coordinates."""
+    """Simulate movies of particles in ice, with clean images and coordinates."""
 
     output: str = option(help="Folder for movies/, truth/, gain.mrc, defects.txt, STAR files and simulation.json.")
     movies: int = option(4, at_least=1, help="Number of movies.")
     size: Tuple[int, ...] = option((4096, 4096), help="Rows and columns of the frames in pixels.")
-    frames: int = option(40, at_least=2, help="Frames in a movie.")
-    sampling_rate: float = shared.pixel_size(1.0, "Pixel size in A/px.")
+    frames: int = option(40, at_least=2, help="Number of frames per movie.")
+    sampling_rate: float = shared.pixel_size(1.0, "Pixel size in Å/px.")
     dose_per_frame: float = option(
-        1.0, above=0, help="Exposure in electrons per A^2 and frame, before the ice takes its part."
+        1.0, above=0, help="Dose per frame in e/Å², before the ice scatters its part of the electrons."
     )
-    map: Optional[str] = option(None, help="MRC map of the particle, protein positive, instead of a built-in shape.")
+    map: Optional[str] = option(None, help="Map of the particle (MRC, protein positive), instead of a built-in one.")
     shape: str = option(
         "barrel",
         choices=SHAPES,
-        help="Built-in particle: barrel (28 subunits in four rings, 150 A long, 0.55 MDa), globule (80 A, 0.12 MDa) or "
-        "rod (three domains in a row, 130 A, 0.07 MDa).",
+        help="Built-in particle: barrel (28 subunits in four rings, 150 Å long, 0.55 MDa), globule (80 Å, 0.12 MDa) or "
+        "rod (three domains in a row, 130 Å, 0.07 MDa).",
     )
-    potential: float = option(2.5, at_least=0, help="Mean inner potential of the particle above that of ice, in V.")
+    potential: float = option(
+        2.5, at_least=0, help="Mean inner potential of the particle relative to that of ice, in V."
+    )
     particles: int = option(
-        200, at_least=0, help="Particles in a movie at most: as many are placed as fit without touching."
+        200, at_least=0, help="Maximum number of particles per movie; as many are placed as fit without touching."
     )
     voltage: float = option(300.0, above=0, help="Acceleration voltage in kV.")
     spherical_aberration: float = option(2.7, at_least=0, help="Spherical aberration in mm.")
     amplitude_contrast: float = option(0.1, at_least=0, at_most=1, help="Amplitude contrast (0 to 1).")
-    defocus: float = option(1.5, at_least=-20, at_most=20, help="Mean underfocus in micrometres.")
-    defocus_spread: float = option(0.5, at_least=0, help="Movies differ in underfocus by up to this, to both sides.")
-    ice_thickness: float = option(300.0, at_least=0, help="Mean thickness of the ice in A.")
+    defocus: float = option(1.5, at_least=-20, at_most=20, help="Mean underfocus in µm.")
+    defocus_spread: float = option(
+        0.5, at_least=0, help="Largest deviation of a movie's underfocus from the mean, in µm."
+    )
+    ice_thickness: float = option(300.0, at_least=0, help="Mean ice thickness in Å.")
     ice_gradient: float = option(
         0.3,
         at_least=0,
         at_most=2,
-        help="Difference of thickness between two opposite edges, relative to its mean; its direction is random.",
+        help="Difference in ice thickness between two opposite edges, relative to the mean; its direction is random.",
     )
     carbon: float = option(
         0.0,
         at_least=0,
         at_most=1,
-        help="Fraction of every image that carbon film covers, behind the edge of a round hole.",
+        help="Fraction of every image that is covered by carbon film, beyond the edge of a round hole.",
     )
     drift: float = option(
-        10.0, at_least=0, help="Way that the specimen drifts during the exposure in A; fast first, then slower."
+        10.0, at_least=0, help="Drift of the specimen during the exposure in Å, fast at first and slower later."
     )
-    no_damage: bool = option(False, help="Keep fine detail at any dose instead of fading it as exposure accumulates.")
-    blur: float = option(0.4, at_least=0, help="Standard deviation in pixels of where a detected electron is counted.")
+    no_damage: bool = option(False, help="No radiation damage: fine detail does not fade as dose accumulates.")
+    blur: float = option(
+        0.4, at_least=0, help="Blur of the detector: standard deviation, in pixels, of where an electron is counted."
+    )
     gain_spread: float = option(
-        0.05, at_least=0, at_most=0.3, help="Standard deviation of the pixels' sensitivity, relative to its mean."
+        0.05,
+        at_least=0,
+        at_most=0.3,
+        help="Standard deviation of the pixels' sensitivity (gain), relative to its mean.",
     )
-    dead_pixels: int = option(40, at_least=0, help="Pixels that count nothing.")
-    hot_pixels: int = option(40, at_least=0, help="Pixels that count 20 times the dose.")
-    seed: int = option(1, at_least=0, help="Seed of everything that is random.")
-    threads: Optional[int] = option(None, at_least=1, help="Frames computed side by side; default: one on each CPU.")
+    dead_pixels: int = option(40, at_least=0, help="Number of pixels that count nothing.")
+    hot_pixels: int = option(40, at_least=0, help="Number of pixels that count 20 times the dose.")
+    seed: int = option(1, at_least=0, help="Random seed.")
+    threads: Optional[int] = option(None, at_least=1, help="Frames computed in parallel; default: one on each CPU.")
 
     def _problems(self) -> Iterator[Problem]:
         yield from _size_problems(self.size)

@@ -28,9 +28,11 @@ class TrainConfig(Config):
     )
     patch: Optional[int] = option(None, at_least=1, help="Side in pixels of patches that come without manifest.json.")
     output: str = option(help="Folder for model.safetensors, log.jsonl, curves.png and checkpoint.pt.")
-    network: str = option("unet", choices=shared.NETWORKS, help="unet (best) or cnn3 (three layers, 2,625 parameters).")
+    network: str = option(
+        "unet", choices=shared.NETWORKS, help="U-Net (unet, best) or CNN3 (cnn3, three layers, 2,625 parameters)."
+    )
     channels: Tuple[int, ...] = option(
-        shared.UNET_CHANNELS, help="Channels of the U-Net's levels, from full resolution downwards."
+        shared.UNET_CHANNELS, help="Number of channels at each level of the U-Net, from full resolution down."
     )
     sampling_rate: Optional[float] = shared.pixel_size(
         None,
@@ -38,67 +40,73 @@ class TrainConfig(Config):
         "needs 3-5 A/px, which is many times faster than full resolution. Default: as the micrographs are.",
     )
     epochs: int = option(
-        20, at_least=1, help="Epochs; in each, about as many crops are drawn as a half-overlapping grid has."
+        20, at_least=1, help="Number of epochs; in each, about as many crops are drawn as a half-overlapping grid has."
     )
     minutes: Optional[float] = option(None, above=0, help="Train for this many minutes instead of a number of epochs.")
     crops: str = option(
-        "random", choices=("random", "grid"), help="Crops anywhere, or on the half-overlapping grid of patch files."
+        "random",
+        choices=("random", "grid"),
+        help="Positions of the crops: random, or on the half-overlapping grid of patch files.",
     )
     crop: int = option(
-        512, at_least=32, help="Side of the square training crops in pixels (smaller where micrographs are)."
+        512, at_least=32, help="Side of the square training crops in pixels (smaller if the micrographs are)."
     )
-    batch_size: int = option(8, at_least=1, help="Crops per optimisation step.")
-    lr: float = option(1e-3, above=0, help="Highest learning rate; warmed up to, then lowered to zero along a cosine.")
+    batch_size: int = option(8, at_least=1, help="Crops per optimisation step (batch size).")
+    lr: float = option(
+        1e-3, above=0, help="Peak learning rate, reached after a warm-up and lowered to zero along a cosine."
+    )
     ema: float = option(
         0.99,
         at_least=0,
         below=1,
-        help="Decay per step of the moving average of the weights, which is what is validated and saved.",
+        help="Decay per step of the moving average of the weights (EMA); the averaged weights are validated and saved.",
     )
     validation: float = option(
         0.1,
         above=0,
         below=1,
-        help="Fraction of the micrographs held out for validation (at least one); one micrograph is cut in two.",
+        help="Fraction of the micrographs held out for validation (at least one); a single micrograph is cut in two.",
     )
     patience: Optional[int] = option(
         None,
         at_least=0,
-        help="Stop early when the held-out R2 has not risen for so many epochs; 0 = never. Default: as many as it took "
-        "to reach the best, at least 10.",
+        help="Stop early when the held-out R2 has not improved for this many epochs; 0: never. Default: as many "
+        "epochs as it took to reach the best, at least 10.",
     )
     normalization: str = option(
         "standard",
         choices=("standard", "p95"),
-        help="standard: by each micrograph's mean and deviation. p95: by the 95th percentile of its positive values, "
-        "clipped to [0, 1], as in the specification; only for counts.",
+        help="standard: each micrograph is brought to mean 0 and standard deviation 1. p95: divided by the 95th "
+        "percentile of its positive values and clipped to [0, 1], as in the specification; only for counts.",
     )
-    precision: str = shared.precision("bfloat16 on GPUs that have it, float32 on CPUs")
+    precision: str = shared.precision("bfloat16 on GPUs that support it, float32 on CPUs")
     compile: str = option(
         "auto",
         choices=("auto", "yes", "no"),
-        help="Whether torch.compile makes the network faster; auto does so on a GPU when training is to last long "
-        "enough to win back the time that compiling takes.",
+        help="Speed up the network with torch.compile; auto: on a GPU, if the training is long enough to make up for "
+        "the time that compiling takes.",
     )
-    keep: str = option("best", choices=("best", "all"), help="Keep the best model only, or that of every epoch too.")
-    checkpoint_minutes: float = option(5.0, above=0, help="Minutes between checkpoints inside long epochs.")
+    keep: str = option("best", choices=("best", "all"), help="Keep only the best model, or also that of every epoch.")
+    checkpoint_minutes: float = option(5.0, above=0, help="Minutes between checkpoints within long epochs.")
     stream: bool = option(False, help="Read micrographs during training instead of keeping all of them in memory.")
     force: bool = option(False, help="With --stream: stream even where everything fits into the streaming window.")
     memory: Optional[float] = option(
         None,
         above=0,
-        help="Memory in GiB that micrographs may take when all are kept (default: half of what is free).",
+        help="Memory in GiB that the micrographs may take if all are kept (default: half of what is free).",
     )
     window: float = option(1.0, above=0, help="Memory in GiB of the streaming window.")
     min_batches: int = option(
         100,
         at_least=1,
-        help="Batches per epoch at least: small sets are passed through several times between two validations.",
+        help="Minimum number of batches per epoch: small data sets are used several times between two validations.",
     )
-    max_batches: Optional[int] = option(None, at_least=1, help="Batches per epoch at most, for a quick try.")
-    seed: int = option(1, at_least=0, help="Seed of everything that is random.")
+    max_batches: Optional[int] = option(
+        None, at_least=1, help="Maximum number of batches per epoch, for a quick trial."
+    )
+    seed: int = option(1, at_least=0, help="Random seed.")
     device: str = shared.device()
-    resume: bool = option(False, help="Go on from the last checkpoint in the output folder.")
+    resume: bool = option(False, help="Resume from the last checkpoint in the output folder.")
     from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
 
     def lasting_options(self) -> Dict[str, Any]:

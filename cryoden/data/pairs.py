@@ -275,7 +275,7 @@ def _check_pair(name: str, odd: str, even: str, working_rate: Optional[float]) -
     rates = [stack.sampling_rate for stack in stacks]
     if not rates[0] or not rates[1] or abs(rates[0] / rates[1] - 1) > 1e-3:
         raise PairError(
-            f"The headers of the halves of '{name}' say {rates[0] or 0:g} and {rates[1] or 0:g} A/px; "
+            f"The headers of the halves of '{name}' say {rates[0] or 0:g} and {rates[1] or 0:g} Å/px; "
             "both must hold the same pixel size above 0. Split this movie again, or mend the headers.",
             subject=name,
         )
@@ -292,7 +292,7 @@ def _check_rates(pairs: List[HalfPair]) -> None:
     highest = max(pairs, key=lambda pair: pair.sampling_rate)
     if highest.sampling_rate > (1 + SAME_RATE_TOLERANCE) * lowest.sampling_rate:
         raise PairError(
-            f"'{lowest.name}' has {lowest.sampling_rate:g} A/px but '{highest.name}' has {highest.sampling_rate:g}; "
+            f"'{lowest.name}' has {lowest.sampling_rate:g} Å/px but '{highest.name}' has {highest.sampling_rate:g}; "
             "one model needs one sampling rate. Train on them separately, or at a common one.",
             subject=highest.name,
             remedy=Remedy("set", "sampling_rate"),

@@ -132,7 +132,7 @@ def _sampling_rate(opened: PatchFolder, asked: Optional[float]) -> float:
         )
     if known and asked and abs(asked / known - 1) > SAME_RATE_TOLERANCE:
         raise PairError(
-            f"The patches in {opened.path} have {known:g} A/px and cannot be brought to {asked:g} A/px.",
+            f"The patches in {opened.path} have {known:g} Å/px and cannot be brought to {asked:g} Å/px.",
             subject=str(opened.path),
             remedy=Remedy("leave_out", "sampling_rate"),
         )

@@ -46,7 +46,7 @@ def rescaled_shape(shape: Tuple[int, int], from_rate: float, to_rate: float) -> 
         If the wanted pixels are finer than those of the image.
     """
     if to_rate < from_rate * (1 - SAME_RATE_TOLERANCE):
-        finer = f"is {to_rate:g} A/px, finer than the micrograph's {from_rate:g} A/px; it must be equal or coarser."
+        finer = f"is {to_rate:g} Å/px, finer than the micrograph's {from_rate:g} Å/px; it must be equal or coarser."
         raise OptionError([option_problem("sampling_rate", finer)])
     if to_rate <= from_rate * (1 + SAME_RATE_TOLERANCE):
         return shape

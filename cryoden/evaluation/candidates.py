@@ -82,7 +82,7 @@ def linear_baselines(measurements: Sequence[Measurement], first_scored: int, con
     width = float(np.median([gaussian.card.training["width_A"] for gaussian, _ in fitted.values()]))
     labels = {
         "raw": ("raw (unprocessed half)", ""),
-        "gaussian": ("best Gaussian", f"deviation {width:.1f} A, chosen on {source}"),
+        "gaussian": ("best Gaussian", f"deviation {width:.1f} Å, chosen on {source}"),
         "wiener": ("ring-wise Wiener", f"SSNR from the FRC of {source}"),
     }
     gains = {

@@ -44,7 +44,7 @@ def model_contenders(models: Sequence[ModelDenoiser]) -> List[Contender]:
         if kinds.count(model.card.network) > 1:
             label += f" ({_distinct_name(model.path, paths)})"
         kind = "filter" if isinstance(model, LinearFilter) else "network"
-        note = f"{model.card.sampling_rate:.3g} A/px, {model.path}"
+        note = f"{model.card.sampling_rate:.3g} Å/px, {model.path}"
         contenders.append(Contender(f"model{number + 1}", label, kind, note, model))
     return contenders
 
@@ -103,7 +103,7 @@ def working_rate(models: Sequence[ModelDenoiser], config: EvaluateConfig) -> Opt
     rate = coarsest.sampling_rate
     if config.sampling_rate and config.sampling_rate * (1 + SAME_RATE_TOLERANCE) < rate:
         raise ModelError(
-            f"{coarsest.path} works at {rate:.4g} A/px, coarser than the {config.sampling_rate:.4g} A/px that were "
+            f"{coarsest.path} works at {rate:.4g} Å/px, coarser than the {config.sampling_rate:.4g} Å/px that were "
             "asked for; compare at its sampling rate or a coarser one.",
             subject=coarsest.path,
             remedy=Remedy("set_to", "sampling_rate", f"{rate:.4g}"),

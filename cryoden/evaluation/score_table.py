@@ -149,8 +149,8 @@ def _warnings(
     nyquist = 2 * chosen[0].sampling_rate
     if nyquist > config.band[1] * 1.01:
         warnings.append(
-            f"At {chosen[0].sampling_rate:.3g} A/px the images end at {nyquist:.3g} A, before the band's "
-            f"{config.band[1]:g} A: numbers are over what there is."
+            f"At {chosen[0].sampling_rate:.3g} Å/px the images end at {nyquist:.3g} Å, before the band's "
+            f"{config.band[1]:g} Å: numbers are over what there is."
         )
     return warnings
 

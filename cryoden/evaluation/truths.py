@@ -44,7 +44,7 @@ def read_truth(pair: HalfPair, truths: Mapping[str, str], source: str) -> np.nda
         )
     if rate and abs(rate / pair.file_rate - 1) > SAME_RATE_TOLERANCE:
         raise PairError(
-            f"The truth of '{pair.name}' has {rate:g} A/px but its halves have {pair.file_rate:g} A/px; both must be "
+            f"The truth of '{pair.name}' has {rate:g} Å/px but its halves have {pair.file_rate:g} Å/px; both must be "
             "the same. Mend the header, or give the right truth.",
             subject=pair.name,
         )

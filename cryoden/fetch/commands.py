@@ -89,11 +89,11 @@ def _tell(entry: Entry, imageset: ImageSet, microscope: Microscope, listing: Lis
         )
 
     known = {
-        "A/px": imageset.sampling_rate,
+        "Å/px": imageset.sampling_rate,
         "frames": imageset.n_frames,
         "kV": microscope.voltage,
         "mm Cs": microscope.spherical_aberration,
-        "e/A^2": microscope.dose,
+        "e/Å²": microscope.dose,
     }
     print("  " + ", ".join(f"{value:g} {unit}" if value else f"? {unit}" for unit, value in known.items()))
 

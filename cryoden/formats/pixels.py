@@ -21,7 +21,7 @@ def require_pixel_size(sampling_rate: float) -> None:
     """Refuse to write a pixel size (A/px) that none has, or that is no number; raises FileError."""
     if not is_pixel_size(sampling_rate):
         smallest, largest = PIXEL_SIZES_A
-        raise FileError(f"The pixel size is {sampling_rate:g} A/px; it must be from {smallest:g} to {largest:g}.")
+        raise FileError(f"The pixel size is {sampling_rate:g} Å/px; it must be from {smallest:g} to {largest:g}.")
 
 
 def require_finite(pixels: np.ndarray) -> None:

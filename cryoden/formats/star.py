@@ -68,7 +68,7 @@ class ImageTable:
         FileError
             If it is no number, or none that a pixel size can be.
         """
-        return self._optics_value(row, PIXEL_SIZES_A, "A/px", "sampling_rate", PIXEL_SIZE, ORIGINAL_PIXEL_SIZE)
+        return self._optics_value(row, PIXEL_SIZES_A, "Å/px", "sampling_rate", PIXEL_SIZE, ORIGINAL_PIXEL_SIZE)
 
     def voltage(self, row: int) -> Optional[float]:
         """Return the voltage in kV of one image's optics group, None where the file does not say.

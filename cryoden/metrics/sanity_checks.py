@@ -95,8 +95,8 @@ def pattern_warnings(correlation: np.ndarray) -> List[str]:
     if share < PATTERN_SHARE or share < DEVIATIONS * error:
         return []
     return [
-        f"Different micrographs correlate: {100 * share:.0f} % (+- {100 * error:.0f} %) of what counts as signal "
-        "between 300 and 20 A is the same in all of them (a gain defect or a fixed shadow), and R2 counts it. Correct "
+        f"Different micrographs correlate: {100 * share:.0f} % (± {100 * error:.0f} %) of what counts as signal "
+        "between 300 and 20 Å is the same in all of them (a gain defect or a fixed shadow), and R2 counts it. Correct "
         "the gain of the movies and split them again."
     ]
 

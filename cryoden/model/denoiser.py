@@ -194,7 +194,7 @@ class ModelDenoiser(Denoiser):
         """Refuse an image, called `what`, whose pixels in A are coarser than the model's; raises ModelError."""
         if sampling_rate > self.sampling_rate * (1 + SAME_RATE_TOLERANCE):
             raise ModelError(
-                f"{what} has {sampling_rate:.4g} A/px, coarser than the {self.sampling_rate:.4g} A/px of the model; "
+                f"{what} has {sampling_rate:.4g} Å/px, coarser than the {self.sampling_rate:.4g} Å/px of the model; "
                 "train a model at this or a coarser sampling rate.",
                 subject=self.path,
             )

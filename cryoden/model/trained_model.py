@@ -89,7 +89,7 @@ def start_from(path: str, network: Network, config: TrainConfig, sampling_rate: 
         )
     if abs(card.sampling_rate / sampling_rate - 1) > SAME_RATE_TOLERANCE:
         log.warning(
-            "%s was trained at %.3g A/px and goes on at %.3g A/px: what it knows has another size there.",
+            "%s was trained at %.3g Å/px and goes on at %.3g Å/px: what it knows has another size there.",
             path, card.sampling_rate, sampling_rate,
         )  # fmt: skip
     load_weights(network, weights, path)

@@ -255,7 +255,7 @@ def score_epoch(compared: List[Comparison]) -> Dict[str, Any]:
     record = summarize(compared)
     if not record["signal_variance"] > 0:
         raise TrainingError(
-            f"The held-out halves have no common signal between {SCORE_BAND_A[0]:g} and {SCORE_BAND_A[1]:g} A "
+            f"The held-out halves have no common signal between {SCORE_BAND_A[0]:g} and {SCORE_BAND_A[1]:g} Å "
             f"(covariance {record['signal_variance']:.3g}); check the halves and their pixel size."
         )
     return record

@@ -38,7 +38,7 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
 
     left.axhline(1, color="k", lw=1, ls="--")
     left.text(-0.45, 1.01, "perfect", va="bottom", fontsize=9)
-    left.set_xticks(range(len(bands)), [f"{band} A" for band in bands])
+    left.set_xticks(range(len(bands)), [f"{band} Å" for band in bands])
     left.set(ylabel="$R^2_{corr}$: share of the signal explained", title="Quality in each band", ylim=(0, 1.08))
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3, frameon=False)
 
@@ -54,7 +54,7 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
     right.barh(labels, variance, 0.55, left=bias, color="tab:red", alpha=0.75, label="noise let through (variance)")
 
     right.axvline(1, color="k", lw=1, ls="--")
-    right.set(xlabel="error / signal variance (1 = a constant image)", title=f"Of what the error consists, {main} A")
+    right.set(xlabel="error / signal variance (1 = a constant image)", title=f"Of what the error consists, {main} Å")
     right.set_ylim(len(shown) + 0.3, -0.6)
     right.legend(fontsize=8, loc="lower right", ncol=2)
     left.grid(axis="y", alpha=0.3)
@@ -87,7 +87,7 @@ def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
 
     truth = ", dotted: measured with the truth" if any(row.truth for row in evaluated.rows()) else ""
     axes.set(
-        xlabel="spatial frequency (1/A)", ylabel="correlation with the unknown clean image", ylim=(-0.1, 1.12),
+        xlabel="spatial frequency (1/Å)", ylabel="correlation with the unknown clean image", ylim=(-0.1, 1.12),
         title=f"Fidelity per ring: FRC(f(a), b) / sqrt(FRC(a, b)){truth}",
     )  # fmt: skip
     axes.grid(alpha=0.3)
@@ -110,7 +110,7 @@ def plot_spectra(figure: Figure, evaluated: Evaluated) -> None:
             power = np.maximum(row.curves.power, 1e-12)
             axes.semilogy(frequency, power, color=evaluated.colour(row), lw=1.5, label=plain(row.label))
 
-    axes.set(xlabel="spatial frequency (1/A)", ylabel="power per ring", title="Power spectra")
+    axes.set(xlabel="spatial frequency (1/Å)", ylabel="power per ring", title="Power spectra")
     low = np.nanmin(np.where(signal > 0, signal, np.nan))
     axes.set_ylim(bottom=low / 100 if np.isfinite(low) else None)
     axes.grid(alpha=0.3)
@@ -137,7 +137,7 @@ def plot_residual(figure: Figure, evaluated: Evaluated) -> None:
     inner = frequency > 2 / evaluated.table.band_A[0]
     top = float(np.nanmax(constant[inner]))
     axes.set(
-        xlabel="spatial frequency (1/A)", ylabel="power of a - f(b) / power of the noise",
+        xlabel="spatial frequency (1/Å)", ylabel="power of a - f(b) / power of the noise",
         ylim=(0.9, min(max(1.15, 1.1 * top), 3.0)), title="Residual: what the prediction leaves of the other half",
     )  # fmt: skip
     axes.grid(alpha=0.3)
@@ -230,12 +230,12 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     for image, label, colour in ((a, "half a", "0.5"), (fa, "f(a)", evaluated.colour(row)), (a - fb, "residual", "k")):
         _, frequency, profile = power_spectrum(image, measurement.sampling_rate)
         axes[1, 3].semilogy(frequency[1:], profile[1:], color=colour, label=label)
-    axes[1, 3].set(title="power spectra", xlabel="spatial frequency (1/A)")
+    axes[1, 3].set(title="power spectra", xlabel="spatial frequency (1/Å)")
     axes[1, 3].grid(alpha=0.3)
     axes[1, 3].legend(fontsize=8)
 
     scores = row.micrographs[name]
-    number = "" if scores.r2 is None else f", R2 = {scores.r2:.3f} +- {scores.r2_error or 0:.3f}"
+    number = "" if scores.r2 is None else f", R2 = {scores.r2:.3f} ± {scores.r2_error or 0:.3f}"
     figure.suptitle(f"{plain(name)}{number}")
 
 
@@ -292,7 +292,7 @@ def _extent(measurement: Measurement) -> Tuple[float, float, float, float]:
 
 def _shade_band(axes: Any, evaluated: Evaluated) -> None:
     low, high = evaluated.table.band_A
-    axes.axvspan(1 / low, 1 / high, color="tab:green", alpha=0.06, lw=0, label=f"score band {low:g}-{high:g} A")
+    axes.axvspan(1 / low, 1 / high, color="tab:green", alpha=0.06, lw=0, label=f"score band {low:g}-{high:g} Å")
 
 
 def _autocorrelation(image: np.ndarray) -> np.ndarray:

@@ -147,14 +147,14 @@ def plot_comparison(
             rings, cmap="gray", origin="lower", extent=(-nyquist, nyquist, -nyquist, nyquist),
             **grey_range(rings, RING_PERCENTILES),
         )  # fmt: skip
-        place.set(title=f"power spectrum, {name} (log, without its slope)", xlabel="1/A", ylabel="1/A")
+        place.set(title=f"power spectrum, {name} (log, without its slope)", xlabel="1/Å", ylabel="1/Å")
         profiles.append((name, frequency, profile))
     axes[1, 1].sharex(axes[1, 0])
     axes[1, 1].sharey(axes[1, 0])
 
     for name, frequency, profile in profiles:
         axes[1, 2].semilogy(frequency[1:], profile[1:], label=name)
-    axes[1, 2].set(title="radial mean of the power", xlabel="spatial frequency (1/A)", ylabel="power")
+    axes[1, 2].set(title="radial mean of the power", xlabel="spatial frequency (1/Å)", ylabel="power")
     axes[1, 2].grid(alpha=0.3)
     axes[1, 2].legend()
     if title:

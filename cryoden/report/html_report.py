@@ -61,7 +61,7 @@ def write_report(folder: PathLike) -> Path:
         table=evaluated.table,
         leader=evaluated.leader(),
         best_filter=_best_filter(evaluated),
-        number=lambda *words: with_error(*words).replace("+-", "\u00b1"),
+        number=with_error,
         ratio=_ratio,
         micrographs=micrograph_table(evaluated),
         pictures=shown,

@@ -52,7 +52,7 @@ def overall_rows(table: EvaluationTable) -> List[Dict[str, Any]]:
 
 def summary_lines(table: EvaluationTable) -> List[str]:
     """Return the main table as text: R2 and R2_corr of every row in every band; and why a denoiser is not there."""
-    header = f"{'':26}" + "".join(f"{band + ' A':>34}" for band in table.bands)
+    header = f"{'':26}" + "".join(f"{band + ' Å':>34}" for band in table.bands)
     lines = [header, f"{'':26}" + f"{'R2':>22}{'R2_corr':>12}" * len(table.bands)]
     for row in table.rows:
         cells = "".join(
@@ -65,11 +65,11 @@ def summary_lines(table: EvaluationTable) -> List[str]:
 
 
 def with_error(number: Optional[Number], digits: int, has_error: bool = True) -> str:
-    """Return `0.315 +- 0.010` of a value with its standard error; a dash where there is none."""
+    """Return `0.315 ± 0.010` of a value with its standard error; a dash where there is none."""
     if number is None or number.value is None:
         return "-"
     text = f"{number.value:.{digits}f}"
-    return f"{text} +- {number.error:.{digits}f}" if has_error and number.error is not None else text
+    return f"{text} ± {number.error:.{digits}f}" if has_error and number.error is not None else text
 
 
 def write_tables(folder: PathLike, table: EvaluationTable) -> None:

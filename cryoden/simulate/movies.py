@@ -129,7 +129,7 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
 def describe(name: str, facts: Facts) -> str:
     """Return one line about a simulated movie."""
     return (
-        f"{name}: underfocus {facts.defocus / 1e4:.2f} um, {len(facts.coordinates)} particles, "
+        f"{name}: underfocus {facts.defocus / 1e4:.2f} µm, {len(facts.coordinates)} particles, "
         f"{facts.counts_per_pixel:.3f} e/px and frame, drift {math.hypot(*facts.shifts[-1]):.1f} px; "
         f"particles' contrast {100 * facts.contrast:.1f} %, SNR of the sum {facts.snr:.3g} per pixel"
     )
@@ -213,8 +213,8 @@ def _make_particle(config: SimulateMoviesConfig) -> Particle:
     image = min(config.size) * config.sampling_rate
     if side > image:
         raise FileError(
-            f"Map {config.map} is {len(volume)} voxels of {rate:g} A = {side:g} A wide, but the frames are only "
-            f"{min(config.size)} px of {config.sampling_rate:g} A = {image:g} A. Give a smaller map or larger frames.",
+            f"Map {config.map} is {len(volume)} voxels of {rate:g} Å = {side:g} Å wide, but the frames are only "
+            f"{min(config.size)} px of {config.sampling_rate:g} Å = {image:g} Å. Give a smaller map or larger frames.",
             subject=config.map,
             remedy=Remedy("change", "size"),
         )

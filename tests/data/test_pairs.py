@@ -115,7 +115,7 @@ def test_halves_of_other_pixel_size(tmp_path: Path, rate: float, said: str) -> N
     write_halves(tmp_path, 2, (40, 40))
     write_mrc(tmp_path / "even" / "mic0.mrc", np.eye(40), rate)
     assert find_pairs("odd", "even")[1]["mic0"].text() == (
-        f"The headers of the halves of 'mic0' say 4 and {said} A/px; both must hold the same pixel size above 0. "
+        f"The headers of the halves of 'mic0' say 4 and {said} Å/px; both must hold the same pixel size above 0. "
         "Split this movie again, or mend the headers."
     )
 
@@ -127,7 +127,7 @@ def test_micrographs_of_other_pixel_size(tmp_path: Path) -> None:
     with pytest.raises(PairError) as caught:
         find_pairs("odd", "even")
     assert str(caught.value) == (
-        "'mic0' has 3 A/px but 'mic1' has 4; one model needs one sampling rate. Train on them separately, or "
+        "'mic0' has 3 Å/px but 'mic1' has 4; one model needs one sampling rate. Train on them separately, or "
         "at a common one. Give --sampling-rate."
     )
 

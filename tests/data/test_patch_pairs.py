@@ -187,7 +187,7 @@ def test_patches_that_cannot_be_trained_on(exported: None, cryoden: Any, kind: s
 
 
 def test_another_pixel_size_is_refused(exported: None) -> None:
-    with pytest.raises(CryodenError, match=r"have 4 A/px and cannot be brought to 6 A/px. Leave out --sampling-rate"):
+    with pytest.raises(CryodenError, match=r"have 4 Å/px and cannot be brought to 6 Å/px. Leave out --sampling-rate"):
         find_patch_pairs("p", None, 6.0, 0.1)
 
 

@@ -60,7 +60,7 @@ def test_finer_pixels_cannot_be_asked_for() -> None:
     with pytest.raises(OptionError) as caught:
         rescaled_shape((64, 64), 2.0, 1.0)
     assert str(caught.value) == (
-        "Option --sampling-rate is 1 A/px, finer than the micrograph's 2 A/px; it must be equal or coarser."
+        "Option --sampling-rate is 1 Å/px, finer than the micrograph's 2 Å/px; it must be equal or coarser."
     )
 
 

@@ -123,7 +123,7 @@ def test_a_pattern_that_all_micrographs_share_is_reported(cryoden: Run) -> None:
     ("change", "message"),
     [
         (lambda image: (image[:-2], 4.0), "The truth of 'mic1' is 128 x 126 px but its halves are 128 x 128 px"),
-        (lambda image: (image, 5.0), "The truth of 'mic1' has 5 A/px but its halves have 4 A/px"),
+        (lambda image: (image, 5.0), "The truth of 'mic1' has 5 Å/px but its halves have 4 Å/px"),
         (
             lambda image: (np.full_like(image, 3.0), 4.0),
             "truth/mic1.mrc cannot be used: it is constant",
@@ -188,7 +188,7 @@ def test_truth_of_another_micrograph(cryoden: Run, truth: Callable, message: str
     [
         (
             {"band": (8.0, 300.0)},
-            "Option --band is 8 300; it must be two periods in A, the longer first, such as 300 8.",
+            "Option --band is 8 300; it must be two periods in Å, the longer first, such as 300 8.",
         ),
         ({"model": ("a", "a")}, "Option --model names a model twice (a a); name each once."),
         ({"topaz": " "}, "Option --topaz is empty; it must be auto, no, or the command that starts Topaz."),
@@ -207,7 +207,7 @@ def test_sampling_rate_finer_than_a_models(blur_model: Path, cryoden: Run) -> No
     write_halves(Path(), n=2, shape=SHAPE, rate=2.0)
     result = cryoden(*WORDS, "--model", blur_model, "--sampling-rate", 3)
     assert result.status == 2
-    assert "works at 4 A/px, coarser than the 3 A/px that were asked for" in result.last_error
+    assert "works at 4 Å/px, coarser than the 3 Å/px that were asked for" in result.last_error
     assert result.last_error.endswith("Give --sampling-rate 4.")
 
 
@@ -254,7 +254,7 @@ def test_topaz_is_found_where_it_is_installed_beside_cryoden(
     write_halves(Path(), n=2, shape=SHAPE)
     result = cryoden(*WORDS[:-2])
     line = next(line for line in result.out.splitlines() if line.startswith("Topaz-Denoise unet"))
-    assert "+-" in line
+    assert "±" in line
 
 
 def test_topaz_stands_in_the_table_with_the_network_that_it_loaded(cryoden: Run) -> None:
@@ -262,7 +262,7 @@ def test_topaz_stands_in_the_table_with_the_network_that_it_loaded(cryoden: Run)
     result = cryoden(*WORDS, "--topaz", fake_topaz())
     assert result.status == 0, result.err
     line = next(line for line in result.out.splitlines() if line.startswith("Topaz-Denoise unet"))
-    assert "+-" in line
+    assert "±" in line
     assert "pretrained unet_L2_v0.2.2.sav" in Path("out/metrics.json").read_text()
     assert not Path("out/topaz").exists()
     small = cryoden(
@@ -306,7 +306,7 @@ def test_an_evaluation_in_which_topaz_failed_goes_on_without_it(cryoden: Run) ->
         "cryoden: out holds an evaluation without Topaz-Denoise, which was not there or failed. Give --topaz no."
     )
     assert cryoden(*WORDS).status == 0
-    assert "+-" in cryoden(*WORDS[:-2], "--topaz", fake_topaz(), "--overwrite").out.split("Topaz-Denoise unet")[1]
+    assert "±" in cryoden(*WORDS[:-2], "--topaz", fake_topaz(), "--overwrite").out.split("Topaz-Denoise unet")[1]
 
 
 def test_topaz_that_fails_in_the_middle_of_an_evaluation_leaves_no_images(cryoden: Run) -> None:
@@ -340,7 +340,7 @@ def test_topaz_that_fails_on_one_micrograph_fails_with_that_one_alone(
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     result = cryoden(*WORDS[:-2], "--topaz", str(program.resolve()))
     assert result.status == 0, result.err  # in company it failed, alone it did not
-    assert "+-" in result.out.split("Topaz-Denoise unet")[1]
+    assert "±" in result.out.split("Topaz-Denoise unet")[1]
     assert not Path("out/topaz").exists()
 
 

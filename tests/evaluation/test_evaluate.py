@@ -311,9 +311,9 @@ def test_numbers_are_written_for_other_programs(blur_model: Path, cryoden: Run) 
         EvaluationTable.from_dict(table)
     )  # a written table has its keys sorted; bands must stay in their columns
     assert written == result.out.splitlines()[: len(written)]
-    numbers = written[2].replace(" +- ", "+-").split()[-6:]  # three bands, R2 and R2_corr of each, none run together
-    assert all(re.fullmatch(r"-?[\d.]+(\+-[\d.]+)?", number) for number in numbers), written[2]
-    assert written[0].split() == ["300-12", "A", "300-20", "A", "20-12", "A"]
+    numbers = written[2].replace(" ± ", "±").split()[-6:]  # three bands, R2 and R2_corr of each, none run together
+    assert all(re.fullmatch(r"-?[\d.]+(±[\d.]+)?", number) for number in numbers), written[2]
+    assert written[0].split() == ["300-12", "Å", "300-20", "Å", "20-12", "Å"]
     with open("out/metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 3

@@ -28,7 +28,7 @@ def test_dry_run_says_all_and_writes_nothing(archive: FakeArchive, fetch: Any) -
     lines = result.out.splitlines()
     assert lines[0] == "EMPIAR-10025: A small protein (12.4 TB in all)"
     assert lines[2] == "* 2. raw movies: 5 x micrographs - multiframe, MRC, /data/movies"
-    assert lines[3] == "  1.5 A/px, 3 frames, 300 kV, 2.7 mm Cs, 53 e/A^2"
+    assert lines[3] == "  1.5 Å/px, 3 frames, 300 kV, 2.7 mm Cs, 53 e/Å²"
     assert lines[4] == "To download: 2 movies and 1 references, 0.00 GiB; the archive gives no checksums."
     assert lines[6].startswith("  ascp ")
     assert "emp_ext2@fasp.ebi.ac.uk:/10025/data/movies ." in lines[6]
@@ -190,7 +190,7 @@ def test_an_answer_that_makes_no_sense(archive: FakeArchive, fetch: Any, answer:
 def test_an_entry_without_movies_or_without_a_microscope(archive: FakeArchive, fetch: Any) -> None:
     archive.map_entry = {"nothing": 1}
     result = fetch("--dry-run")
-    assert "1.5 A/px, 3 frames, ? kV, ? mm Cs, ? e/A^2" in result.out
+    assert "1.5 Å/px, 3 frames, ? kV, ? mm Cs, ? e/Å²" in result.out
     archive.entry = entry(category="micrographs - single frame")
     assert fetch("--dry-run").last_error == (
         "cryoden: EMPIAR-10025 holds no movies, but micrographs - single frame, picked particles - single frame. "

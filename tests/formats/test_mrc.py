@@ -162,7 +162,7 @@ def test_absurd_pixel_size_is_an_unknown_one(tmp_path: Path, rate: float) -> Non
 
 @pytest.mark.parametrize("rate", [0.0, -4.0, float("nan"), float("inf"), 1e-9, 5000.0])
 def test_absurd_pixel_sizes_are_not_written(tmp_path: Path, image: np.ndarray, rate: float) -> None:
-    with pytest.raises(FileError, match=r"The pixel size is .* A/px; it must be from 0\.01 to 1000\."):
+    with pytest.raises(FileError, match=r"The pixel size is .* Å/px; it must be from 0\.01 to 1000\."):
         write_image(tmp_path / "a.mrc", image, rate)
     assert not (tmp_path / "a.mrc").exists()
 

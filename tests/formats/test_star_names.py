@@ -165,7 +165,7 @@ def test_pixel_sizes_that_are_none(tmp_path: Path, value: str) -> None:
     with pytest.raises(FileError) as caught:
         read_table(path).sampling_rate(0)
     assert str(caught.value) == (
-        f"{path}: optics group 1 has rlnMicrographPixelSize {value}; it must be a number from 0.01 to 1000 A/px. Mend "
+        f"{path}: optics group 1 has rlnMicrographPixelSize {value}; it must be a number from 0.01 to 1000 Å/px. Mend "
         "the file. Give --sampling-rate."
     )
 
@@ -185,7 +185,7 @@ def test_voltages_that_are_none(tmp_path: Path, value: str) -> None:
 def test_absurd_pixel_sizes_are_not_written(tmp_path: Path, size: float) -> None:
     table = new_table(["a.mrc"], 1.5, 300, 2.7, 0.1)
     for make in (lambda: new_table(["a.mrc"], size, 300, 2.7, 0.1), lambda: table.with_images([0], ["b.mrc"], [size])):
-        with pytest.raises(FileError, match=r"The pixel size is .* A/px; it must be from 0\.01 to 1000\."):
+        with pytest.raises(FileError, match=r"The pixel size is .* Å/px; it must be from 0\.01 to 1000\."):
             make()
 
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_denoised_is_refused(blur_model: Path) -> None:
         denoiser.denoise(np.ones((60, 60)), RATE)
     with pytest.raises(PixelError, match="NaN"):
         denoiser.denoise(np.full((60, 60), np.nan), RATE)
-    with pytest.raises(ModelError, match="The image has 8 A/px, coarser than the 4 A/px of the model"):
+    with pytest.raises(ModelError, match="The image has 8 Å/px, coarser than the 4 Å/px of the model"):
         denoiser.denoise(picture(), 8.0)
 
 

@@ -647,9 +647,9 @@ def test_training_does_not_start_from_a_model_of_another_sampling_rate_in_silenc
     try:
         train(replace(QUICK, from_model=str(model)))
     except ModelError as error:
-        assert "A/px" in str(error)  # noqa: PT017
+        assert "Å/px" in str(error)  # noqa: PT017
     else:
-        assert "A/px" in caplog.text
+        assert "Å/px" in caplog.text
 
 
 def test_loss_that_is_no_number(halves: Dict[str, np.ndarray]) -> None:
