@@ -25,12 +25,12 @@ GIB = 1 << 30
 
 def odd() -> Any:
     """Declare where the odd micrographs are."""
-    return option(help="Folder or STAR file of the odd micrographs.")
+    return option(help="Folder or STAR file of the odd micrographs, or of both halves (docs/halves.md).")
 
 
 def even() -> Any:
     """Declare where the even micrographs are."""
-    return option(help="Folder or STAR file of the even micrographs; matched with the odd ones by name.")
+    return option(help="Folder or STAR file of the even micrographs, or the same as for the odd ones; matched by name.")
 
 
 def pixel_size(default: Any, help: str) -> Any:

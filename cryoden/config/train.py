@@ -19,9 +19,11 @@ FREE_OPTIONS = (
 class TrainConfig(Config):
     """Train a denoiser on odd and even micrographs (Noise2Noise)."""
 
-    odd: Optional[str] = option(None, help="Folder or STAR file of the odd micrographs; needed without --patches.")
+    odd: Optional[str] = option(
+        None, help="Folder or STAR file of the odd micrographs, or of both halves; needed without --patches."
+    )
     even: Optional[str] = option(
-        None, help="Folder or STAR file of the even micrographs; matched with the odd ones by name."
+        None, help="Folder or STAR file of the even micrographs, or the same as for the odd ones; matched by name."
     )
     patches: Optional[str] = option(
         None, help="Folder of patch files (train_input.bin, train_target.bin...) to train on instead of micrographs."

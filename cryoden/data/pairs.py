@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
+from cryoden.data.half_sources import full_sum_of, list_halves
 from cryoden.data.normalize import GreyScale, sample_rows
 from cryoden.data.rescale import SAME_RATE_TOLERANCE, rescaled_shape
-from cryoden.errors import FileError, PairError, Problem, Remedy, because, problem_of
-from cryoden.formats.files import list_folder, real_path
-from cryoden.formats.images import ENDINGS, Stack, open_micrograph, open_stack
-from cryoden.formats.star import HALF_NAME, read_table
+from cryoden.errors import CryodenError, PairError, Problem, Remedy, because, problem_of
+from cryoden.formats import outputs
+from cryoden.formats.files import real_path
+from cryoden.formats.images import Stack, open_micrograph, open_stack
 
-HALF_SUFFIX = re.compile(r"[_-](odd|evn|even)$", re.IGNORECASE)
-"""How programs mark halves in file names: MotionCor's _ODD and _EVN, _odd and _even."""
+SAME_AREA_TOLERANCE = 0.02
+"""Relative difference of side lengths that binning and trimming of edges explain."""
 
 MIN_CORRELATION_DEVIATIONS = 4.0
 """Halves of one micrograph correlate; by chance, a correlation this many deviations above 0 is a 1 in 30,000 event."""
@@ -114,8 +112,8 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
     PairError
         If no pair is left, or the sampling rates of the micrographs differ.
     """
-    odd_files = list_halves(odd, "odd")
-    even_files = list_halves(even, "even")
+    odd_files = list_halves(odd, outputs.ODD)
+    even_files = list_halves(even, outputs.EVEN)
 
     failures: Dict[str, Problem] = {}
     for name in sorted(set(odd_files) ^ set(even_files)):
@@ -139,71 +137,11 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
     return pairs, failures
 
 
-def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
-    """Return micrograph name -> file of a folder, or of a STAR file of micrographs.
-
-    Parameters
-    ----------
-    source
-        Folder or STAR file.
-    half
-        `odd` or `even`: in a folder where the sums of a movie lie side by side, only those marked as this one count, so
-        that odd, even and full micrographs may lie in one folder, as MotionCor leaves them.
-
-    Raises
-    ------
-    FileError
-        If the source does not exist.
-    PairError
-        If two files have one name.
-    """
-    path = Path(source)
-    names: Optional[List[str]] = None
-    if os.path.isdir(source):
-        files = [str(file) for file in list_folder(path) if file.suffix.lower() in ENDINGS]
-        if half is not None and _lie_side_by_side(files):
-            files = [file for file in files if _half_mark(file) == half]
-    elif path.suffix == ".star":
-        table = read_table(path)
-        files = table.paths
-        names = [str(name) for name in table.images[HALF_NAME]] if HALF_NAME in table.images else None
-    else:
-        raise FileError(
-            f"{source} is neither a folder nor a STAR file; micrographs are given as one of these.", subject=source
-        )
-
-    named: Dict[str, str] = {}
-    for marked, file in zip(names or [Path(file).stem for file in files], files):
-        name = half_name(marked)
-        if name in named:
-            both = f"{named[name]} and {file} are both the micrograph '{name}'; names must be unique."
-            raise PairError(both, subject=file)
-        named[name] = file
-    return named
-
-
 def too_small(what: str, shape: Tuple[int, int]) -> Optional[str]:
     """Return what is wrong with an image, called `what`, of so few rows or columns; None with a larger one."""
     if min(shape) >= LEAST_SIDE:
         return None
     return f"{what} is {shape[1]} x {shape[0]} px; nothing can be measured on fewer than {LEAST_SIDE} px a side."
-
-
-def half_name(marked: str) -> str:
-    """Return the name of a micrograph without the mark of a half: `mic_1` of `mic_1_ODD`."""
-    return HALF_SUFFIX.sub("", marked)
-
-
-def _lie_side_by_side(files: List[str]) -> bool:
-    """Return whether several sums of one movie are in a list, not only movies whose own names end like a half's."""
-    names = {half_name(Path(file).stem) for file in files}
-    return len(names) < len(files) or {"odd", "even"} <= {_half_mark(file) for file in files}
-
-
-def _half_mark(file: str) -> Optional[str]:
-    """Return `odd` or `even` where a file's name says so."""
-    match = HALF_SUFFIX.search(Path(file).stem)
-    return None if match is None else "odd" if match[1].lower() == "odd" else "even"
 
 
 def hold_out(pairs: List[HalfPair], fraction: float, rng: np.random.Generator) -> Tuple[List[HalfPair], List[HalfPair]]:
@@ -283,8 +221,34 @@ def _check_pair(name: str, odd: str, even: str, working_rate: Optional[float]) -
         same = f"Both halves of '{name}' are the same file {odd}; give odd and even micrographs."
         raise PairError(same, subject=name)
 
+    _require_area_of_full_sum(name, odd, stacks[0])
     shape = rescaled_shape(stacks[0].shape, rates[0], working_rate or rates[0])
     return HalfPair(name, odd, even, stacks[0].shape, rates[0], shape)
+
+
+def _require_area_of_full_sum(name: str, path: str, half: Stack) -> None:
+    """Refuse halves whose header has the pixel size of other pixels, where the full sum beside them shows it.
+
+    RELION 5.0.1 leaves halves unbinned, with the pixel size of the binned sum, where early binning is off.
+    """
+    full_path = full_sum_of(path)
+    if full_path is None:
+        return
+    try:
+        full = open_stack(full_path)
+    except CryodenError:  # nothing is made of this file: that it is damaged tells nothing of the halves
+        return
+
+    half_rate, full_rate = half.sampling_rate or 0.0, full.sampling_rate or 0.0
+    sides = zip(half.shape, full.shape)
+    if full_rate and any(abs(h * half_rate / (f * full_rate) - 1) > SAME_AREA_TOLERANCE for h, f in sides):
+        raise PairError(
+            f"The halves of '{name}' are {half.shape[1]} x {half.shape[0]} px at {half_rate:g} A/px, but the full sum "
+            f"{full_path} is {full.shape[1]} x {full.shape[0]} px at {full_rate:g} A/px: they cannot show the same "
+            "area. RELION 5.0.1 leaves halves unbinned under a binned header where early binning is off; make them "
+            "again with early binning, or mend the pixel size in their headers.",
+            subject=name,
+        )
 
 
 def _check_rates(pairs: List[HalfPair]) -> None:

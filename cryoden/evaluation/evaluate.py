@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cryoden.config import GIB, EvaluateConfig
-from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, list_halves
+from cryoden.data.half_sources import list_halves
+from cryoden.data.pairs import HalfPair, check_correlation, find_pairs
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import (
     CryodenError,

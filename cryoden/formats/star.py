@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from cryoden.formats.star_text import read_blocks, write_blocks
 
 NAME = "rlnMicrographName"
 MOVIE_NAME = "rlnMicrographMovieName"
+ODD_NAME, EVEN_NAME = "rlnMicrographNameOdd", "rlnMicrographNameEven"
 PIXEL_SIZE = "rlnMicrographPixelSize"
 ORIGINAL_PIXEL_SIZE = "rlnMicrographOriginalPixelSize"
 OPTICS_GROUP = "rlnOpticsGroup"
@@ -59,6 +61,17 @@ class ImageTable:
     def paths(self) -> List[str]:
         """File names, as written."""
         return [str(name) for name in self.images[self.name_label]]
+
+    def located(self, names: Sequence[str]) -> List[str]:
+        """Return where named files are: they are relative to the current folder or, as in RELION, to the project's.
+
+        The project's is the nearest folder above the STAR file in which one of them is found.
+        """
+        if not self.source or any(map(os.path.exists, names)):
+            return list(names)
+        folders = [str(folder) for folder in Path(os.path.abspath(self.source)).parents]
+        project = next((f for f in folders if any(os.path.exists(os.path.join(f, name)) for name in names)), "")
+        return [os.path.join(project, name) for name in names]
 
     def sampling_rate(self, row: int) -> Optional[float]:
         """Return the pixel size in A/px of one image's optics group, None where the file does not say.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from cryoden.config import DenoiseConfig
-from cryoden.data.pairs import half_name, list_halves
+from cryoden.data.half_sources import half_name, list_halves
 from cryoden.errors import CryodenError, FileError, PairError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import list_folder, mrc_name

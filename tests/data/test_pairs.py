@@ -6,8 +6,9 @@ from typing import Callable, Dict, Mapping
 import numpy as np
 import pytest
 
+from cryoden.data.half_sources import list_halves
 from cryoden.data.pair_reader import load_pair
-from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, hold_out, list_halves
+from cryoden.data.pairs import HalfPair, check_correlation, find_pairs, hold_out
 from cryoden.errors import FileError, PairError, Problem
 from tests.helpers import RATE, Result, leftovers, two_halves, write_halves, write_mrc
 
