@@ -52,6 +52,7 @@ from cryoden.system.memory import lacks_host_memory
 from cryoden.system.packages import needing_torch
 from cryoden.system.ranks import rank
 from cryoden.system.signals import STOPPED_LINE, Stopped
+from cryoden.wording import counted_of
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 """Exit status: everything was done; some inputs failed and are named; nothing could be done."""
@@ -76,7 +77,7 @@ def run_halves(config: HalvesConfig) -> Failures:
 
     done = split_movies(config)
     output = Path(config.output)
-    print(f"{done.n_done} of {done.n_inputs} movies are split: {output / outputs.MICROGRAPHS_STAR}")
+    print(f"{counted_of(done.n_done, done.n_inputs, 'movie')} split: {output / outputs.MICROGRAPHS_STAR}")
     for line in done.warnings:
         print(f"cryoden: warning: {line}", file=sys.stderr)
     try:
@@ -122,7 +123,7 @@ def run_denoise(config: DenoiseConfig) -> Failures:
     if rank() != 0:
         return {}
     star = Path(config.output) / outputs.MICROGRAPHS_STAR
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are denoised: {star}")
+    print(f"{counted_of(outcome.n_done, outcome.n_inputs, 'micrograph')} denoised: {star}")
     return outcome.failures
 
 
@@ -137,7 +138,7 @@ def run_evaluate(config: EvaluateConfig) -> Failures:
     print("\n".join(summary_lines(table)))
     for warning in table.warnings:
         print(f"cryoden: warning: {warning}", file=sys.stderr)
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are evaluated: {report}")
+    print(f"{counted_of(outcome.n_done, outcome.n_inputs, 'micrograph')} evaluated: {report}")
     return outcome.failures
 
 
@@ -146,7 +147,7 @@ def run_show(config: ShowConfig) -> Failures:
     from cryoden.report.contact_sheet import write_contact_sheets
 
     sheets, outcome = write_contact_sheets(config)
-    print(f"{outcome.n_done} of {outcome.n_inputs} micrographs are shown: {', '.join(map(str, sheets))}")
+    print(f"{counted_of(outcome.n_done, outcome.n_inputs, 'micrograph')} shown: {', '.join(map(str, sheets))}")
     return outcome.failures
 
 

@@ -10,6 +10,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, ClassVar, Dict, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
+from cryoden.wording import counted
+
 
 @dataclass(frozen=True)
 class Remedy:
@@ -259,8 +261,8 @@ class NothingDoneError(CryodenError):
 
     Parameters
     ----------
-    inputs, done
-        What they are, and what was to be done with them: `micrographs`, `denoised`.
+    noun, done
+        What one of them is, and what was to be done with it: `micrograph`, `denoised`.
     n_inputs
         How many there are.
     failures
@@ -269,10 +271,13 @@ class NothingDoneError(CryodenError):
 
     kind = "nothing_done"
 
-    def __init__(self, inputs: str, done: str, n_inputs: int, failures: Mapping[str, Problem]) -> None:
+    def __init__(self, noun: str, done: str, n_inputs: int, failures: Mapping[str, Problem]) -> None:
         self.failures = dict(failures)
         first = next(iter(self.failures.values()), Problem("file", "the list is empty."))
-        message = f"None of {n_inputs} {inputs} could be {done}; the first reason: {first.message}"
+        if n_inputs == 1:
+            message = f"The only {noun} could not be {done}: {first.message}"
+        else:
+            message = f"None of {counted(n_inputs, noun)} could be {done}; the first reason: {first.message}"
         super().__init__(message, subject=first.subject, remedy=first.remedy)
 
 

@@ -252,7 +252,7 @@ def test_only_input_is_bad(tmp_path: Path, cryoden: Run, make_model: Callable, n
     reason = write_bad_input(name)
     result = cryoden("denoise", name, "--model", make_model(), "--output", "out")
     assert result.status == 2
-    assert result.last_error.startswith(f"cryoden: None of 1 micrographs could be denoised; the first reason: {reason}")
+    assert result.last_error.startswith(f"cryoden: The only micrograph could not be denoised: {reason}")
     assert images_in(Path("out")) == ["log.jsonl"]  # which says why
     assert leftovers(tmp_path) == []
 

@@ -112,7 +112,7 @@ def test_endings_travel(tmp_path: Path) -> None:
         "a.mrc": Problem("file", "a.mrc is truncated.", "a.mrc"),
         "b.mrc": Problem("pixel", "b.mrc is constant."),
     }
-    ending = Ending.of_error(NothingDoneError("micrographs", "denoised", 2, failures))
+    ending = Ending.of_error(NothingDoneError("micrograph", "denoised", 2, failures))
     write_ending(tmp_path / "outcome.json", ending)
     assert read_ending(tmp_path / "outcome.json") == ending
     assert ending.status == FAILED

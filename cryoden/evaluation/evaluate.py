@@ -57,6 +57,7 @@ from cryoden.report.evaluation_table import Absent, EvaluationTable
 from cryoden.report.measurement_file import load_measurement, measurement_path, save_measurement
 from cryoden.report.pictures import picture_names
 from cryoden.report.tables import write_tables
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Evaluation:
         done = self._finished()
         make_folder(self.output / outputs.MEASUREMENTS)
         if done:
-            log.info("%d of %d micrographs were measured before.", len(done), len(self.pairs))
+            log.info("%d of %s measured before.", len(done), counted(len(self.pairs), "micrograph"))
         self._is_continued = bool(done)
 
         try:
@@ -137,7 +138,7 @@ class Evaluation:
         measurements = [load_measurement(self._path_of(pair)) for pair in self.pairs if pair.name in done]
         self._name_swapped(measurements)
         if not measurements:
-            raise NothingDoneError("micrographs", "evaluated", self.n_inputs, self.failures)
+            raise NothingDoneError("micrograph", "evaluated", self.n_inputs, self.failures)
         return self._table(measurements)
 
     # ------------------------------------------------------------------ one micrograph

@@ -18,6 +18,7 @@ from cryoden.exchange.patch_export import export_patches
 from cryoden.exchange.patch_verify import verify_patches
 from cryoden.formats import outputs
 from cryoden.formats.patch_file import PatchFolder, open_patches
+from cryoden.wording import counted
 
 
 def run_patches_export(config: PatchesExportConfig) -> Mapping[str, Problem]:
@@ -25,7 +26,8 @@ def run_patches_export(config: PatchesExportConfig) -> Mapping[str, Problem]:
     outcome = export_patches(config)
     counts = _counts(open_patches(config.output))
     print(
-        f"Patches of {outcome.n_done} of {outcome.n_inputs} micrographs, {counts}: {config.output}/{outputs.MANIFEST}"
+        f"Patches of {outcome.n_done} of {counted(outcome.n_inputs, 'micrograph')}, {counts}: "
+        f"{config.output}/{outputs.MANIFEST}"
     )
     return outcome.failures
 
@@ -45,7 +47,7 @@ def run_verify_export(config: VerifyExportConfig) -> Mapping[str, Problem]:
     from cryoden.exchange.verification import export_bundle  # torch
 
     bundle = export_bundle(config)
-    print(f"{len(bundle.items)} items, loss {float(bundle.arrays['loss']):.9g}: {config.output}/index.json")
+    print(f"{counted(len(bundle.items), 'item')}, loss {float(bundle.arrays['loss']):.9g}: {config.output}/index.json")
     return {}
 
 
@@ -63,7 +65,7 @@ def run_verify_compare(config: VerifyCompareConfig) -> Mapping[str, Problem]:
             failures[item.name] = Problem(
                 "difference", f"differs by {item.relative:.3g} of its largest value; {item.tolerance:g} is allowed."
             )
-    print(f"{len(differences) - len(failures)} of {len(differences)} items agree.")
+    print(f"{len(differences) - len(failures)} of {counted(len(differences), 'item')} within tolerance.")
     return failures
 
 

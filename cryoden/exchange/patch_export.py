@@ -27,6 +27,7 @@ from cryoden.formats.output_folder import failures_of, fills_folder, require_own
 from cryoden.formats.patch_file import DTYPE, FILE_NAMES, FORMAT, PARTS, ROLES, open_patches, patch_file_name
 from cryoden.formats.pixels import file_context, require_finite
 from cryoden.formats.run_record import InputIdentity, is_unchanged
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ class _Export:
         for record in self.progress.micrographs:
             self.counts[record["part"]] += record["count"]
         if self.progress.micrographs:
-            log.info("Going on after %d finished micrographs.", len(self.progress.micrographs))
+            log.info("Resumed after %s.", counted(len(self.progress.micrographs), "finished micrograph"))
         self.progress.begin()
 
         for part in PARTS:

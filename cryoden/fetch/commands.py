@@ -42,6 +42,7 @@ from cryoden.formats.files import append_line, make_folder, require_room
 from cryoden.formats.images import ENDINGS, open_stack
 from cryoden.formats.output_folder import fills_folder
 from cryoden.system.signals import StoppablePool
+from cryoden.wording import counted, counted_of
 
 
 @fills_folder("fetch", dict)
@@ -71,12 +72,12 @@ def run_fetch(config: FetchConfig) -> Dict[str, Problem]:
 
     arrived = [file.name for file in listing.movies if file.name not in failures]
     if not arrived:
-        raise NothingDoneError("movies", "fetched", len(failures), failures)
+        raise NothingDoneError("movie", "fetched", len(failures), failures)
 
     gains = tuple(file.name for file in listing.gains if file.name not in failures)
     record = EntryRecord(entry.number, entry.title, imageset, microscope, tuple(arrived), gains)
     record.write(folder)
-    print(f"{len(arrived)} of {len(listing.movies)} movies are in {folder}")
+    print(f"{counted_of(len(arrived), len(listing.movies), 'movie')} in {folder}")
     return failures
 
 
@@ -101,7 +102,8 @@ def _tell(entry: Entry, imageset: ImageSet, microscope: Microscope, listing: Lis
     size = sum(file.size for file in files) / GIB
     n_sums = sum(file.checksum is not None for file in files)
     sums = f"{n_sums} with checksums" if n_sums else "the archive gives no checksums"
-    print(f"To download: {len(listing.movies)} movies and {len(listing.gains)} references, {size:.2f} GiB; {sums}.")
+    movies, references = counted(len(listing.movies), "movie"), counted(len(listing.gains), "reference")
+    print(f"To download: {movies} and {references}, {size:.2f} GiB; {sums}.")
 
     print("The same with Aspera or Globus, for those who have them:")
     for command in other_ways(entry.number, imageset.directory):

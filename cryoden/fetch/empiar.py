@@ -23,6 +23,7 @@ from cryoden.fetch.download import RemoteFile, remote_size
 from cryoden.fetch.session import Session, ask
 from cryoden.fetch.untrusted import BadAnswerError, part_of, path_below, positive_number, printable
 from cryoden.system.signals import StoppablePool
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +176,7 @@ def choose_imageset(entry: Entry, number: Optional[int]) -> ImageSet:
     if number is not None:
         if number > len(entry.imagesets):
             raise NetworkError(
-                f"EMPIAR-{entry.number} has {len(entry.imagesets)} image sets, not {number}.",
+                f"EMPIAR-{entry.number} has {counted(len(entry.imagesets), 'image set')}, not {number}.",
                 subject=entry.number,
                 remedy=Remedy("change", "imageset"),
             )
@@ -238,7 +239,8 @@ def list_files(session: Session, config: FetchConfig, imageset: ImageSet) -> Lis
     if not movies:
         wanted = f"matches {config.pattern!r}" if config.pattern else "is a movie"
         raise NetworkError(
-            f"None of {len(names)} files of EMPIAR-{config.number} in '{directory}' {wanted}.", subject=config.number
+            f"None of {counted(len(names), 'file')} of EMPIAR-{config.number} in '{directory}' {wanted}.",
+            subject=config.number,
         )
 
     checksums = _checksums(session, root, names)

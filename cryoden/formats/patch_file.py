@@ -20,6 +20,7 @@ from cryoden.formats import outputs
 from cryoden.formats.file_errors import PathLike, reading_errors
 from cryoden.formats.files import PIECE_BYTES, read_json
 from cryoden.formats.pixels import is_pixel_size
+from cryoden.wording import counted
 
 FORMAT = "cryoden-patches"
 DTYPE = np.dtype("<f4")
@@ -172,9 +173,9 @@ def open_patches(folder: PathLike, patch: Optional[int] = None) -> PatchFolder:
     for part, count in manifest.get("counts", {}).items():
         found = parts[part].n if part in parts else 0
         if found != count:
+            promised = counted(count, f"{part} patch", f"{part} patches")
             raise FileError(
-                f"{path / outputs.MANIFEST} promises {count} {part} patches but the files hold {found}. Copy or export "
-                "them again.",
+                f"{path / outputs.MANIFEST} promises {promised} but the files hold {found}. Copy or export them again.",
                 subject=str(path / outputs.MANIFEST),
             )
     return PatchFolder(path, side, parts, manifest)
@@ -276,8 +277,8 @@ def _open_part(folder: Path, part: str, files: Tuple[Path, Path], side: int) -> 
         counts.append(size // patch_bytes)
     if counts[0] != counts[1]:
         raise FileError(
-            f"{files[0]} holds {counts[0]} patches but {files[1]} holds {counts[1]}; each input needs its target. "
-            "Copy or export them again.",
+            f"{files[0]} holds {counted(counts[0], 'patch', 'patches')} but {files[1]} holds {counts[1]}; each input "
+            "needs its target. Copy or export them again.",
             subject=str(files[0]),
         )
     return PatchFiles(files[0], files[1], side, counts[0])

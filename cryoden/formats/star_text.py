@@ -18,6 +18,7 @@ import pandas as pd
 from cryoden.errors import FileError
 from cryoden.formats.file_errors import PathLike, reading_errors, require_file
 from cryoden.formats.files import whole_file
+from cryoden.wording import counted
 
 _TOKEN = re.compile(
     r"""
@@ -77,8 +78,9 @@ def read_blocks(path: PathLike) -> Dict[str, pd.DataFrame]:
         elif words and block.is_loop:
             if len(words) != len(block.columns):
                 raise FileError(
-                    f"{path}, line {number}: {len(words)} values in a table of {len(block.columns)} columns. Mend this "
-                    "line; text with blanks is written in quotation marks.",
+                    f"{path}, line {number}: {counted(len(words), 'value')} in a table of "
+                    f"{counted(len(block.columns), 'column')}. Mend this line; text with blanks is written in "
+                    "quotation marks.",
                     subject=str(path),
                 )
             block.rows.append(words)

@@ -27,6 +27,7 @@ from cryoden.model.micrograph_list import list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
 from cryoden.model.processes import all_gather, process_group
 from cryoden.system.ranks import rank
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +78,13 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         else:
             todo.append(job)
     if finished:
-        log.info("%d of %d micrographs were finished before.", len(finished), len(micrographs.jobs))
+        log.info("%d of %s finished before.", len(finished), counted(len(micrographs.jobs), "micrograph"))
 
     rates, failures = _denoise_all(todo, denoiser, config, record, rates)
     failures = {**micrographs.failures, **failures, **_deleted(micrographs.jobs, rates)}
     done = [job for job in micrographs.jobs if job.row in rates and job.path not in failures]
     if not done:
-        raise NothingDoneError("micrographs", "denoised", micrographs.n_inputs, failures)
+        raise NothingDoneError("micrograph", "denoised", micrographs.n_inputs, failures)
     if rank() == 0:
         rows, names = [job.row for job in done], [star_path(job.output) for job in done]
         write_results(star, micrographs.table, USUAL_OPTICS, rows, names, [rates[row] for row in rows])

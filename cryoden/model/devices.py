@@ -13,6 +13,7 @@ from torch import nn
 from cryoden.errors import DeviceError, Remedy
 from cryoden.model.networks import Network
 from cryoden.system.memory import free_host_bytes
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         name = "cuda" if n_gpus else "cpu"
     device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
-        found = f"{n_gpus} GPU(s), numbered from 0" if n_gpus else "no GPU that this PyTorch can use"
+        found = f"{counted(n_gpus, 'GPU')}, numbered from 0" if n_gpus else "no GPU that this PyTorch can use"
         raise DeviceError(
             f"Device {device} is not there: this machine has {found}.",
             subject=str(device),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from cryoden.config import TrainConfig
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def has_lost_patience(config: TrainConfig, progress: TrainingProgress) -> bool:
         patience = max(LEAST_PATIENCE, progress.best_epoch)
     if not patience or progress.epoch - progress.best_epoch < patience:
         return False
-    log.info("Stopped: the held-out R2 has not risen for %d epochs.", patience)
+    log.info("Stopped: the held-out R2 has not improved for %s.", counted(patience, "epoch"))
     return True
 
 

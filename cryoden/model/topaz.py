@@ -24,6 +24,7 @@ from cryoden.formats.files import PathLike, make_folder
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.mrc import write_image
 from cryoden.model.denoiser import Denoiser
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class TopazDenoiser(Denoiser):
 
     def denoise_ahead(self, images: Mapping[str, Tuple[np.ndarray, float]]) -> None:
         """Denoise many images in one go; see `Denoiser.denoise_ahead`."""
-        log.info("Topaz-Denoise works on %d images: minutes on a CPU.", len(images))
+        log.info("Topaz-Denoise works on %s: minutes on a CPU.", counted(len(images), "image"))
         self._made = []
         paths = self._run(images, self._folder / "ahead")
         self._made = [(pixels, path) for (pixels, _), path in zip(images.values(), paths)]
@@ -171,7 +172,7 @@ def run_topaz(command: Sequence[str], network: str, images: Sequence[Path], outp
     missing = [image.name for image in images if not (output / image.name).is_file()]
     if missing:
         raise TopazError(
-            f"Topaz left out {len(missing)} of {len(images)} images, such as {missing[0]}.", subject="topaz"
+            f"Topaz left out {len(missing)} of {counted(len(images), 'image')}, such as {missing[0]}.", subject="topaz"
         )
     return loaded
 

@@ -15,6 +15,7 @@ from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import fourier_crop
 from cryoden.errors import OptionError, Problem, Remedy, TrainingError, because, option_problem, problem_of
 from cryoden.formats.images import read_micrograph
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class TrainingData:
 
         if len(self.failures) > MAX_FAILED_SHARE * len(self.names):
             first = next(iter(self.failures.values()))
-            share = f"{len(self.failures)} of {len(self.names)} micrographs"
+            share = f"{len(self.failures)} of {counted(len(self.names), 'micrograph')}"
             raise because(TrainingError, f"{share} cannot be used, too many to go on", first)
 
     def seen_and_held_out(self) -> Tuple[List[str], Dict[str, List[float]]]:

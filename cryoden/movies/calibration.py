@@ -11,6 +11,7 @@ import numpy as np
 from cryoden.errors import FileError, PixelError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_movie_stack
+from cryoden.wording import counted
 
 
 class Reference:
@@ -120,13 +121,13 @@ class Reference:
 
         if n_bad:
             raise PixelError(
-                f"{name} has {n_bad} NaN or infinite pixels; every pixel must be a number. Make it again.",
+                f"{name} has {counted(n_bad, 'NaN or infinite pixel')}; every pixel must be a number. Make it again.",
                 subject=str(self.path),
             )
         if self.kind == "Gain" and n_zero and not may_be_zero:
             raise PixelError(
-                f"{name} has {n_zero} pixels that are 0 and would leave no image there; they must be above 0. Make it "
-                "again, or have such pixels replaced by their neighbours.",
+                f"{name} has {counted(n_zero, 'pixel')} of value 0, which would leave no image there; all must be "
+                "above 0. Make it again, or have such pixels replaced by their neighbours.",
                 subject=str(self.path),
                 remedy=Remedy("set_to", "hot_pixels", "8"),
             )

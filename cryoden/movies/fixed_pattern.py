@@ -18,6 +18,7 @@ from cryoden.errors import Problem, Remedy
 from cryoden.formats.arrays import opened_arrays, write_arrays
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_micrograph
+from cryoden.wording import counted
 
 SIDE = 1024
 """Side in pixels of the square, in the middle of the micrographs."""
@@ -73,8 +74,8 @@ class CommonDetail:
             n_bad = len(self.uncorrelated)
             names = ", ".join(list(self.uncorrelated)[:5]) + (", ..." if n_bad > 5 else "")
             message = (
-                f"The halves of {n_bad} of {self.n_micrographs} micrographs do not correlate ({names}): they "
-                "show nothing, or frames of different movies. Look at them before you train on them."
+                f"The halves of {n_bad} of {counted(self.n_micrographs, 'micrograph')} do not correlate ({names}): "
+                "they show nothing, or frames of different movies. Look at them before you train on them."
             )
             problems.append(Problem("warning", message))
 

@@ -180,7 +180,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     failures.update(_missing(movies, rates))
     done = [movie for movie in movies if movie.path not in failures]
     if not done:
-        raise NothingDoneError("movies", "split", len(movies), failures)
+        raise NothingDoneError("movie", "split", len(movies), failures)
     _write_tables(config, table, done, rates)
     return Outcome(len(movies), failures, _write_findings(output, work.pattern))
 

@@ -98,7 +98,7 @@ def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
         except Exception as error:
             failures[pair.name] = problem_of(error, pair.name)
     if not crops:
-        raise NothingDoneError("micrographs", "shown", len(chosen), failures)
+        raise NothingDoneError("micrograph", "shown", len(chosen), failures)
     return crops, Outcome(len(chosen) + len(set(failures) - {pair.name for pair in chosen}), failures)
 
 

@@ -10,12 +10,13 @@ from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.simulate.movies import simulate_movies
 from cryoden.simulate.pairs import simulate_pairs
+from cryoden.wording import counted, counted_of
 
 
 def run_simulate_pairs(config: SimulatePairsConfig) -> Mapping[str, Problem]:
     """Simulate pairs and say where they are; returns the failures."""
     outcome = simulate_pairs(config)
-    print(f"{outcome.n_done} of {outcome.n_inputs} pairs are simulated: {Path(config.output)}/{{odd,even,clean}}")
+    print(f"{counted_of(outcome.n_done, outcome.n_inputs, 'pair')} simulated: {Path(config.output)}/{{odd,even,clean}}")
     return outcome.failures
 
 
@@ -24,6 +25,7 @@ def run_simulate_movies(config: SimulateMoviesConfig) -> Mapping[str, Problem]:
     facts = simulate_movies(config)
     n_particles = sum(len(item.coordinates) for item in facts.values())
     print(
-        f"{len(facts)} movies with {n_particles} particles are simulated: {Path(config.output) / outputs.MOVIES_STAR}"
+        f"Simulated {counted(len(facts), 'movie')} with {counted(n_particles, 'particle')}: "
+        f"{Path(config.output) / outputs.MOVIES_STAR}"
     )
     return {}

@@ -29,6 +29,7 @@ from cryoden.simulate.imaging import ExpectedFrames, drift, expected_frames, mar
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.shapes import Particle, build_shape, read_map
 from cryoden.simulate.specimen import Film, Grid, make_specimen
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def simulate_movies(config: SimulateMoviesConfig) -> Dict[str, Facts]:
 def describe(name: str, facts: Facts) -> str:
     """Return one line about a simulated movie."""
     return (
-        f"{name}: underfocus {facts.defocus / 1e4:.2f} µm, {len(facts.coordinates)} particles, "
+        f"{name}: underfocus {facts.defocus / 1e4:.2f} µm, {counted(len(facts.coordinates), 'particle')}, "
         f"{facts.counts_per_pixel:.3f} e/px and frame, drift {math.hypot(*facts.shifts[-1]):.1f} px; "
         f"particles' contrast {100 * facts.contrast:.1f} %, SNR of the sum {facts.snr:.3g} per pixel"
     )

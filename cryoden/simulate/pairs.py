@@ -94,7 +94,7 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
             else:
                 progress.report(image=path, status="simulated")
     if len(failures) == len(inputs):
-        raise NothingDoneError("images", "used", len(inputs), failures)
+        raise NothingDoneError("image", "used", len(inputs), failures)
     return Outcome(len(inputs), failures)
 
 

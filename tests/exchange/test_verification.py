@@ -79,7 +79,7 @@ def test_an_independent_implementation_passes(cryoden: Any, order: str, words: L
     result = cryoden("verify", "compare", "theirs", *words)
     assert result.status == 0, result.err
     n_items = 16 if words else 8
-    assert result.out.endswith(f"{n_items} of {n_items} items agree.\n")
+    assert result.out.endswith(f"{n_items} of {n_items} items within tolerance.\n")
     assert float(done.out.split("loss ")[1].split(":")[0]) == pytest.approx(float(read("loss", "theirs")), rel=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_the_tolerances(cryoden: Any, name: str, factor: float, words: List[str]
     assert result.status == status
     if status:
         assert result.last_error.startswith(f"cryoden: failed: {name}: differs by ")
-        assert "7 of 8 items agree." in result.out
+        assert "7 of 8 items within tolerance." in result.out
         assert "FAILED" in next(line for line in result.out.splitlines() if line.startswith(name))
 
 

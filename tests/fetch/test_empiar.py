@@ -29,7 +29,7 @@ def test_dry_run_says_all_and_writes_nothing(archive: FakeArchive, fetch: Any) -
     assert lines[0] == "EMPIAR-10025: A small protein (12.4 TB in all)"
     assert lines[2] == "* 2. raw movies: 5 x micrographs - multiframe, MRC, /data/movies"
     assert lines[3] == "  1.5 Å/px, 3 frames, 300 kV, 2.7 mm Cs, 53 e/Å²"
-    assert lines[4] == "To download: 2 movies and 1 references, 0.00 GiB; the archive gives no checksums."
+    assert lines[4] == "To download: 2 movies and 1 reference, 0.00 GiB; the archive gives no checksums."
     assert lines[6].startswith("  ascp ")
     assert "emp_ext2@fasp.ebi.ac.uk:/10025/data/movies ." in lines[6]
     assert "/empiar/world_availability/10025/data/movies" in lines[7]
@@ -55,7 +55,7 @@ def test_everything_arrives_with_its_record(archive: FakeArchive, fetch: Any) ->
 
 def test_gain_reference_in_capitals_beside_the_movies(archive: FakeArchive, fetch: Any) -> None:
     archive.files["data/movies/GAIN.MRC"] = archive.files["data/CountRef_gain.mrc"]
-    assert fetch("--subset", 1).out.endswith("1 of 1 movies are in empiar/EMPIAR-10025\n")
+    assert fetch("--subset", 1).out.endswith("1 of 1 movie is in empiar/EMPIAR-10025\n")
     record = json.loads((FOLDER / "entry.json").read_text())
     assert record["gains"] == ["data/CountRef_gain.mrc", "data/movies/GAIN.MRC"]
 

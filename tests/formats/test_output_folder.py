@@ -72,7 +72,7 @@ def test_some_inputs_failed() -> None:
 
 def test_nothing_could_be_done() -> None:
     with pytest.raises(NothingDoneError):
-        command(NothingDoneError("micrographs", "tried", 2, FAILURES))
+        command(NothingDoneError("micrograph", "tried", 2, FAILURES))
     ending = read_ending("out/outcome.json")
     assert ending is not None
     assert (ending.status, ending.problems[0].kind, ending.items) == ("failed", "nothing_done", FAILURES)
@@ -82,7 +82,7 @@ def test_nothing_could_be_done() -> None:
 def test_nothing_could_be_done_after_a_run_that_left_out_others() -> None:
     command(failures={"other.mrc": FAILURES["a.mrc"]})
     with pytest.raises(NothingDoneError):
-        command(NothingDoneError("micrographs", "tried", 2, FAILURES))
+        command(NothingDoneError("micrograph", "tried", 2, FAILURES))
     assert read_failures("out") == FAILURES
 
 

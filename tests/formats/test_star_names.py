@@ -122,15 +122,16 @@ def test_relion_layouts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "number"), [("a.mrc", 1), ("a.mrc 1 2", 3), ("two words.mrc 1", 3), ("'open.mrc 1 2", 3)]
+    ("rows", "number"),
+    [("a.mrc", "1 value"), ("a.mrc 1 2", "3 values"), ("two words.mrc 1", "3 values"), ("'open.mrc 1 2", "3 values")],
 )
-def test_rows_of_another_length_are_named_by_their_line(tmp_path: Path, rows: str, number: int) -> None:
+def test_rows_of_another_length_are_named_by_their_line(tmp_path: Path, rows: str, number: str) -> None:
     path = tmp_path / "a.star"
     path.write_text(f"data_micrographs\nloop_\n_rlnMicrographName\n_b\nfirst.mrc 1\n{rows}\n")
     with pytest.raises(FileError) as caught:
         read_table(path)
     assert str(caught.value) == (
-        f"{path}, line 6: {number} values in a table of 2 columns. Mend this line; text with blanks is written in "
+        f"{path}, line 6: {number} in a table of 2 columns. Mend this line; text with blanks is written in "
         "quotation marks."
     )
 

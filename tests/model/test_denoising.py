@@ -135,7 +135,7 @@ def test_micrograph_coarser_than_the_model(micrographs: Path, cryoden: Run, make
     result = cryoden("denoise", "raw/mic0.mrc", "--model", make_model(rate=1.5), "--output", "out")
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: None of 1 micrographs could be denoised; the first reason: raw/mic0.mrc has 4 Å/px, coarser than "
+        "cryoden: The only micrograph could not be denoised: raw/mic0.mrc has 4 Å/px, coarser than "
         "the 1.5 Å/px of the model; train a model at this or a coarser sampling rate."
     )
 

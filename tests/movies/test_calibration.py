@@ -117,7 +117,7 @@ def test_reference_that_is_not_finite(tmp_path: Path, kind: str, bad: float) -> 
     with pytest.raises(PixelError) as caught:
         Calibration(**{kind.lower(): Reference(kind, path)}).require_usable()
     assert str(caught.value) == (
-        f"{kind} reference {path} has 1 NaN or infinite pixels; every pixel must be a number. Make it again."
+        f"{kind} reference {path} has 1 NaN or infinite pixel; every pixel must be a number. Make it again."
     )
 
 
@@ -128,8 +128,8 @@ def test_gain_with_zeros(tmp_path: Path) -> None:
     with pytest.raises(PixelError) as caught:
         Calibration(reference).require_usable()
     assert str(caught.value) == (
-        f"Gain reference {tmp_path / 'gain.mrc'} has 2 pixels that are 0 and would leave no image there; they must be "
-        "above 0. Make it again, or have such pixels replaced by their neighbours. Give --hot-pixels 8."
+        f"Gain reference {tmp_path / 'gain.mrc'} has 2 pixels of value 0, which would leave no image there; all must "
+        "be above 0. Make it again, or have such pixels replaced by their neighbours. Give --hot-pixels 8."
     )
     Calibration(reference, hot_deviations=8.0).require_usable()
     Calibration(dark=Reference("Dark", tmp_path / "gain.mrc")).require_usable()

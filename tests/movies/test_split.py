@@ -231,7 +231,7 @@ def test_gain_with_zeros_stops_before_the_first_movie(tmp_path: Path, cryoden: R
     write_mrc(tmp_path / "gain.mrc", gain)
     result = cryoden("halves", "m.mrc", "--output", "out", *GAIN)
     assert result.status == 2
-    assert result.last_error.startswith("cryoden: Gain reference gain.mrc has 1 pixels that are 0 and would leave no")
+    assert result.last_error.startswith("cryoden: Gain reference gain.mrc has 1 pixel of value 0, which would leave no")
     assert not Path("out").exists()
     assert cryoden("halves", "m.mrc", "--output", "out", *GAIN, "--hot-pixels", 50).status == 0
 
@@ -328,8 +328,7 @@ def test_movie_that_fails_half_way_leaves_no_file(tmp_path: Path, cryoden: Run) 
     result = cryoden("halves", "m.mrc", "--output", "out")
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: None of 1 movies could be split; the first reason: Movie m.mrc has NaN or infinite pixels in "
-        "frame 4. Copy it again."
+        "cryoden: The only movie could not be split: Movie m.mrc has NaN or infinite pixels in frame 4. Copy it again."
     )
     assert images_in(Path("out")) == ["log.jsonl"]
     assert leftovers(Path("out")) == []

@@ -228,8 +228,8 @@ def test_a_stopped_simulation_is_continued_and_another_one_is_refused(cryoden: A
     written = first.stat().st_mtime_ns
     result: Result = cryoden(*words, "--movies", 2)
     assert result.status == 0
-    assert result.out.startswith("2 movies with ")
-    assert result.out.endswith("particles are simulated: out/movies.star\n")
+    assert result.out.startswith("Simulated 2 movies with ")
+    assert result.out.endswith("particles: out/movies.star\n")
     assert first.stat().st_mtime_ns == written
     tables = starfile.read("out/movies.star")
     assert list(tables["movies"]["rlnMicrographMovieName"]) == [f"out/movies/movie_000{i}.mrcs" for i in (1, 2)]
@@ -268,7 +268,7 @@ def test_map_larger_than_the_frames(tmp_path: Path, cryoden: Any) -> None:
     result = cryoden("simulate", "movies", "--output", "out", "--size", 128, 200, "--map", "m.mrc")
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: Map m.mrc is 70 voxels of 2 A = 140 A wide, but the frames are only 128 px of 1 A = 128 A. "
+        "cryoden: Map m.mrc is 70 voxels of 2 Å = 140 Å wide, but the frames are only 128 px of 1 Å = 128 Å. "
         "Give a smaller map or larger frames. Choose another --size."
     )
     assert not Path("out").exists()

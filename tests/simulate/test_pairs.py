@@ -80,7 +80,7 @@ def test_pairs_of_ones_own_images(tmp_path: Path, cryoden: Any) -> None:
 def test_no_image_can_be_used(cryoden: Any) -> None:
     result = cryoden("simulate", "pairs", "none.png", "--output", "out")
     assert result.status == 2
-    assert result.last_error.startswith("cryoden: None of 1 images could be used; the first reason: none.png cannot")
+    assert result.last_error.startswith("cryoden: The only image could not be used: none.png cannot")
     result = cryoden("simulate", "pairs", "a/x.png", "b/x.png", "--output", "out")
     assert result.last_error == "cryoden: a/x.png and b/x.png would both be written as x.mrc; rename one of them."
 
