@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import logging
 import sys
@@ -10,28 +9,11 @@ import tempfile
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Literal,
-    Mapping,
-    Optional,
-    Tuple,
-    Type,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
-
-import tyro
-from typing_extensions import Annotated
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
 from cryoden import __doc__ as about
 from cryoden import __version__
+from cryoden.completion import completion_script
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, ShowConfig, TrainConfig
 from cryoden.config.exchange import (
     ImportWeightsConfig,
@@ -64,11 +46,17 @@ STOPPED_WITHOUT_RESUME = "Stopped; the same command with --resume goes on from h
 Failures = Mapping[str, Problem]
 """Input -> why it was left out."""
 
-FOOTER = (
-    "Every command also takes --save-config FILE.json (write the options and end) and --config FILE.json (read them; "
-    "options given beside it win) and --outcome FILE.json (say there how it ended). Exit status: 0 all done, 1 some "
-    "inputs failed, 2 nothing could be done, 130 or 143 stopped by a signal."
-)
+ABOUT = f"""{about}
+
+Ask for more:
+  cryoden COMMAND --help                all options of a command
+  cryoden --version                     which version this is
+  cryoden --print-completion SHELL      how bash or zsh completes all of it (docs/commands.md)
+
+Exit status: 0 all done, 1 some inputs failed, 2 nothing could be done,
+130 or 143 stopped by a signal.
+"""
+"""What `cryoden --help` says first."""
 
 
 def run_halves(config: HalvesConfig) -> Failures:
@@ -186,46 +174,27 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Failures]]] = {
 """What is typed after `cryoden`: its options and what it runs."""
 
 
+def _kinds() -> Dict[str, Type[Options]]:
+    return {command: kind for command, (kind, _) in COMMANDS.items()}
+
+
 def parse(argv: List[str]) -> Options:
-    """Return the configuration that a command line asks for.
+    """Return the options that a command line asks for.
 
     Raises
     ------
     CryodenError
         If an option breaks its rule or a file of options cannot be read.
     SystemExit
-        From tyro, for unknown words (2) and for help (0).
+        For unknown words (2) and for help (0).
     """
-    argv, file = _take_option(argv, "--config")
-    n_words = 2 if argv and argv[0] in GROUPS else 1
-    name = " ".join(argv[:n_words])
-    default = COMMANDS[name][0].from_dict(read_json(file)) if file and name in COMMANDS else None
-    return tyro.cli(
-        _command_tree(name, default),
-        prog="cryoden",
-        description=f"{about}\n\n{FOOTER}",
-        args=argv if len(argv) >= n_words else [*argv, "--help"],
-        registry=_registry(),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    from cryoden.parser import parse as parsed  # what needs no parser starts without tyro
 
-
-def _command_tree(chosen: str, default: Optional[Options]) -> Any:
-    """Return the type that tyro makes the command line from; the chosen command starts from `default`, if any."""
-    groups: Dict[str, List[Any]] = {}
-    kind: Any
-    for command, (kind, _) in COMMANDS.items():
-        first, last = command.split()[0], command.split()[-1]
-        start = default if default and command == chosen else tyro.MISSING
-        leaf = Annotated[kind, tyro.conf.subcommand(last, default=start, prefix_name=False)]
-        groups.setdefault(first, []).append(leaf)
-    branches = tuple(
-        Annotated[Union[tuple(leaves)], tyro.conf.subcommand(first, description=GROUPS[first], prefix_name=False)]
-        if first in GROUPS
-        else leaves[0]
-        for first, leaves in groups.items()
-    )
-    return cast(Any, Union[branches])
+    argv, file = _take_option(argv, "config")
+    kinds = _kinds()
+    kind = kinds.get(" ".join(argv[: 2 if argv and argv[0] in GROUPS else 1]))
+    start = kind.from_dict(read_json(file)) if file and kind else None
+    return parsed(argv, kinds, GROUPS, ABOUT, start)
 
 
 class Command:
@@ -259,11 +228,14 @@ class Command:
         if self._words == ["--version"]:
             print(__version__)
             return {}
-        words, self.outcome_file = _take_option(self._words, "--outcome")
+        if self._words[:1] == ["--print-completion"]:
+            print(completion_script(" ".join(self._words[1:]), _kinds(), GROUPS), end="")
+            return {}
+        words, self.outcome_file = _take_option(self._words, "outcome")
         if self.outcome_file and rank() == 0:
             with writing_errors(self.outcome_file), suppress(FileNotFoundError):
                 Path(self.outcome_file).unlink()
-        words, save_to = _take_option(words, "--save-config")
+        words, save_to = _take_option(words, "save_config")
         with needing_torch():
             config = parse(words)
             self.folder = config.filled_folder
@@ -328,42 +300,19 @@ def _unexpected(error: Exception, folder: Optional[str]) -> Problem:
     return Problem(UNEXPECTED, f"This should not have happened ({said}); {where}.", str(path))
 
 
-def _take_option(argv: List[str], option: str) -> Tuple[List[str], Optional[str]]:
-    """Remove `option VALUE` from the words and return what is left and the value."""
+def _take_option(argv: List[str], field: str) -> Tuple[List[str], Optional[str]]:
+    """Remove an option that every command has from the words, and return what is left and its value.
+
+    Raises
+    ------
+    OptionError
+        If nothing comes after it.
+    """
+    option = "--" + field.replace("_", "-")
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(option + "=") else [word])]
     if option not in argv:
         return argv, None
     place = argv.index(option)
     if place + 1 == len(argv):
-        raise OptionError([option_problem(option[2:].replace("-", "_"), "needs the name of a JSON file after it.")])
+        raise OptionError([option_problem(field, "needs the name of a JSON file after it.")])
     return argv[:place] + argv[place + 2 :], argv[place + 1]
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Teach tyro to read help texts, choices, positional arguments from the fields of a `Config`."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.struct_rule
-    def _(info: tyro.constructors.StructTypeInfo) -> Optional[tyro.constructors.StructConstructorSpec]:
-        if not (isinstance(info.type, type) and issubclass(info.type, Options)):
-            return None
-        hints = get_type_hints(info.type)
-        fields = []
-        for field in dataclasses.fields(info.type):
-            kind: Any = Literal[field.metadata["choices"]] if field.metadata["choices"] else hints[field.name]
-            if field.default is None:  # say what to give, not that None is possible
-                metavar = next(a.__name__.upper() for a in get_args(kind) if a is not type(None))
-                name = field.metadata["name"] or None
-                kind = Annotated[kind, tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="(optional)")]
-            elif field.default == () or (field.default is dataclasses.MISSING and get_origin(kind) is tuple):
-                hint = "(optional)" if field.default == () else "(required)"  # tyro would say "(default: )"
-                kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint)]
-            if field.metadata["positional"]:
-                kind = Annotated[kind, tyro.conf.Positional]
-            default = tyro.MISSING if field.default is dataclasses.MISSING else field.default
-            if isinstance(info.default, Options):
-                default = getattr(info.default, field.name)
-            fields.append(tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=field.metadata["help"]))
-        return tyro.constructors.StructConstructorSpec(info.type, tuple(fields))
-
-    return registry

@@ -16,7 +16,7 @@ from tests.helpers import ROOT
 COMMAND_LINE_WORDS = re.compile(r"(?<![\w-])--[a-z]|`cryoden ")
 """An option, or a command: words that only the command line has."""
 
-SPEAKERS = {"command_line.py", "__main__.py", "errors.py"}
+SPEAKERS = {"command_line.py", "parser.py", "completion.py", "__main__.py", "errors.py"}
 """The command line itself, and the module with its words (`COMMAND_LINE`)."""
 
 OTHER_PROGRAMS = {

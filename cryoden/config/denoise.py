@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional, Tuple
+from typing import ClassVar, Iterator, Optional, Tuple
 
 from cryoden.config import shared
-from cryoden.config.options import Config, option
+from cryoden.config.options import Config, Groups, option
 from cryoden.errors import Problem, Remedy, option_problem
 
 
 @dataclasses.dataclass(frozen=True)
 class DenoiseConfig(Config):
     """Denoise micrographs with a trained model."""
+
+    groups: ClassVar[Groups] = {
+        "input": ("micrographs", "model", "odd", "even", "sampling_rate"),
+        "output": ("output", "full_size", "scale", "dtype", "thumbnails", "folders", "overwrite"),
+        "network": ("quality", "tile", "precision", "device"),
+    }
 
     micrographs: Tuple[str, ...] = option(
         positional=True, help="Micrographs (MRC or TIFF), folders of them, or one RELION STAR file."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Iterator, Optional, Tuple
+from typing import ClassVar, Iterator, Optional, Tuple
 
 from cryoden.config import shared
-from cryoden.config.options import Config, option
+from cryoden.config.options import Config, Groups, option
 from cryoden.errors import Problem, option_problem
 
 TOPAZ_NETWORKS = ("unet", "unet-small", "affine")
@@ -20,6 +20,13 @@ SCORE_BAND_A = (300.0, 8.0)
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Config):
     """Measure how good denoisers are, without ground truth, and compare them with simple baselines."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("odd", "even", "model", "truth", "output", "overwrite"),
+        "score": ("band", "sampling_rate", "scored", "bootstrap", "seed"),
+        "baseline": ("topaz", "topaz_network"),
+        "network": ("quality", "tile", "precision", "device"),
+    }
 
     odd: str = shared.odd()
     even: str = shared.even()

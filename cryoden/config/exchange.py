@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, ClassVar, Iterator, Optional, Tuple
 
 from cryoden.config import shared
-from cryoden.config.options import Config, Options, option
+from cryoden.config.options import Config, Groups, Options, option
 from cryoden.errors import Problem
 
 
 @dataclasses.dataclass(frozen=True)
 class PatchesExportConfig(Config):
     """Cut halves into patch files that any trainer can read."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("odd", "even", "output"),
+        "patch": ("patch", "stride", "edges", "normalization"),
+    }
 
     odd: str = option(help="Folder or STAR file of the odd micrographs: the inputs.")
     even: str = option(help="Folder or STAR file of the even micrographs: the targets; matched with the odd by name.")
@@ -37,6 +42,10 @@ class PatchesExportConfig(Config):
 @dataclasses.dataclass(frozen=True)
 class PatchesVerifyConfig(Options):
     """Read patch files again and check everything: sizes, counts, checksums, values."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("folder", "patch"),
+    }
 
     folder: str = option(positional=True, help="Folder of patch files.")
     patch: Optional[int] = option(
@@ -67,6 +76,12 @@ def _order() -> Any:
 class VerifyExportConfig(Config):
     """Write a bundle with which another implementation can prove that it computes the same."""
 
+    groups: ClassVar[Groups] = {
+        "input and output": ("model", "patches", "output"),
+        "network": ("network", "channels"),
+        "batch": ("batch_size", "size", "seed", "order"),
+    }
+
     output: str = option(help="Folder for index.json and one file for each item.")
     model: Optional[str] = option(
         None,
@@ -88,6 +103,11 @@ class VerifyExportConfig(Config):
 class VerifyCompareConfig(Options):
     """Compare a bundle that another implementation wrote with what cryoden computes from its weights and batch."""
 
+    groups: ClassVar[Groups] = {
+        "input and output": ("folder", "reference"),
+        "tolerance": ("tolerance", "loss_tolerance"),
+    }
+
     folder: str = option(positional=True, help="Folder of the other implementation's bundle.")
     reference: Optional[str] = option(
         None, help="Bundle of `cryoden verify export` to compare with instead of computing anew."
@@ -101,6 +121,11 @@ class VerifyCompareConfig(Options):
 @dataclasses.dataclass(frozen=True)
 class ImportWeightsConfig(Config):
     """Make a model of cryoden from weights of another trainer: conv1_weights.bin, conv1_bias.bin and so on."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("folder", "output", "order"),
+        "network": ("network", "channels", "sampling_rate", "normalization"),
+    }
 
     folder: str = option(positional=True, help="Folder of the weights; an index.json in it is obeyed.")
     output: str = option(help="Folder for model.safetensors.")
@@ -124,6 +149,11 @@ class ImportWeightsConfig(Config):
 @dataclasses.dataclass(frozen=True)
 class StepBenchmarkConfig(Options):
     """Time one optimisation step in its parts: forward, backward, Adam."""
+
+    groups: ClassVar[Groups] = {
+        "network": ("network", "channels"),
+        "step": ("batch_size", "size", "steps", "precision", "device"),
+    }
 
     network: str = _network()
     channels: Tuple[int, ...] = _channels()

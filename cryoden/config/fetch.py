@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Iterator, Optional
+from typing import ClassVar, Iterator, Optional
 from urllib.parse import urlsplit
 
-from cryoden.config.options import Options, option
+from cryoden.config.options import Groups, Options, option
 from cryoden.errors import Problem, option_problem
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -16,6 +16,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @dataclasses.dataclass(frozen=True)
 class FetchConfig(Options):
     """Download movies from a public archive; finished files are kept, interrupted downloads are resumed."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("archive", "entry", "imageset", "pattern", "subset"),
+        "download": ("output", "dry_run", "jobs"),
+    }
 
     archive: str = option(positional=True, choices=("empiar",), help="Only EMPIAR so far.")
     entry: str = option(positional=True, help="Number of the entry: 10025 or EMPIAR-10025.")

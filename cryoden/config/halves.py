@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Iterator, Optional, Tuple
+from typing import ClassVar, Iterator, Optional, Tuple
 
 from cryoden.config import shared
-from cryoden.config.options import Config, option
+from cryoden.config.options import Config, Groups, option
 from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 
 @dataclasses.dataclass(frozen=True)
 class HalvesConfig(Config):
     """Split movies into halves: sum their odd and even frames separately."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("movies", "output", "sampling_rate", "expect_frames"),
+        "reference": ("gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "flip_tiff"),
+        "frame": ("frames", "shifts", "dose_per_frame", "initial_dose", "eer_frames", "eer_dose", "eer_sampling"),
+        "optics": ("voltage", "spherical_aberration", "amplitude_contrast"),
+        "memory": ("jobs", "memory"),
+    }
 
     movies: Tuple[str, ...] = option(
         positional=True,

@@ -10,6 +10,7 @@ import re
 import sys
 from typing import (
     Any,
+    ClassVar,
     Dict,
     Iterator,
     Mapping,
@@ -26,6 +27,21 @@ from typing import (
 from cryoden.errors import FileError, OptionError, Problem, option_problem
 
 C = TypeVar("C", bound="Options")
+
+Groups = Mapping[str, Tuple[str, ...]]
+"""Word for a group of options -> their fields, in the order of the help."""
+
+ADVANCED = "advanced"
+"""Group of the options that are in no other."""
+
+COMMON_OPTIONS = {
+    "config": "Read the options from this file; those that are given beside it win.",
+    "save_config": "Write the options into this file, and end.",
+    "outcome": "Write into this file how the command ended.",
+}
+"""What every command has, beside its own."""
+
+COMMON_METAVAR = "FILE.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +110,15 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Base of all commands: checks its rules when made, travels as JSON."""
+    """Base of all commands: checks its rules when made, travels as JSON.
+
+    Attributes
+    ----------
+    groups
+        Under which words the help lists the options; those that are in none are the advanced ones.
+    """
+
+    groups: ClassVar[Groups] = {}
 
     def __post_init__(self) -> None:
         problems = [*self._option_problems(), *self._problems()]
@@ -182,6 +206,14 @@ class Options:
             if value is not dataclasses.MISSING:
                 values[field.name] = value
         return json.loads(json.dumps(values))
+
+    @classmethod
+    def grouped(cls) -> Dict[str, Tuple[str, ...]]:
+        """Return group -> fields of all options, the advanced ones last; a group without options is left out."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        listed = {name for group in cls.groups.values() for name in group}
+        rest = tuple(name for name in names if name not in listed)
+        return {**cls.groups, **({ADVANCED: rest} if rest else {})}
 
     @classmethod
     def help_of(cls, name: str) -> str:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional
+from typing import ClassVar, Optional
 
 from cryoden.config import shared
-from cryoden.config.options import Config, option
+from cryoden.config.options import Config, Groups, option
 
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig(Config):
     """Look at the data before training: crops of both halves, their sum, difference and histograms."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("odd", "even", "output"),
+        "crop": ("micrographs", "crops", "crop", "sampling_rate", "seed"),
+    }
 
     odd: str = shared.odd()
     even: str = shared.even()

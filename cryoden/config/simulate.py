@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Iterator, Optional, Tuple
+from typing import ClassVar, Iterator, Optional, Tuple
 
 from cryoden.config import shared
-from cryoden.config.options import Config, option
+from cryoden.config.options import Config, Groups, option
 from cryoden.errors import Problem, option_problem
 
 SHAPES = ("barrel", "globule", "rod")
@@ -19,6 +19,12 @@ PHANTOMS = ("particles", "discs", "lines")
 @dataclasses.dataclass(frozen=True)
 class SimulatePairsConfig(Config):
     """Simulate pairs of noisy images of one clean image each, for trying a denoiser."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("images", "output"),
+        "phantom": ("phantom", "pairs", "size", "sampling_rate"),
+        "noise": ("noise", "sigma", "dose", "seed"),
+    }
 
     images: Tuple[str, ...] = option(
         (),
@@ -53,6 +59,21 @@ class SimulatePairsConfig(Config):
 @dataclasses.dataclass(frozen=True)
 class SimulateMoviesConfig(Config):
     """Simulate movies of particles in ice, with clean images and coordinates."""
+
+    groups: ClassVar[Groups] = {
+        "movie": ("output", "movies", "size", "frames", "sampling_rate", "dose_per_frame"),
+        "specimen": ("map", "shape", "potential", "particles", "ice_thickness", "ice_gradient", "carbon"),
+        "microscope": (
+            "voltage",
+            "spherical_aberration",
+            "amplitude_contrast",
+            "defocus",
+            "defocus_spread",
+            "drift",
+            "no_damage",
+        ),
+        "detector": ("blur", "gain_spread", "dead_pixels", "hot_pixels"),
+    }
 
     output: str = option(help="Folder for movies/, truth/, gain.mrc, defects.txt, STAR files and simulation.json.")
     movies: int = option(4, at_least=1, help="Number of movies.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, ClassVar, Dict, Iterator, Optional, Tuple
 
 from cryoden.config import shared
-from cryoden.config.options import Config, option
+from cryoden.config.options import Config, Groups, option
 from cryoden.errors import Problem, Remedy, option_problem
 
 FREE_OPTIONS = (
@@ -18,6 +18,16 @@ FREE_OPTIONS = (
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
     """Train a denoiser on odd and even micrographs (Noise2Noise)."""
+
+    groups: ClassVar[Groups] = {
+        "input and output": ("odd", "even", "patches", "patch", "output", "sampling_rate", "resume", "from_model"),
+        "network": ("network", "channels", "normalization"),
+        "schedule": (
+            "epochs", "minutes", "crops", "crop", "batch_size", "lr", "ema", "validation", "patience", "min_batches",
+            "max_batches", "keep", "checkpoint_minutes",
+        ),
+        "memory": ("stream", "force", "memory", "window"),
+    }  # fmt: skip
 
     odd: Optional[str] = option(
         None, help="Folder or STAR file of the odd micrographs, or of both halves; needed without --patches."
