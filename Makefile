@@ -27,7 +27,7 @@ demo: install $(DEMO_MICROGRAPH)
 gui: install
 	$(SCIPION) project cryoden_demo
 
-test: lint unit protocols testrunner
+test: lint unit testrunner
 
 lint: install-dev
 	$(BIN)/ruff format --check .
@@ -37,17 +37,17 @@ lint: install-dev
 	$(BIN)/vermin --quiet --no-tips --target=3.8- --violations cryoden cryoden_scipion _cryoden_scipion setup.py
 
 unit: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-long: install-dev
 	$(BIN)/python -m pytest -m long
 
-# One class directly; the test runner below calls the same command for every class.
+# One class by the plain command, to try something; the test runner calls the same command for every class.
 protocols: install-dev
 	$(SCIPION) tests cryoden_scipion.tests.test_protocols_cryoden.TestCryodenSplitHalves
 
 testrunner: install-dev
-	$(BIN)/scipion_testrunner "$(SCIPION)" cryoden_scipion -j 1 --noGpu --testData cryoden_scipion/testData.json
+	$(BIN)/scipion_testrunner "$(SCIPION)" cryoden_scipion -j 2 --noGpu --testData cryoden_scipion/testData.json
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
