@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Un
 from cryoden import __doc__ as about
 from cryoden import __version__
 from cryoden.completion import completion_script
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, ShowConfig, TrainConfig
+from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, ShowConfig, TrainConfig
 from cryoden.config.exchange import (
     ImportWeightsConfig,
     PatchesExportConfig,
@@ -139,6 +139,18 @@ def run_show(config: ShowConfig) -> Failures:
     return outcome.failures
 
 
+def run_all(config: RunConfig) -> Failures:
+    """Do every step that is missing, as its own command does it; returns the failures."""
+    from cryoden.workflow.run import run
+
+    return run(config, perform)
+
+
+def perform(config: Options) -> Failures:
+    """Run the command that has these options."""
+    return next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+
+
 def _later(room: str, name: str) -> Callable[[Any], Failures]:
     """Return a command of `cryoden.ROOM.commands` that imports its room when it runs, so that help stays fast."""
 
@@ -156,6 +168,7 @@ GROUPS = {
 """First words of commands that have two, and what the help says of them."""
 
 COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Failures]]] = {
+    "run": (RunConfig, run_all),
     "halves": (HalvesConfig, run_halves),
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
@@ -243,7 +256,7 @@ class Command:
             if save_to:
                 write_json(save_to, config.to_dict())
                 return {}
-            return next(run for kind, run in COMMANDS.values() if isinstance(config, kind))(config)
+            return perform(config)
 
     def end(self, failures: Failures, error: Union[Stopped, Exception, None] = None) -> int:
         """Say how it ended, on stderr and in the file that is asked for; return the exit status.

@@ -9,6 +9,7 @@ from cryoden.config.denoise import DenoiseConfig
 from cryoden.config.evaluate import SCORE_BAND_A, EvaluateConfig
 from cryoden.config.halves import HalvesConfig, parse_frame_range
 from cryoden.config.options import Config, Options, option
+from cryoden.config.run import RunConfig
 from cryoden.config.shared import GIB, NETWORKS
 from cryoden.config.show import ShowConfig
 from cryoden.config.train import TrainConfig
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluateConfig",
     "HalvesConfig",
     "Options",
+    "RunConfig",
     "ShowConfig",
     "TrainConfig",
     "option",

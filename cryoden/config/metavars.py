@@ -15,6 +15,7 @@ TEXTS: Dict[str, str] = {
     "odd": HALVES,
     "even": HALVES,
     "truth": HALVES,
+    "inputs": "INPUT",
     "movies": "MOVIE|STAR",
     "micrographs": "IMAGE|DIR|STAR",
     "images": "IMAGE",
@@ -39,6 +40,7 @@ TEXTS: Dict[str, str] = {
 
 UNITS: Dict[str, str] = {
     "sampling_rate": "Å/px",
+    "pixel_size": "Å/px",
     "band": "Å",
     "dose_per_frame": "e/Å²",
     "initial_dose": "e/Å²",
@@ -46,6 +48,8 @@ UNITS: Dict[str, str] = {
     "voltage": "kV",
     "spherical_aberration": "mm",
     "minutes": "MIN",
+    "watch": "MIN",
+    "poll_seconds": "S",
     "checkpoint_minutes": "MIN",
     "memory": "GiB",
     "window": "GiB",
@@ -57,7 +61,7 @@ KINDS: Dict[Any, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 FOLDER = "DIR"
 """Word of values that can be folders only."""
 
-FILES = frozenset((HALVES, "MOVIE|STAR", "IMAGE|DIR|STAR", "IMAGE", "MRC", "MODEL", FOLDER))
+FILES = frozenset((HALVES, "INPUT", "MOVIE|STAR", "IMAGE|DIR|STAR", "IMAGE", "MRC", "MODEL", FOLDER))
 """Words of values that are files or folders: a shell completes their names."""
 
 

@@ -231,6 +231,12 @@ class Options:
         return cls._field(name).default
 
     @classmethod
+    def declared(cls, name: str) -> Any:
+        """Return an option's declaration, for a command that has the same one."""
+        field = cls._field(name)
+        return dataclasses.field(default=field.default, metadata=field.metadata)
+
+    @classmethod
     def _field(cls, name: str) -> dataclasses.Field[Any]:
         return next(field for field in dataclasses.fields(cls) if field.name == name)
 

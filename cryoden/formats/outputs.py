@@ -60,6 +60,12 @@ CLEAN = "clean"
 GAIN, DEFECTS = "gain.mrc", "defects.txt"
 MOVIES_STAR, COORDINATES_STAR = "movies.star", "coordinates.star"
 
+# ---------------------------------------------------------------------- the whole way
+RUN_RECORD = "run.json"
+HALVES_FOLDER, MODEL_FOLDER, DENOISED_FOLDER, EVALUATION_FOLDER = "halves", "model", "denoised", "evaluation"
+TRAINING_ODD, TRAINING_EVEN = "training_odd.star", "training_even.star"
+"""The halves from which the model is trained, listed when training began: others may have come since."""
+
 # ---------------------------------------------------------------------- exchange and fetching
 MANIFEST = "manifest.json"
 BUNDLE_INDEX = "index.json"
@@ -67,7 +73,7 @@ ENTRY_RECORD = "entry.json"
 
 RECORDS = (
     HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SHOW_RECORD, SIMULATION_RECORD, PAIRS_RECORD, MANIFEST,
-    BUNDLE_INDEX,
+    BUNDLE_INDEX, RUN_RECORD,
 )  # fmt: skip
 """By which a folder is known to be filled by a command."""
 

@@ -1,0 +1,1 @@
+"""The whole way, in one command: the order of the others, and nothing else."""

@@ -1,0 +1,265 @@
+"""The order of the steps: halves, training, denoising, evaluation. Each is the command that one could give alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import pandas as pd
+
+from cryoden import __version__
+from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
+from cryoden.config.run import in_words_of_run
+from cryoden.data.pairs import list_halves
+from cryoden.errors import CryodenError, ModelError, NothingDoneError, PairError, Problem, Remedy
+from cryoden.formats import outputs
+from cryoden.formats.files import write_json
+from cryoden.formats.model_file import read_card
+from cryoden.formats.outcome import DONE, SOME_FAILED, read_ending, read_failures
+from cryoden.formats.output_folder import fills_folder, require_own_folder
+from cryoden.formats.run_record import option_differences
+from cryoden.formats.star import HALF_NAME, NAME
+from cryoden.formats.star_text import write_blocks
+from cryoden.system.ranks import n_ranks
+from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, listed_files
+from cryoden.workflow.watch import rounds
+
+log = logging.getLogger(__name__)
+
+Failures = Mapping[str, Problem]
+
+Perform = Callable[[Options], Failures]
+"""Runs one command; returns what it left out."""
+
+SECONDS_PER_MINUTE = 60.0
+
+MICROGRAPHS_BLOCK = "micrographs"
+
+STAR_ENDING = ".star"
+
+
+def run(
+    config: RunConfig,
+    perform: Perform,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Failures:
+    """Do what is missing, and return what was left out on the way.
+
+    Parameters
+    ----------
+    config
+        The options.
+    perform
+        Runs the command of a step.
+    clock, sleep
+        Say the time in seconds and wait, where new files are looked for.
+
+    Raises
+    ------
+    CryodenError
+        If a step can do nothing, or micrographs are given without their halves and without a model.
+    """
+    if n_ranks() > 1:
+        raise CryodenError("A run is one process; give its steps to several processes as commands of their own.")
+
+    @fills_folder("run", lambda failures: failures)
+    def fill(config: RunConfig) -> Failures:
+        require_own_folder(config.output, outputs.RUN_RECORD, (outputs.TRAINING_ODD, outputs.TRAINING_EVEN))
+        steps = Steps(config, perform)
+        found = steps.watch(clock, sleep) if config.watch is not None else None
+        return steps.finish(found or steps.find())
+
+    return fill(config)
+
+
+class Steps:
+    """The commands of one run, and what they left out.
+
+    Parameters
+    ----------
+    config, perform
+        As for `run`.
+    """
+
+    def __init__(self, config: RunConfig, perform: Perform) -> None:
+        self._config, self._perform = config, perform
+        self._output = Path(config.output)
+        self._failures: Dict[str, Failures] = {}
+        self._has_trained = False
+
+    @property
+    def references(self) -> Tuple[Optional[str], ...]:
+        """Files that may lie among the movies and are none."""
+        return self._config.gain, self._config.dark
+
+    # ------------------------------------------------------------------ the order
+    def find(self) -> Found:
+        """Return what is given, and note that the folder is that of this run. Raises as `run`."""
+        found = find_inputs(self._config.inputs, self.references)
+        self._begin(found)
+        return found
+
+    def finish(self, found: Found) -> Failures:
+        """Do every step that is missing; return what was left out. Raises as `run`."""
+        halves = self.halves(found)
+        if self._config.model is None:
+            self.train(halves)
+        self.denoise(halves)
+        if halves.odd:
+            self.evaluate(halves)
+        else:
+            log.info("Without halves it cannot be measured how good the result is.")
+        return {name: problem for failures in self._failures.values() for name, problem in failures.items()}
+
+    def watch(self, clock: Callable[[], float], sleep: Callable[[float], None]) -> Optional[Found]:
+        """Do with what is there what can be done, again and again, until no more comes; return all that came."""
+        found: Optional[Found] = None
+        patience = SECONDS_PER_MINUTE * (self._config.watch or 0)
+        for files in rounds(self._watched_files, self._config.poll_seconds, patience, clock, sleep):
+            found = self._found(files)
+            self._begin(found)
+            try:
+                halves = self.halves(found)
+                if self._is_time_to_train(halves):
+                    self.train(halves)
+                if self._config.model is not None or self._has_trained:
+                    self.denoise(halves)
+            except (NothingDoneError, PairError) as error:  # the first files may be bad ones
+                log.warning("%s", error)
+        log.info("No new file for %g minutes.", self._config.watch)
+        return found
+
+    # ------------------------------------------------------------------ the steps
+    def halves(self, found: Found) -> Found:
+        """Split movies; return where the halves are, or what is given where nothing is to be split."""
+        if found.kind != MOVIES:
+            return found
+        folder = self._output / outputs.HALVES_FOLDER
+        self._do(self._config.step(HalvesConfig, movies=found.sources, output=str(folder)))
+        star = str(folder / outputs.MICROGRAPHS_STAR)
+        odd, even = (str(folder / kind / outputs.MICROGRAPHS_STAR) for kind in (outputs.ODD, outputs.EVEN))
+        return Found(HALVES, (star,), odd, even)
+
+    def train(self, halves: Found) -> None:
+        """Train, or go on with it, on the halves that were there when training began."""
+        folder = self._output / outputs.MODEL_FOLDER
+        odd, even = self._training_halves(halves)
+        config = self._config.step(TrainConfig, odd=odd, even=even, output=str(folder), resume=True)
+        if is_finished_training(config):
+            self._failures[str(folder)] = read_failures(folder)
+            log.info("The training in %s is finished.", folder)
+        else:
+            self._do(config)
+        self._has_trained = True
+
+    def denoise(self, halves: Found) -> None:
+        """Denoise the micrographs; of halves without their sums, the mean of both halves."""
+        folder = self._output / outputs.DENOISED_FOLDER
+        is_from_halves = bool(halves.odd) and halves.sources == (halves.odd,) and halves.odd != halves.even
+        odd, even = (halves.odd, halves.even) if is_from_halves else (None, None)
+        config = self._config.step(
+            DenoiseConfig, micrographs=halves.sources, model=self.model, output=str(folder), odd=odd, even=even
+        )
+        self._do(config)
+
+    def evaluate(self, halves: Found) -> None:
+        """Measure the model, beside the baselines, and write the report."""
+        folder = self._output / outputs.EVALUATION_FOLDER
+        config = self._config.step(
+            EvaluateConfig, odd=halves.odd, even=halves.even, model=(self.model,), output=str(folder)
+        )
+        self._do(config)
+
+    def _do(self, step: Options) -> None:
+        """Run a step; say what is wrong in the words of the whole."""
+        command = type(step)
+        try:
+            failures = self._perform(step)
+        except CryodenError as error:
+            error.problems = [in_words_of_run(command, problem) for problem in error.problems]
+            error.problem = error.problems[0]
+            raise
+        self._failures[step.filled_folder or ""] = {
+            name: in_words_of_run(command, problem) for name, problem in failures.items()
+        }
+
+    # ------------------------------------------------------------------ what is there
+    @property
+    def model(self) -> str:
+        """The model file to denoise with."""
+        return self._config.model or str(self._output / outputs.MODEL_FOLDER / outputs.MODEL)
+
+    def _begin(self, found: Found) -> None:
+        """Write the options; refuse micrographs that nothing can be learned from where there is no model either.
+
+        Raises
+        ------
+        ModelError
+            If so.
+        """
+        if found.kind == MICROGRAPHS and self._config.model is None:
+            raise ModelError(
+                f"{found.sources[0]} is a micrograph without halves: from such, no denoiser can be trained. Give the "
+                "movies, or the halves, or a trained model.",
+                subject=found.sources[0],
+                remedy=Remedy("set", "model"),
+            )
+        write_json(self._output / outputs.RUN_RECORD, {"version": __version__, "options": self._config.to_dict()})
+
+    def _is_time_to_train(self, halves: Found) -> bool:
+        """Return whether training can begin while files still come; one that has begun before goes on."""
+        if self._config.model is not None or self._has_trained:
+            return False
+        return self._training_has_begun or len(_common_halves(halves)) >= self._config.train_after
+
+    @property
+    def _training_has_begun(self) -> bool:
+        folder = self._output / outputs.MODEL_FOLDER
+        return any((folder / name).exists() for name in (outputs.CHECKPOINT, outputs.MODEL))
+
+    def _training_halves(self, halves: Found) -> Tuple[str, str]:
+        """Return the lists of the halves from which the model is trained, made when training begins."""
+        lists = self._output / outputs.TRAINING_ODD, self._output / outputs.TRAINING_EVEN
+        if not (self._training_has_begun and all(path.exists() for path in lists)):
+            pairs = _common_halves(halves)
+            if not pairs:
+                raise PairError(f"{halves.odd} and {halves.even} have no micrograph in common.", subject=halves.odd)
+            for path, files in zip(lists, zip(*pairs.values())):
+                table = pd.DataFrame({NAME: list(files), HALF_NAME: list(pairs)})
+                write_blocks(path, {MICROGRAPHS_BLOCK: table})
+        return str(lists[0]), str(lists[1])
+
+    def _found(self, files: List[str]) -> Found:
+        """Return what the inputs are, of files that are whole."""
+        found = find_inputs(self._config.inputs, self.references)
+        if found.kind == HALVES or found.sources[0].endswith(STAR_ENDING):
+            return found
+        return dataclasses.replace(found, sources=tuple(files))
+
+    def _watched_files(self) -> Sequence[str]:
+        """Return the files that are there, whole or not."""
+        found = find_inputs(self._config.inputs, self.references, is_watched=True)
+        return listed_files([*found.sources, found.odd, found.even] if found.kind == HALVES else found.sources)
+
+
+def _common_halves(halves: Found) -> Dict[str, Tuple[str, str]]:
+    """Return micrograph name -> files of its odd and even half, of those that have both."""
+    odd, even = list_halves(halves.odd, outputs.ODD), list_halves(halves.even, outputs.EVEN)
+    return {name: (odd[name], even[name]) for name in sorted(set(odd) & set(even))}
+
+
+def is_finished_training(config: TrainConfig) -> bool:
+    """Return whether a training with these options came to its end: its micrographs need not be read again."""
+    folder = Path(config.output)
+    try:
+        ending = read_ending(folder / outputs.OUTCOME)
+        recorded = read_card(folder / outputs.MODEL).training.get("options")
+    except CryodenError:  # what is wrong is said by the training
+        return False
+    if ending is None or ending.status not in (DONE, SOME_FAILED) or not isinstance(recorded, dict):
+        return False
+    return not option_differences(TrainConfig.completed(recorded), config.lasting_options())
