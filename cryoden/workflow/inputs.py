@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, List, Optional, Sequence, Tuple
 
-from cryoden.data.pairs import list_halves
+from cryoden.data.half_sources import full_sum_of, list_halves
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats import outputs
 from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import EER_ENDING, ENDINGS, image_ending, open_stack
-from cryoden.formats.star import MOVIE_NAME, NAME, ImageTable, read_table
+from cryoden.formats.star import EVEN_NAME, MOVIE_NAME, NAME, ODD_NAME, ImageTable, read_table
 
 MOVIES, HALVES, MICROGRAPHS = "movies", "halves", "micrographs"
 """What inputs can be."""
@@ -23,8 +23,6 @@ JOB_STAR = "corrected_micrographs.star"
 
 METADATA = "rlnMicrographMetadata"
 """Column with what a motion correction of RELION wrote about each movie."""
-
-HALF_COLUMNS = ("rlnMicrographNameOdd", "rlnMicrographNameEven")
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,16 @@ class Found:
     sources
         What is split (movies or a STAR file) or denoised (micrographs, folders or a STAR file).
     odd, even
-        Of halves: folders or STAR files.
+        Of halves: folders or STAR files, which may hold both.
+    has_sums
+        Of halves: whether the sources are their sums. Otherwise they are the odd ones.
     """
 
     kind: str
     sources: Tuple[str, ...]
     odd: str = ""
     even: str = ""
+    has_sums: bool = True
 
 
 def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (), is_watched: bool = False) -> Found:
@@ -101,7 +102,7 @@ def listed_files(inputs: Sequence[str], references: Iterable[Optional[str]] = ()
 
 def _of_star(path: str) -> Found:
     table = read_table(path)
-    if all(column in table.images for column in HALF_COLUMNS):
+    if ODD_NAME in table.images and EVEN_NAME in table.images:
         return Found(HALVES, (path,), path, path)
     return Found(MOVIES if _lists_movies(table) else MICROGRAPHS, (path,))
 
@@ -112,20 +113,24 @@ def _lists_movies(table: ImageTable) -> bool:
 
 
 def _folder_of_halves(source: str) -> Optional[Found]:
-    """Return the halves in a folder, in folders of their own or side by side; None where there are none."""
-    odd, even = (os.path.join(source, kind) for kind in (outputs.ODD, outputs.EVEN))
-    if os.path.isdir(odd) and os.path.isdir(even):
-        listed = [os.path.join(source, name) for name in (outputs.MICROGRAPHS_STAR, outputs.FULL)]
-        micrographs = next((path for path in listed if os.path.exists(path)), odd)
-        return Found(HALVES, (micrographs,), odd, even)
-    if os.path.isdir(source):
-        try:
-            marked = [list_halves(source, kind) for kind in (outputs.ODD, outputs.EVEN)]
-        except CryodenError:
-            return None
-        if marked[0] and set(marked[0]) == set(marked[1]) and marked[0] != marked[1]:
-            return Found(HALVES, tuple(marked[0].values()), source, source)
-    return None
+    """Return the halves in a folder, whoever left them there; None where there are none."""
+    if not os.path.isdir(source):
+        return None
+    try:
+        odd, even = (list_halves(source, half) for half in (outputs.ODD, outputs.EVEN))
+    except CryodenError:
+        return None
+    names = sorted(set(odd) & set(even))
+    if not names or any(odd[name] == even[name] for name in names):  # plain images, or movies
+        return None
+
+    star = os.path.join(source, outputs.MICROGRAPHS_STAR)
+    if os.path.isfile(star):
+        return Found(HALVES, (star,), source, source)
+    sums = [path for path in (full_sum_of(odd[name]) for name in names) if path is not None]
+    if len(sums) == len(names):
+        return Found(HALVES, tuple(sums), source, source)
+    return Found(HALVES, tuple(odd[name] for name in names), source, source, has_sums=False)
 
 
 def _is_movie(files: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import pandas as pd
 from cryoden import __version__
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
 from cryoden.config.run import in_words_of_run
-from cryoden.data.pairs import list_halves
+from cryoden.data.half_sources import list_halves
 from cryoden.errors import CryodenError, ModelError, NothingDoneError, PairError, Problem, Remedy
 from cryoden.formats import outputs
 from cryoden.formats.files import write_json
@@ -159,8 +159,7 @@ class Steps:
     def denoise(self, halves: Found) -> None:
         """Denoise the micrographs; of halves without their sums, the mean of both halves."""
         folder = self._output / outputs.DENOISED_FOLDER
-        is_from_halves = bool(halves.odd) and halves.sources == (halves.odd,) and halves.odd != halves.even
-        odd, even = (halves.odd, halves.even) if is_from_halves else (None, None)
+        odd, even = (None, None) if halves.has_sums else (halves.odd, halves.even)
         config = self._config.step(
             DenoiseConfig, micrographs=halves.sources, model=self.model, output=str(folder), odd=odd, even=even
         )
