@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "demo"))
-from thinned_frames import SAMPLING_RATE, electron_counts, thin
+from thinned_frames import SAMPLING_RATE, electron_counts
 
 from cryoden.config import TrainConfig
 from cryoden.data.pair_reader import load_pair
@@ -42,6 +42,7 @@ from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import set_up
 from cryoden.model.training_state import OptimizationStep
 from cryoden.model.validation import measure_covariance
+from cryoden.movies.thinning import thin
 
 FIRST_HELD_OUT_ROW = 2816
 BANDS_A = ((300.0, 8.0), (300.0, 20.0), (20.0, 8.0))

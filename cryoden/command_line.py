@@ -65,7 +65,8 @@ def run_halves(config: HalvesConfig) -> Failures:
 
     done = split_movies(config)
     output = Path(config.output)
-    print(f"{counted_of(done.n_done, done.n_inputs, 'movie')} split: {output / outputs.MICROGRAPHS_STAR}")
+    kind = "image" if config.are_images else "movie"
+    print(f"{counted_of(done.n_done, done.n_inputs, kind)} split: {output / outputs.MICROGRAPHS_STAR}")
     for line in done.warnings:
         print(f"cryoden: warning: {line}", file=sys.stderr)
     try:

@@ -15,6 +15,8 @@ from typing import List, Tuple
 import mrcfile
 import numpy as np
 
+from cryoden.movies.thinning import thin
+
 COUNT_SCALE = 103.7
 """Grey values per electron: makes variance / mean of the counts 1.02."""
 
@@ -32,17 +34,6 @@ def electron_counts(micrograph: Path) -> np.ndarray:
         values = mrc.data.astype(np.float64)
     values = np.minimum(values, values.mean() + OUTLIER_DEVIATIONS * values.std())
     return np.rint(values / COUNT_SCALE).astype(np.int64)
-
-
-def thin(counts: np.ndarray, n_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Deal the electrons of every pixel to `n_frames` frames at random; uint8 `(n, y, x)` whose sum is `counts`."""
-    frames = np.empty((n_frames, *counts.shape), dtype=np.uint8)
-    left = counts.copy()
-    for frame in range(n_frames - 1):
-        frames[frame] = dealt = rng.binomial(left, 1.0 / (n_frames - frame))
-        left -= dealt
-    frames[-1] = left
-    return frames
 
 
 def quadrants(shape: Tuple[int, int]) -> List[Tuple[slice, slice]]:

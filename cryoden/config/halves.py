@@ -10,6 +10,12 @@ from cryoden.config import shared
 from cryoden.config.options import Config, Groups, option
 from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
+OF_MOVIES = (
+    "gain", "dark", "hot_pixels", "frames", "expect_frames", "shifts", "dose_per_frame", "flip_tiff", "eer_frames",
+    "eer_dose",
+)  # fmt: skip
+"""Options that say something of frames."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HalvesConfig(Config):
@@ -98,6 +104,22 @@ class HalvesConfig(Config):
     amplitude_contrast: float = option(
         0.1, at_least=0, at_most=1, help="Amplitude contrast (0 to 1), written to micrographs.star."
     )
+    thin: bool = option(
+        False,
+        help="The inputs are not movies but integrated exposures of a counting detector: deal the electrons of each "
+        "pixel to both halves at random, if the image proves to hold counts with white Poisson noise (docs/halves.md).",
+    )
+    difference: Optional[str] = option(
+        None,
+        help="The inputs are not movies but full images, and this folder has the differences of their halves (odd - "
+        "even), matched by name, as in the data set CryoCRAB.",
+    )
+    full_is: str = option(
+        "auto",
+        choices=("auto", "sum", "mean"),
+        help="With a difference: what the full images are of their halves; auto finds it out from the noise.",
+    )
+    seed: int = option(1, at_least=0, help="Seed of how electrons are dealt.")
     jobs: int = option(1, at_least=1, help="Number of movies processed in parallel, as far as the memory allows.")
     memory: Optional[float] = option(
         None,
@@ -117,10 +139,26 @@ class HalvesConfig(Config):
         if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):
             turned = "gain_flip" if self.gain_rotation == "0" else "gain_rotation"
             yield option_problem(turned, "has no meaning without a gain or dark reference.", Remedy("set", "gain"))
+        yield from self._image_problems()
         try:
             parse_frame_range(self.frames)
         except OptionError as error:
             yield from error.problems
+
+    @property
+    def are_images(self) -> bool:
+        """Whether the inputs are single images, not movies."""
+        return self.thin or self.difference is not None
+
+    def _image_problems(self) -> Iterator[Problem]:
+        if self.thin and self.difference is not None:
+            yield option_problem("thin", "and a difference exclude each other.", Remedy("leave_out", "difference"))
+        if self.full_is != "auto" and self.difference is None:
+            yield option_problem("full_is", "has no meaning alone.", Remedy("set", "difference"))
+        for name in OF_MOVIES if self.are_images else ():
+            if getattr(self, name) != self.default_of(name):
+                reason = "has no meaning for single images; it belongs to movies."
+                yield option_problem(name, reason, Remedy("leave_out", name))
 
 
 def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:

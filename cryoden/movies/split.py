@@ -32,6 +32,8 @@ from cryoden.formats.run_record import Result, RunRecord, deleted_file, require_
 from cryoden.formats.star import ImageTable, listed_table, star_path, write_results
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
+from cryoden.movies.full_and_difference import image_name, list_differences
+from cryoden.movies.image_halves import affordable_images, image_halves
 from cryoden.movies.preprocessing import (
     affordable_jobs,
     open_calibration,
@@ -47,7 +49,10 @@ RECORDED = (
     "gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "frames", "shifts", "dose_per_frame", "initial_dose",
     "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
 )  # fmt: skip
-"""Options that change the sums."""
+"""Options that change the sums of movies."""
+
+OF_MOVIES_ONLY = {"thin": False, "from_difference": False}
+"""What is recorded of sums of frames; older records do not say it."""
 
 COMMON_FILES = (
     outputs.MICROGRAPHS_STAR, f"{outputs.ODD}/{outputs.MICROGRAPHS_STAR}", f"{outputs.EVEN}/{outputs.MICROGRAPHS_STAR}",
@@ -68,11 +73,14 @@ class MovieItem:
         The movie.
     targets
         Files of its sums, in the order of `outputs.SUMS`.
+    difference
+        The difference of its halves, where it is an image that has one.
     """
 
     row: int
     path: str
     targets: Tuple[Path, ...]
+    difference: Optional[str] = None
 
     @property
     def name(self) -> str:
@@ -82,7 +90,7 @@ class MovieItem:
     @property
     def result(self) -> Result:
         """Its sums, as they are recorded."""
-        return Result(self.name, self.targets, (self.path,))
+        return Result(self.name, self.targets, (self.path, *filter(None, [self.difference])))
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,32 @@ class Split:
     n_odd: int
     n_even: int
     n_bad_pixels: int
+
+    @property
+    def facts(self) -> Dict[str, Any]:
+        """What is logged, JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What is known of the halves of one image that is no movie.
+
+    Attributes
+    ----------
+    sampling_rate
+        A/px.
+    found
+        What was found about the image, JSON types.
+    """
+
+    sampling_rate: float
+    found: Dict[str, Any]
+
+    @property
+    def facts(self) -> Dict[str, Any]:
+        """What is logged, JSON types."""
+        return {"sampling_rate": self.sampling_rate, **self.found}
 
 
 @dataclass(frozen=True)
@@ -163,7 +197,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
 
     output = Path(config.output)
     references = {"gain": config.gain, "dark": config.dark}
-    record = RunRecord(output / outputs.HALVES_RECORD, _lasting_options(config), references)
+    record = RunRecord(output / outputs.HALVES_RECORD, _lasting_options(config), references, OF_MOVIES_ONLY)
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
     paths = [movie.path for movie in movies]
@@ -173,7 +207,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
         make_folder(output / kind)
     record.begin()
 
-    n_jobs = affordable_jobs(config, paths, calibration)
+    n_jobs = affordable_images(config, paths) if config.are_images else affordable_jobs(config, paths, calibration)
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
     work = Work(config, table, calibration, _load_pattern(output), record, finished, n_threads)
     rates, failures = _split_all(movies, work, n_jobs)
@@ -220,11 +254,7 @@ def write_halves(
     """
     prepared = prepare_movie(path, config, calibration, sampling_rate)
     movie = prepared.movie
-    rate = sampling_rate or movie.sampling_rate
-    if not rate:
-        raise FileError(
-            f"Movie {path} does not say its pixel size.", subject=path, remedy=Remedy("set", "sampling_rate")
-        )
+    rate = _known_rate(sampling_rate or movie.sampling_rate, "Movie", path)
 
     with ExitStack() as files:
         temporaries = [files.enter_context(whole_file(target)) for target in targets]
@@ -236,6 +266,41 @@ def write_halves(
                 full.write_rows(odd_rows + even_rows)
         movie.stack.verify()  # before the sums get their names
     return Split(rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels)
+
+
+def write_image_halves(movie: MovieItem, config: HalvesConfig, sampling_rate: Optional[float]) -> Dealt:
+    """Write the full, odd and even sums of one image that is no movie.
+
+    Parameters
+    ----------
+    movie
+        The image.
+    config
+        What it is.
+    sampling_rate
+        A/px, None = what the image says.
+
+    Raises
+    ------
+    CryodenError
+        If no halves can be made of it or nothing says its pixel size; then no file is written.
+    """
+    halves = image_halves(movie.path, movie.difference, config)
+    rate = _known_rate(sampling_rate or halves.sampling_rate, "Image", movie.path)
+    with ExitStack() as files:
+        temporaries = [files.enter_context(whole_file(target)) for target in movie.targets]
+        for temporary, image in zip(temporaries, (halves.odd + halves.even, halves.odd, halves.even)):
+            with MrcWriter(temporary, image.shape, rate) as writer:
+                writer.write_rows(image)
+    return Dealt(rate, halves.facts)
+
+
+def _known_rate(rate: Optional[float], kind: str, path: str) -> float:
+    if not rate:
+        raise FileError(
+            f"{kind} {path} does not say its pixel size.", subject=path, remedy=Remedy("set", "sampling_rate")
+        )
+    return rate
 
 
 # ---------------------------------------------------------------------- what is to be done
@@ -253,20 +318,26 @@ def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[Movie
     output = Path(config.output)
     names = [mrc_name(path) for path in paths]
     require_distinct(zip(paths, names))
+    differences = list_differences(config.difference) if config.difference is not None else {}
     movies = [
-        MovieItem(row, path, tuple(output / kind / name for kind in outputs.SUMS))
+        MovieItem(row, path, tuple(output / kind / name for kind in outputs.SUMS), differences.get(image_name(path)))
         for row, (path, name) in enumerate(zip(paths, names))
     ]
     written = [target for movie in movies for target in movie.targets]
     written += [_star_of(output, kind) for kind in outputs.SUMS]
     references = [path for path in (config.gain, config.dark) if path]
-    require_no_input(written, [*paths, *config.movies, *references])
+    require_no_input(written, [*paths, *config.movies, *references, *differences.values()])
     return table, movies
 
 
 def _lasting_options(config: HalvesConfig) -> Dict[str, Any]:
     """Return what the sums of one folder have in common."""
     record = {key: getattr(config, key) for key in RECORDED}
+    record.update(thin=config.thin, from_difference=config.difference is not None)
+    if config.thin:
+        record["seed"] = config.seed
+    if config.difference is not None:
+        record["full_is"] = config.full_is
     if config.dose_per_frame is not None:  # without weights it is only written into the STAR file
         record["voltage"] = config.voltage
     return record
@@ -304,7 +375,7 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
         else:
             split = _split(movie, work)
             rate = split.sampling_rate
-            facts = {"status": "split", "seconds": round(time.monotonic() - begun, 3), **asdict(split)}
+            facts = {"status": "split", "seconds": round(time.monotonic() - begun, 3), **split.facts}
     except Exception as error:
         if isinstance(error, FullDiskError):
             work.disk_is_full.set()
@@ -317,8 +388,10 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
     return float(rate)
 
 
-def _split(movie: MovieItem, work: Work) -> Split:
+def _split(movie: MovieItem, work: Work) -> Union[Split, Dealt]:
     with work.record.making(movie.result):
+        if work.config.are_images:
+            return write_image_halves(movie, work.config, work.sampling_rate(movie.row))
         return write_halves(
             movie.path,
             movie.targets,
