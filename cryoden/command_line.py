@@ -51,7 +51,7 @@ ABOUT = f"""{about}
 Ask for more:
   cryoden COMMAND --help                all options of a command
   cryoden --version                     which version this is
-  cryoden --print-completion SHELL      how bash or zsh completes all of it (docs/commands.md)
+  cryoden --print-completion SHELL      how bash or zsh completes all of it (docs/command-line.md)
 
 Exit status: 0 all done, 1 some inputs failed, 2 nothing could be done,
 130 or 143 stopped by a signal.

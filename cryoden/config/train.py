@@ -100,8 +100,10 @@ class TrainConfig(Config):
     )
     keep: str = option("best", choices=("best", "all"), help="Keep only the best model, or also that of every epoch.")
     checkpoint_minutes: float = option(5.0, above=0, help="Minutes between checkpoints within long epochs.")
-    stream: bool = option(False, help="Read micrographs during training instead of keeping all of them in memory.")
-    force: bool = option(False, help="With --stream: stream even where everything fits into the streaming window.")
+    stream: bool = option(
+        False, help="Read micrographs during training instead of keeping all of them, unless they fit into the window."
+    )
+    force: bool = option(False, help="With --stream: stream even if everything fits into the window.")
     memory: Optional[float] = option(
         None,
         above=0,
