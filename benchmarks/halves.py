@@ -5,11 +5,12 @@ reference and shifts, and measures each way of splitting it in a process of its 
 the page cache:
 
 - the floor, for each file: its bytes read in blocks, and three float32 micrographs written (no arithmetic),
-- plain, with gain, with hot pixels, TIFF, with sub-pixel shifts, with shifts and exposure weights,
+- plain, with gain, with a fixed bound for hot pixels, TIFF, with sub-pixel shifts, with shifts and exposure weights,
 - with half of the frames, and several movies one after the other: the memory must stay flat,
-- several smaller movies with --jobs 1 and 2.
+- several smaller movies with --jobs 1 and 2,
+- each way once more without looking for hot pixels: what the search costs.
 
-Floor and split alternate in one run; ratios are of medians. Peak memory is that of the whole process (VmHWM); what
+They alternate in one run; ratios are of medians. Peak memory is that of the whole process (VmHWM); what
 `--memory` assumes follows it. The last line is one JSON object.
 
 Usage: python benchmarks/halves.py [--shape 7420 7676] [--frames 40] [--folder DIR] [--repeats 3] [--only WAY...]
@@ -32,6 +33,7 @@ import numpy as np
 import tifffile
 
 from cryoden.config import HalvesConfig
+from cryoden.config.shared import OFF
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import write_global_shifts
 from cryoden.movies.preprocessing import bytes_needed, open_calibration, prepare_movie
@@ -48,7 +50,7 @@ WAYS: Dict[str, Dict[str, Any]] = {
     "mrc": {},
     "mrc, half of the frames": {"frames": "1-{half}"},
     "mrc, gain": {"gain": "gain.mrc"},
-    "mrc, gain, hot pixels": {"gain": "gain.mrc", "hot_pixels": 8.0},
+    "mrc, gain, 8 deviations": {"gain": "gain.mrc", "hot_pixels": 8.0},
     "lzw tiff, strips": {"movies": ("strips.tif",)},
     "lzw tiff, whole frames": {"movies": ("whole.tif",)},
     "mrc, shifts": {"shifts": "shifts"},
@@ -108,23 +110,28 @@ def write_movie(path: Path, frames: List[np.ndarray]) -> None:
 
 def compare(options: argparse.Namespace) -> Dict[str, Any]:
     result: Dict[str, Any] = {"shape": list(options.shape), "frames": options.frames, "cpus": os.cpu_count()}
-    print(f"{'':28} {'floor s':>8} {'s':>8} {'floor/s':>8} {'peak MB':>8} {'estimated MB':>12}")
+    print(
+        f"{'':28} {'floor s':>8} {'s':>8} {'floor/s':>8} {'off s':>8} {'s/off':>8} {'peak MB':>8} {'estimated MB':>12}"
+    )
     for way, settings in WAYS.items():
         if options.only and not any(way.startswith(only) for only in options.only):
             continue
         name = way.format(n=N_JOB_MOVIES)
-        words = json.dumps(complete(settings, options))
+        words, kept = (json.dumps(complete(way, options)) for way in (settings, {**settings, "hot_pixels": OFF}))
         repeats = options.repeats if "shifts" not in settings else 1
 
-        turns = [(run_step("floor", words), run_step("split", words)) for _ in range(repeats)]
-        floor, split = (float(np.median([turn[place]["seconds"] for turn in turns])) for place in (0, 1))
+        steps = (("floor", words), ("split", words), ("split", kept))
+        turns = [[run_step(*step) for step in steps] for _ in range(repeats)]
+        floor, split, off = (float(np.median([turn[place]["seconds"] for turn in turns])) for place in range(3))
         peak = max(turn[1]["peak_mb"] for turn in turns)
         estimated = turns[0][1]["estimated_mb"]
         result[name] = {
             "floor_s": floor, "split_s": split, "ratio": floor / split, "peak_mb": peak, "estimated_mb": estimated,
-            "floors_s": [turn[0]["seconds"] for turn in turns], "splits_s": [turn[1]["seconds"] for turn in turns],
+            "off_s": off, "ratio_off": split / off, "floors_s": [turn[0]["seconds"] for turn in turns],
+            "splits_s": [turn[1]["seconds"] for turn in turns], "offs_s": [turn[2]["seconds"] for turn in turns],
         }  # fmt: skip
-        print(f"{name:28} {floor:8.2f} {split:8.2f} {floor / split:8.2f} {peak:8.0f} {estimated:12.0f}", flush=True)
+        times = f"{floor:8.2f} {split:8.2f} {floor / split:8.2f} {off:8.2f} {split / off:8.2f}"
+        print(f"{name:28} {times} {peak:8.0f} {estimated:12.0f}", flush=True)
     return result
 
 

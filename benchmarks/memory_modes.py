@@ -26,6 +26,7 @@ import torch
 from loaders import drop_cache, halves_of, peak_gib, write_pairs
 
 from cryoden.config import TrainConfig
+from cryoden.config.shared import FULL
 from cryoden.model.devices import pick_device
 from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import set_up
@@ -90,7 +91,7 @@ def measure(options: argparse.Namespace) -> Dict[str, float]:
     config = TrainConfig(
         odd=odd, even=even, output=str(Path(options.folder) / "out"), network=options.network,
         channels=tuple(options.channels), crop=options.crop, batch_size=options.batch, window=options.window,
-        min_batches=1, memory=1000.0, device=options.device,
+        min_batches=1, memory=1000.0, sampling_rate=FULL, device=options.device,
         **dict.fromkeys(MODES[options.mode], True),
     )  # fmt: skip
     begun = time.perf_counter()

@@ -50,7 +50,7 @@ def train(folder: Path, n_processes: int, options: argparse.Namespace) -> List[D
     command += ["-m", "--", "cryoden", "train", "--odd", str(folder / "odd"), "--even", str(folder / "even")]
     command += ["--output", str(output), "--crop", str(options.crop), "--batch-size", str(options.batch)]
     command += ["--epochs", str(EPOCHS), "--max-batches", str(options.batches), "--min-batches", str(options.batches)]
-    command += ["--compile", "no", "--device", options.device]
+    command += ["--compile", "no", "--device", options.device, "--sampling-rate", "full"]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 

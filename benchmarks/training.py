@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from cryoden.config import TrainConfig
+from cryoden.config.shared import FULL
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
 from cryoden.model.networks import Network, UNet, build_network
@@ -133,9 +134,9 @@ def measure_library(
     """Return the figures of the library's own training, several epochs of `steps` batches."""
     forget(device)
     config = TrainConfig(
-        odd=str(folder / "odd"), even=str(folder / "even"), output=str(folder / "out"), network=name.split()[0],
-        channels=NETWORKS[name] or TrainConfig.default_of("channels"), crop=options.crop, batch_size=batch,
-        compile=compiled, epochs=1000, min_batches=options.steps, max_batches=options.steps,
+        odd=str(folder / "odd"), even=str(folder / "even"), output=str(folder / "out"), sampling_rate=FULL,
+        network=name.split()[0], channels=NETWORKS[name] or TrainConfig.default_of("channels"), crop=options.crop,
+        batch_size=batch, compile=compiled, epochs=1000, min_batches=options.steps, max_batches=options.steps,
     )  # fmt: skip
     setup = set_up(config, TrainingData.find(config), device)
     stopwatch = Stopwatch()

@@ -28,7 +28,6 @@ DEMO = Path(__file__).resolve().parent
 MICROGRAPH = DEMO / "data" / "fei-extended.mrc"
 SUMMARY = DEMO / "summary.json"
 PROJECT_NAME = "cryoden_demo"
-SAMPLING_RATE_A = 3.4
 TRAINING_MINUTES = 4.0
 CHANNELS = "16 32 64 128"
 """Half the default width: what two CPU cores can train in the time."""
@@ -80,7 +79,7 @@ def main() -> None:
     split = workflow.run(CryodenProtSplitHalves, "split into halves", inputMovies=imported.outputMovies)
     train = workflow.run(
         CryodenProtTrain, "train denoiser", inputMicrographsOdd=split.outputMicrographsOdd,
-        inputMicrographsEven=split.outputMicrographsEven, sampling_rate=SAMPLING_RATE_A, budget=MINUTES,
+        inputMicrographsEven=split.outputMicrographsEven, budget=MINUTES,
         minutes=TRAINING_MINUTES, crop=128, batch_size=4, channels=CHANNELS,
     )  # fmt: skip
     denoise = workflow.run(

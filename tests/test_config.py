@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Union
 
 import pytest
 from hypothesis import given, settings
@@ -32,9 +32,11 @@ HALVES = {"movies": ("a.mrc",), "output": "out"}
     st.floats(1e-9, 10),
     st.floats(0, 0.99),
     st.booleans(),
-    st.none() | st.floats(0.1, 20),
+    st.sampled_from(["auto", "full"]) | st.floats(0.1, 20),
 )
-def test_training_options_survive_json(epochs: int, lr: float, ema: float, stream: bool, rate: Optional[float]) -> None:
+def test_training_options_survive_json(
+    epochs: int, lr: float, ema: float, stream: bool, rate: Union[float, str]
+) -> None:
     config = TrainConfig(**TRAIN, epochs=epochs, lr=lr, ema=ema, stream=stream, sampling_rate=rate, channels=(4, 8))
     assert TrainConfig.from_dict(config.to_dict()) == config
 

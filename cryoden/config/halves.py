@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import ClassVar, Iterator, Optional, Tuple
+from typing import ClassVar, Iterator, Optional, Tuple, Union
 
 from cryoden.config import shared
 from cryoden.config.options import Config, Groups, option
+from cryoden.config.shared import AUTO, OFF
 from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 OF_MOVIES = (
@@ -47,11 +48,15 @@ class HalvesConfig(Config):
     dark: Optional[str] = option(
         None, help="Dark reference (MRC or TIFF), subtracted from frames before the gain is applied."
     )
-    hot_pixels: Optional[float] = option(
-        None,
+    hot_pixels: Union[float, str] = option(
+        AUTO,
+        words=(AUTO, OFF),
         above=0,
-        help="Replace pixels that lie so many deviations above the median of their neighbourhood in the sum of all "
-        "frames, such as 8, and pixels where the gain is 0, by the mean of their neighbours. Default: keep all.",
+        before=OFF,
+        help="Replace defective pixels by the mean of their neighbours. auto: those that counted more, or less, in all "
+        "frames together than their neighbourhood makes possible, one good pixel in a million; off: none; a number: "
+        "those that lie so many deviations above the median of their neighbourhood, such as 8. Pixels whose gain is 0 "
+        "are replaced unless it is off.",
     )
     frames: Optional[str] = option(
         None,

@@ -22,6 +22,8 @@ TEXTS: Dict[str, str] = {
     "gain": "IMAGE",
     "dark": "IMAGE",
     "map": "MRC",
+    "hot_pixels": "auto|off|NUMBER",
+    "sampling_rate": "auto|full|Å/px",
     "shifts": "DIR",
     "model": "MODEL",
     "from_model": "MODEL",
@@ -36,7 +38,7 @@ TEXTS: Dict[str, str] = {
     "topaz": "auto|no|COMMAND",
     "device": "auto|cpu|cuda[:N]",
 }
-"""Field of text -> what it is."""
+"""Field of text, or of a number for which there are words -> what it is."""
 
 UNITS: Dict[str, str] = {
     "sampling_rate": "Å/px",

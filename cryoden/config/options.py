@@ -71,6 +71,7 @@ def option(
     *,
     help: str,
     choices: Sequence[str] = (),
+    words: Sequence[str] = (),
     form: Tuple[str, str] = ("", ""),
     at_least: float = -math.inf,
     above: float = -math.inf,
@@ -90,6 +91,8 @@ def option(
         One or two sentences for people.
     choices
         The words that it may be.
+    words
+        The words that an option of type `Union[float, str]` may be instead of a number.
     form
         A regular expression that a text must match, and the same in words.
     at_least, above, at_most, below
@@ -100,11 +103,12 @@ def option(
         On the command line, where it cannot be that of the field.
     before
         What the command did before it had this option, as a value of it: records of older versions (checkpoints, model
-        cards, run records) that lack the option were made so. Without it, that is the default.
+        cards, run records) that lack the option, or have nothing as its value where today there is a word for it, were
+        made so. Without it, that is the default.
     """
     bounds = Bounds(at_least, above, at_most, below)
     metadata: Dict[str, Any] = {"help": help, "choices": tuple(choices), "form": form, "bounds": bounds}
-    metadata.update(positional=positional, name=name, before=before)
+    metadata.update(words=tuple(words), positional=positional, name=name, before=before)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -132,6 +136,9 @@ class Options:
             bounds, (pattern, form) = field.metadata["bounds"], field.metadata["form"]
             if choices and value not in choices:
                 yield option_problem(field.name, f"is {value!r}; it must be one of {', '.join(choices)}.")
+            words = field.metadata["words"]
+            if words and not _is_number(value) and value not in words:
+                yield option_problem(field.name, f"is {value!r}; it must be {', '.join(words)} or a number.")
             if field.name == "output" and not value.strip():
                 yield option_problem(field.name, "is empty; it must name a folder.")
             for word in value if isinstance(value, tuple) else [value]:
@@ -174,6 +181,7 @@ class Options:
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
         if missing:
             raise OptionError([option_problem(name, "is missing and has no default; give it.") for name in missing])
+        values = cls.with_words(values)
         arguments: Dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         hints = get_type_hints(cls)
         wrong = [
@@ -194,7 +202,13 @@ class Options:
         recorded
             Option -> value, JSON types.
         """
-        return {**cls._values_before(), **recorded}
+        return {**cls._values_before(), **cls.with_words(recorded)}
+
+    @classmethod
+    def with_words(cls, recorded: Mapping[str, Any]) -> Dict[str, Any]:
+        """Return options with the word of today where an older version had nothing."""
+        before = {field.name: field.metadata["before"] for field in dataclasses.fields(cls) if field.metadata["words"]}
+        return {name: before[name] if value is None and name in before else value for name, value in recorded.items()}
 
     @classmethod
     def _values_before(cls) -> Dict[str, Any]:
@@ -224,6 +238,11 @@ class Options:
     def choices_of(cls, name: str) -> Tuple[str, ...]:
         """Return the words that an option may have."""
         return cls._field(name).metadata["choices"]
+
+    @classmethod
+    def words_of(cls, name: str) -> Tuple[str, ...]:
+        """Return the words that an option may be instead of a number."""
+        return cls._field(name).metadata["words"]
 
     @classmethod
     def default_of(cls, name: str) -> Any:

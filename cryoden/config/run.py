@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Iterator, Optional, Tuple, Type, TypeVar
+from typing import Any, ClassVar, Iterator, Optional, Tuple, Type, TypeVar, Union
 
 from cryoden.config import shared
 from cryoden.config.denoise import DenoiseConfig
@@ -80,7 +80,7 @@ class RunConfig(Config):
     gain_rotation: str = _of(HalvesConfig, "gain_rotation")
     gain_flip: str = _of(HalvesConfig, "gain_flip")
     dark: Optional[str] = _of(HalvesConfig, "dark")
-    hot_pixels: Optional[float] = _of(HalvesConfig, "hot_pixels")
+    hot_pixels: Union[float, str] = _of(HalvesConfig, "hot_pixels")
     frames: Optional[str] = _of(HalvesConfig, "frames")
     expect_frames: Optional[int] = _of(HalvesConfig, "expect_frames")
     shifts: Optional[str] = _of(HalvesConfig, "shifts")
@@ -97,7 +97,7 @@ class RunConfig(Config):
 
     network: str = _of(TrainConfig, "network")
     channels: Tuple[int, ...] = _of(TrainConfig, "channels")
-    sampling_rate: Optional[float] = _of(TrainConfig, "sampling_rate")
+    sampling_rate: Union[float, str] = _of(TrainConfig, "sampling_rate")
     epochs: int = _of(TrainConfig, "epochs")
     minutes: Optional[float] = _of(TrainConfig, "minutes")
     crop: int = _of(TrainConfig, "crop")

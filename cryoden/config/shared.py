@@ -19,8 +19,24 @@ UNET_CHANNELS = (32, 64, 128, 256, 256, 256)
 EXCHANGED_UNET_CHANNELS = (32, 64, 128, 256)
 """Of the U-Net by which implementations are compared: that of the specification, which other programs build too."""
 
+AUTO, OFF, FULL = "auto", "off", "full"
+"""Words that an option may be instead of a number: chosen by the program; not done; the micrographs' own pixel size."""
+
 GIB = 1 << 30
 """Bytes; memory options are in GiB."""
+
+
+def working_rate(purpose: str) -> Any:
+    """Declare the pixel size to which micrographs are brought; `purpose` says what is done at it."""
+    return option(
+        AUTO,
+        words=(AUTO, FULL),
+        at_least=PIXEL_SIZES_A[0],
+        at_most=PIXEL_SIZES_A[1],
+        before=FULL,
+        help=f"Pixel size in A/px at which {purpose}: the micrographs are Fourier-cropped to it. auto: the coarsest "
+        "that keeps all detail in which the halves still correlate, at most 4; full: the micrographs' own.",
+    )
 
 
 def odd() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Optional
+from typing import ClassVar, Union
 
 from cryoden.config import shared
 from cryoden.config.options import Config, Groups, option
@@ -24,8 +24,5 @@ class ShowConfig(Config):
     micrographs: int = option(8, at_least=1, help="Number of micrographs shown, evenly spread over the set.")
     crops: int = option(1, at_least=1, help="Crops per micrograph, at random positions.")
     crop: int = option(256, at_least=16, help="Side of the crops in pixels (smaller if the micrographs are).")
-    sampling_rate: Optional[float] = shared.pixel_size(
-        None,
-        "Pixel size in A/px at which to look: the one at which you will train. Default: as they are.",
-    )
+    sampling_rate: Union[float, str] = shared.working_rate("to look, the one at which to train")
     seed: int = option(1, at_least=0, help="Random seed of the positions.")

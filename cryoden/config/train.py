@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Dict, Iterator, Optional, Tuple
+from typing import Any, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, Union
 
 from cryoden.config import shared
 from cryoden.config.options import Config, Groups, option
@@ -46,11 +46,7 @@ class TrainConfig(Config):
     channels: Tuple[int, ...] = option(
         shared.UNET_CHANNELS, help="Number of channels at each level of the U-Net, from full resolution down."
     )
-    sampling_rate: Optional[float] = shared.pixel_size(
-        None,
-        "Pixel size in A/px at which to train and denoise: the micrographs are Fourier-cropped to it. Picking "
-        "needs 3-5 A/px, which is many times faster than full resolution. Default: as the micrographs are.",
-    )
+    sampling_rate: Union[float, str] = shared.working_rate("to train and denoise")
     epochs: int = option(
         20, at_least=1, help="Number of epochs; in each, about as many crops are drawn as a half-overlapping grid has."
     )
@@ -122,6 +118,18 @@ class TrainConfig(Config):
     device: str = shared.device()
     resume: bool = option(False, help="Resume from the last checkpoint in the output folder.")
     from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
+
+    def begun_with(self, recorded: Mapping[str, Any]) -> TrainConfig:
+        """Return the options with which a training goes on: where the pixel size is `auto`, the one chosen then.
+
+        Parameters
+        ----------
+        recorded
+            Option -> value, of the training that was begun; what version 0.1 recorded as nothing was `full`.
+        """
+        if self.sampling_rate != shared.AUTO:
+            return self
+        return dataclasses.replace(self, sampling_rate=self.completed(recorded)["sampling_rate"])
 
     def lasting_options(self) -> Dict[str, Any]:
         """Return the options that make a training what it is, as JSON types."""

@@ -126,7 +126,7 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
     pairs = []
     for name in sorted(set(odd_files) & set(even_files)):
         try:
-            pairs.append(_check_pair(name, odd_files[name], even_files[name], working_rate))
+            pairs.append(check_pair(name, odd_files[name], even_files[name], working_rate))
         except Exception as error:  # one bad pair never ends a list
             failures[name] = problem_of(error, name)
 
@@ -200,7 +200,23 @@ def check_correlation(name: str, halves: np.ndarray) -> None:
         )
 
 
-def _check_pair(name: str, odd: str, even: str, working_rate: Optional[float]) -> HalfPair:
+def check_pair(name: str, odd: str, even: str, working_rate: Optional[float] = None) -> HalfPair:
+    """Return two files as the halves of one micrograph, if their headers say that they can be.
+
+    Parameters
+    ----------
+    name
+        Of the micrograph.
+    odd, even
+        Files.
+    working_rate
+        A/px to which they will be brought; None = as they are.
+
+    Raises
+    ------
+    CryodenError
+        If one cannot be opened, or their headers do not go together.
+    """
     stacks = (open_stack(odd), open_stack(even))
     sizes = [f"{s.shape[1]} x {s.shape[0]} px" for s in stacks]
     if stacks[0].shape != stacks[1].shape:

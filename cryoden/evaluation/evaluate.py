@@ -324,7 +324,7 @@ class Evaluation:
         options["topaz"] = {"is_there": has_topaz, "network": config.topaz_network if has_topaz else None}
         path = self.output / outputs.EVALUATE_RECORD
         files = {"model": config.model}
-        return RunRecord(path, options, files, None, config.overwrite, renamed={"models": "model"})
+        return RunRecord(path, options, files, config.overwrite, renamed={"models": "model"})
 
     def _finished(self) -> Set[str]:
         """Return the micrographs that were measured before, with the same denoisers and options.

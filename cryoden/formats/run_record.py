@@ -18,7 +18,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from cryoden import __version__
 from cryoden.errors import ExistingResultsError, FileError, Remedy
@@ -119,10 +119,10 @@ class RunRecord:
     files
         Option -> file or files that it names, such as models or a gain reference: known by their content, not by their
         place.
-    lacking
-        Values of options that version 0.1 did not have, and of what it recorded in another form.
     renamed
         Names that version 0.1 recorded -> options that are meant.
+    in_words_of_today
+        Returns options that an older version recorded as today's would be.
     is_overwritten
         Whether results that are there are made again, whoever made them; None where the command has no such option.
     rank
@@ -134,16 +134,16 @@ class RunRecord:
         path: PathLike,
         options: Mapping[str, Any],
         files: Optional[Mapping[str, Union[str, Sequence[str], None]]] = None,
-        lacking: Optional[Mapping[str, Any]] = None,
         is_overwritten: Optional[bool] = None,
         rank: int = 0,
         renamed: Optional[Mapping[str, str]] = None,
+        in_words_of_today: Callable[[Mapping[str, Any]], Dict[str, Any]] = dict,
     ) -> None:
         self.path = Path(path)
         self.options: Dict[str, Any] = json.loads(json.dumps(dict(options)))
         self._digests = {name: _digest_of(named) for name, named in (files or {}).items() if named}
         self._run = _run_name(self.options, self._digests)
-        self._lacking = dict(lacking or {})
+        self._in_words_of_today = in_words_of_today
         self._is_overwritten = bool(is_overwritten)
         self._remedy = Remedy("other_folder" if is_overwritten is None else "overwrite")
         self._identities: Dict[str, Tuple[Optional[InputIdentity], ...]] = {}
@@ -249,9 +249,8 @@ class RunRecord:
     def _differences(self, run: str) -> Dict[str, Tuple[Any, Any]]:
         """Return option -> (value then, value now) of those in which a run differs from this one."""
         before = self._runs[run]
-        return option_differences(
-            {**self._lacking, **before["options"]}, self.options, before["digests"], self._digests
-        )
+        options = self._in_words_of_today(before["options"])
+        return option_differences(options, self.options, before["digests"], self._digests)
 
     @property
     def _runs(self) -> Dict[str, Dict[str, Any]]:
@@ -306,6 +305,18 @@ def recorded_options(path: PathLike) -> Optional[Dict[str, Any]]:
     """
     content = _read_content(Path(path))
     return None if content is None else content["runs"][content["current"]]["options"]
+
+
+def options_of_0_1(path: PathLike) -> Optional[Dict[str, Any]]:
+    """Return the options with which version 0.1 began a folder, also if this one has filled it since; else None.
+
+    Raises
+    ------
+    FileError
+        If the record is damaged.
+    """
+    run = (_read_content(Path(path)) or {"runs": {}})["runs"].get(LEGACY)
+    return None if run is None else run["options"]
 
 
 def lines_path(record: Path, rank: int = 0) -> Path:

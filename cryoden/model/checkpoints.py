@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 
 from cryoden.config import TrainConfig
-from cryoden.errors import ExistingResultsError, FileError, FullDiskError, Remedy
+from cryoden.errors import CryodenError, ExistingResultsError, FileError, FullDiskError, Remedy
 from cryoden.formats import outputs
 from cryoden.formats.file_errors import reading_errors, reason, require_file
 from cryoden.formats.files import whole_file
+from cryoden.formats.model_file import read_card
 from cryoden.formats.run_record import option_differences
 from cryoden.model.training_state import TrainingState
 
@@ -85,6 +86,27 @@ def restore(folder: Path, state: TrainingState, options: Mapping[str, Any]) -> N
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise _unusable(path, f"does not fit this training: {reason(error)}") from error
     log.info("Resumed after epoch %d, batch %d.", state.progress.epoch, state.progress.batch)
+
+
+def recorded_options(folder: Path) -> Optional[Dict[str, Any]]:
+    """Return the options of the training in a folder, from its checkpoint, else its model; None without either.
+
+    Raises
+    ------
+    FileError
+        If the checkpoint cannot be read.
+    """
+    path = folder / outputs.CHECKPOINT
+    return dict(_read(path)["options"]) if path.exists() else options_of_model(folder / outputs.MODEL)
+
+
+def options_of_model(path: Path) -> Optional[Dict[str, Any]]:
+    """Return the options by which a model was trained; None where that is unknown."""
+    try:
+        options = read_card(path).training.get("options")
+    except CryodenError:
+        return None
+    return options if isinstance(options, dict) else None
 
 
 def changed_options(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> Dict[str, Tuple[Any, Any]]:

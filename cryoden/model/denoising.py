@@ -61,9 +61,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     output = Path(config.output)
     star = output / outputs.MICROGRAPHS_STAR
     options = _lasting_options(config, denoiser.card)
-    record = RunRecord(
-        output / outputs.DENOISE_RECORD, options, {"model": config.model}, None, config.overwrite, rank()
-    )
+    record = RunRecord(output / outputs.DENOISE_RECORD, options, {"model": config.model}, config.overwrite, rank())
     if not config.overwrite:
         require_own_folder(output, outputs.DENOISE_RECORD, [outputs.MICROGRAPHS_STAR])
     finished = record.finished([job.result for job in micrographs.jobs])

@@ -27,9 +27,9 @@ from cryoden.model.devices import pick_device
 from cryoden.model.predictor import Predictor
 from cryoden.model.processes import all_gather, any_of, broadcast, local_rank, process_group
 from cryoden.model.schedule import Stopwatch, has_lost_patience, learning_rate_factor, share_done
-from cryoden.model.training_data import TrainingData
+from cryoden.model.training_data import TrainingData, settle_working_rate
 from cryoden.model.training_setup import TrainingSetup, set_up
-from cryoden.model.training_writer import TrainingWriter, require_own_training
+from cryoden.model.training_writer import TrainingWriter, as_begun, require_own_training
 from cryoden.model.validation import Comparison, compare, summarize
 from cryoden.system.signals import deferring_stop
 
@@ -104,10 +104,12 @@ def run_training(
     # What is wrong with options, device or folder is said before a micrograph is opened.
     device = pick_device(config.device, local_rank())
     output = make_folder(config.output)
+    config = as_begun(output, config)
     require_own_training(output, config)
 
     with process_group(device) as shard:
         require_even_batches(config.batch_size, shard)
+        config = settle_working_rate(config, shard)
         data = TrainingData.find(config)
         for problem in data.failures.values():
             write_above_bar(f"Left out: {problem}")

@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from typing import Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
 from cryoden.config import TrainConfig
+from cryoden.config.shared import AUTO, FULL
 from cryoden.data.crops import fitting_crop
+from cryoden.data.loaders import Shard
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pairs import HalfPair, find_pairs, hold_out, too_small
 from cryoden.data.patch_pairs import PatchPair, find_patch_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import OptionError, Problem, Remedy, TrainingError, because, option_problem, problem_of
+from cryoden.errors import (
+    CryodenError,
+    OptionError,
+    Problem,
+    Remedy,
+    TrainingError,
+    because,
+    option_problem,
+    problem_of,
+)
 from cryoden.formats.images import read_micrograph
+from cryoden.formats.model_file import read_card
+from cryoden.metrics.working_rate import working_rate
+from cryoden.model.processes import broadcast
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
 MAX_FAILED_SHARE = 0.5
 """Training stops when a larger share of the micrographs cannot be used."""
+
+
+def settle_working_rate(config: TrainConfig, shard: Shard = Shard()) -> TrainConfig:
+    """Return the options with a number, or `full`, as their pixel size: where it is `auto`, the first process chooses.
+
+    That of a model to start from goes first; patches keep their own.
+    """
+    if config.sampling_rate != AUTO:
+        return config
+    chosen = 0.0
+    if shard.rank == 0 and not config.patches:
+        with suppress(CryodenError):  # what is wrong with halves or model is said where they are used
+            known = read_card(config.from_model).sampling_rate if config.from_model else None
+            chosen = working_rate(AUTO, config.odd or "", config.even or "", known) or 0.0
+    return replace(config, sampling_rate=broadcast(chosen, shard) or FULL)
 
 
 class TrainingData:
@@ -52,14 +83,17 @@ class TrainingData:
     def find(cls, config: TrainConfig) -> TrainingData:
         """Find what the options name, halves or patch files, and choose what is held out.
 
+        The pixel size must be settled: `auto` is taken for the micrographs' own.
+
         Raises
         ------
         CryodenError
             If no pair can be used.
         """
+        rate = None if isinstance(config.sampling_rate, str) else config.sampling_rate
         if config.patches:
-            return cls(*find_patch_pairs(config.patches, config.patch, config.sampling_rate, config.validation), {})
-        pairs, failures = find_pairs(config.odd or "", config.even or "", config.sampling_rate)
+            return cls(*find_patch_pairs(config.patches, config.patch, rate, config.validation), {})
+        pairs, failures = find_pairs(config.odd or "", config.even or "", rate)
         for pair in pairs:
             try:
                 _require_size(pair, pair.shape)

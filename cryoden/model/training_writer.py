@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from cryoden.config import TrainConfig
-from cryoden.errors import CryodenError, ExistingResultsError, Remedy
+from cryoden.config.shared import AUTO
+from cryoden.errors import ExistingResultsError, Remedy
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder
-from cryoden.formats.model_file import read_card
 from cryoden.formats.output_folder import require_own_folder
 from cryoden.formats.training_folder import write_log, write_samples
-from cryoden.model.checkpoints import changed_options, save_state
+from cryoden.model.checkpoints import changed_options, options_of_model, recorded_options, save_state
 from cryoden.model.schedule import Stopwatch
 from cryoden.model.trained_model import training_card, write_trained
 from cryoden.model.training_setup import TrainingSetup
@@ -106,6 +106,20 @@ def _log_epoch(record: Dict[str, Any], is_best: bool) -> None:
     )
 
 
+def as_begun(folder: Path, config: TrainConfig) -> TrainConfig:
+    """Return the options with the pixel size of the training that goes on, where none is asked for.
+
+    Raises
+    ------
+    FileError
+        If the training's checkpoint cannot be read.
+    """
+    if not config.resume or config.sampling_rate != AUTO:  # a checkpoint may be large: it is read where it is needed
+        return config
+    recorded = recorded_options(folder)
+    return config if recorded is None else config.begun_with(recorded)
+
+
 def require_own_training(folder: Path, config: TrainConfig) -> None:
     """Refuse a folder that holds another training, or what this command did not make.
 
@@ -124,8 +138,5 @@ def require_own_training(folder: Path, config: TrainConfig) -> None:
 
 
 def _is_model_of(path: Path, config: TrainConfig) -> bool:
-    try:
-        options = read_card(path).training.get("options")
-    except CryodenError:
-        return False
-    return isinstance(options, dict) and not changed_options(options, config.lasting_options())
+    options = options_of_model(path)
+    return options is not None and not changed_options(options, config.lasting_options())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 import numpy as np
 
+from cryoden.config.shared import OFF
 from cryoden.errors import FileError, PixelError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_movie_stack
@@ -129,7 +130,7 @@ class Reference:
                 f"{name} has {counted(n_zero, 'pixel')} of value 0, which would leave no image there; all must be "
                 "above 0. Make it again, or have such pixels replaced by their neighbours.",
                 subject=str(self.path),
-                remedy=Remedy("set_to", "hot_pixels", "8"),
+                remedy=Remedy("leave_out", "hot_pixels"),
             )
         if self.kind == "Gain" and n_zero > MAX_DEAD_SHARE * n_pixels:
             raise PixelError(
@@ -161,19 +162,25 @@ class Calibration:
     ----------
     gain, dark
         References, or None.
-    hot_deviations
-        How many deviations above its neighbourhood a pixel is replaced; None = keep all.
+    hot_pixels
+        `auto`: pixels that counted too much or too little for their neighbourhood are replaced; `off`: none; a number:
+        those that lie so many deviations above it.
     """
 
     gain: Optional[Reference] = None
     dark: Optional[Reference] = None
-    hot_deviations: Optional[float] = None
+    hot_pixels: Union[float, str] = OFF
+
+    @property
+    def replaces_pixels(self) -> bool:
+        """Whether bad pixels are looked for."""
+        return self.hot_pixels != OFF
 
     def require_usable(self) -> None:
         """Look at every pixel of the references, before any movie is read; raises PixelError."""
         for reference in (self.gain, self.dark):
             if reference is not None:
-                reference.require_usable(may_be_zero=self.hot_deviations is not None)
+                reference.require_usable(may_be_zero=self.replaces_pixels)
 
     def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool = False) -> None:
         """Refuse references of another size than the frames; raises FileError."""
@@ -203,9 +210,9 @@ class Calibration:
             result *= self.gain.rows(first, last, shape)
         return result
 
-    def dead_pixels(self, first: int, last: int, shape: Tuple[int, int]) -> Optional[np.ndarray]:
-        """Return where the gain is 0, as a mask of rows; None without a gain."""
-        return None if self.gain is None else self.gain.rows(first, last, shape) == 0
+    def gain_rows(self, first: int, last: int, shape: Tuple[int, int]) -> Optional[np.ndarray]:
+        """Return rows of the gain, float32; None without a gain."""
+        return None if self.gain is None else self.gain.rows(first, last, shape)
 
 
 def _size(shape: Tuple[int, int]) -> str:

@@ -67,8 +67,8 @@ class CommonDetail:
         """Whether micrographs share what no specimen can make them share."""
         return self.deviations > MIN_DEVIATIONS and self.share > MIN_SHARE
 
-    def warnings(self) -> List[Problem]:
-        """Return everything that is wrong."""
+    def warnings(self, are_hot_pixels_kept: bool) -> List[Problem]:
+        """Return everything that is wrong; another remedy is left where hot pixels were kept."""
         problems = []
         if self.uncorrelated:
             n_bad = len(self.uncorrelated)
@@ -83,9 +83,13 @@ class CommonDetail:
             message = (
                 f"A fixed pattern: {self.share:.0%} of the fine detail that halves have in common is the same in all "
                 f"{self.n_micrographs} micrographs ({self.deviations:.0f} deviations above chance). A network would "
-                "learn it as signal. Check the gain reference and its orientation, and have hot pixels replaced."
+                "learn it as signal. Check the gain reference and its orientation"
             )
-            problems.append(Problem("warning", message, remedy=Remedy("set_to", "hot_pixels", "8")))
+            if are_hot_pixels_kept:
+                remedy = Remedy("leave_out", "hot_pixels")
+                problems.append(Problem("warning", f"{message}, and have hot pixels replaced.", remedy=remedy))
+            else:
+                problems.append(Problem("warning", f"{message}."))
         return problems
 
 

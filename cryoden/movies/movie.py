@@ -14,7 +14,7 @@ from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.stack import rows_of_band
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.frame_sums import summed_bands
-from cryoden.movies.hot_pixels import HALO, find_bad_pixels, replace_pixels
+from cryoden.movies.hot_pixels import HALO, find_by_counts, find_by_deviations, replace_pixels
 
 Bands = Tuple[np.ndarray, np.ndarray]
 """The same rows of the odd and of the even sum."""
@@ -128,7 +128,7 @@ class Movie:
             As `half_bands`.
         """
         bad = NO_PIXELS
-        if self.calibration.hot_deviations is not None:
+        if self.calibration.replaces_pixels:
             places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
             bad = np.concatenate(places, axis=1)
         self.n_bad_pixels = bad.shape[1]
@@ -144,14 +144,12 @@ class Movie:
 
     def _corrected_halves(self) -> Iterator[Tuple[int, Bands, np.ndarray]]:
         """Yield first row, calibrated halves, and rows (of the band) and columns of the pixels replaced."""
-        deviations = self.calibration.hot_deviations
-        halo = 0 if deviations is None else HALO
-        for rows, around, (odd, even) in self._calibrated_sums(self.halves, halo):
+        is_searched = self.calibration.replaces_pixels
+        for rows, around, (odd, even) in self._calibrated_sums(self.halves, HALO if is_searched else 0):
             bad = NO_PIXELS
             inner = slice(rows.start - around.start, rows.stop - around.start)
-            if deviations is not None:
-                dead = self.calibration.dead_pixels(around.start, around.stop, self.shape)
-                bad = find_bad_pixels(odd + even, deviations, dead)
+            if is_searched:
+                bad = self._find_bad_pixels(odd, even, around)
                 odd = replace_pixels(odd, bad)
                 even = replace_pixels(even, bad)
 
@@ -159,6 +157,15 @@ class Movie:
                 is_inside = (bad[0] >= inner.start) & (bad[0] < inner.stop)
                 bad = bad[:, is_inside] - [[inner.start], [0]]
             yield rows.start, (odd[inner], even[inner]), bad
+
+    def _find_bad_pixels(self, odd: np.ndarray, even: np.ndarray, rows: slice) -> np.ndarray:
+        """Return rows (of the sums given) and columns of the pixels to replace."""
+        gain = self.calibration.gain_rows(rows.start, rows.stop, self.shape)
+        if isinstance(self.calibration.hot_pixels, str):
+            n_odd, n_even = map(len, self.halves)
+            return find_by_counts(odd, even, (n_odd, n_even), gain)
+        dead = None if gain is None else gain == 0
+        return find_by_deviations(odd + even, self.calibration.hot_pixels, dead)
 
     def _calibrated_sums(
         self, groups: Sequence[Sequence[int]], halo: int = 0

@@ -7,11 +7,12 @@ import os
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from cryoden.config import HalvesConfig
+from cryoden.config.shared import AUTO, OFF
 from cryoden.errors import (
     NOT_REACHED,
     CryodenError,
@@ -28,7 +29,14 @@ from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.run_record import Result, RunRecord, deleted_file, require_distinct, require_no_input
+from cryoden.formats.run_record import (
+    Result,
+    RunRecord,
+    deleted_file,
+    options_of_0_1,
+    require_distinct,
+    require_no_input,
+)
 from cryoden.formats.star import ImageTable, listed_table, star_path, write_results
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -192,12 +200,15 @@ def split_movies(config: HalvesConfig) -> Outcome:
         name, or the folder holds what this command did not make.
     """
     table, movies = _list_movies(config)
+    output = Path(config.output)
+    config = _as_begun(config, output)
     calibration = open_calibration(config)
     calibration.require_usable()
 
-    output = Path(config.output)
     references = {"gain": config.gain, "dark": config.dark}
-    record = RunRecord(output / outputs.HALVES_RECORD, _lasting_options(config), references, OF_MOVIES_ONLY)
+    record = RunRecord(
+        output / outputs.HALVES_RECORD, _lasting_options(config), references, in_words_of_today=_in_words_of_today
+    )
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
     paths = [movie.path for movie in movies]
@@ -216,7 +227,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     if not done:
         raise NothingDoneError("movie", "split", len(movies), failures)
     _write_tables(config, table, done, rates)
-    return Outcome(len(movies), failures, _write_findings(output, work.pattern))
+    return Outcome(len(movies), failures, _write_findings(output, work.pattern, config))
 
 
 def write_halves(
@@ -328,6 +339,21 @@ def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[Movie
     references = [path for path in (config.gain, config.dark) if path]
     require_no_input(written, [*paths, *config.movies, *references, *differences.values()])
     return table, movies
+
+
+def _as_begun(config: HalvesConfig, output: Path) -> HalvesConfig:
+    """Return the options with which a folder of version 0.1 goes on: nothing said of hot pixels meant keeping them."""
+    before = options_of_0_1(output / outputs.HALVES_RECORD)
+    if before is None or config.hot_pixels != AUTO:
+        return config
+    kept = HalvesConfig.with_words(before)["hot_pixels"]
+    log.info("%s was begun by version 0.1 with hot pixels %s; that goes on.", output, kept)
+    return replace(config, hot_pixels=kept)
+
+
+def _in_words_of_today(recorded: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return what an older version recorded as this one does."""
+    return {**OF_MOVIES_ONLY, **HalvesConfig.with_words(recorded)}
 
 
 def _lasting_options(config: HalvesConfig) -> Dict[str, Any]:
@@ -449,10 +475,10 @@ def _star_of(output: Path, kind: str) -> Path:
     return (output if kind == outputs.FULL else output / kind) / outputs.MICROGRAPHS_STAR
 
 
-def _write_findings(output: Path, pattern: FixedPattern) -> Tuple[Problem, ...]:
+def _write_findings(output: Path, pattern: FixedPattern, config: HalvesConfig) -> Tuple[Problem, ...]:
     """Write what the halves have in common, and return what is suspicious; the halves count without these files."""
     found = pattern.found()
-    warnings = found.warnings()
+    warnings = found.warnings(are_hot_pixels_kept=config.hot_pixels == OFF)
     content = {
         **asdict(found),
         "share": found.share,

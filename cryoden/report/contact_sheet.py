@@ -19,6 +19,7 @@ from cryoden.formats.files import make_folder, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import fills_folder, require_own_folder
+from cryoden.metrics.working_rate import working_rate
 from cryoden.report.figures import save_figure, show_image
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
     CryodenError
         If no micrograph can be read.
     """
-    pairs, failures = find_pairs(config.odd, config.even, config.sampling_rate)
+    rate = working_rate(config.sampling_rate, config.odd, config.even)
+    pairs, failures = find_pairs(config.odd, config.even, rate)
     chosen = [pairs[int(i)] for i in np.unique(np.linspace(0, len(pairs) - 1, config.micrographs).round())]
     crops: List[HalfCrop] = []
     for number, pair in enumerate(chosen):
@@ -139,5 +141,9 @@ def plot_crops(figure: Figure, crops: Sequence[HalfCrop]) -> None:
             counts, _ = np.histogram(values, edges)
             row[4].plot((edges[1:] + edges[:-1]) / 2, counts, style, label=label)
 
-        row[4].set(title=f"halves correlate {crop.correlation:.3f}", xlabel="grey value - mean", yticks=[])
+        row[4].set(
+            title=f"halves correlate {crop.correlation:.3f} at {crop.sampling_rate:.3g} Å/px",
+            xlabel="grey value - mean",
+            yticks=[],
+        )
         row[4].legend(fontsize=7)

@@ -12,6 +12,7 @@ from cryoden.data.rescale import fourier_crop
 from cryoden.formats.files import PathLike, whole_file
 from cryoden.formats.images import read_micrograph
 from cryoden.movies.fixed_pattern import FixedPattern
+from cryoden.movies.hot_pixels import find_by_deviations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +22,12 @@ GREY_PERCENTILES = (0.5, 99.5)
 
 RING_PERCENTILES = (1.0, 99.5)
 """Grey range of power spectra: the middle may be white."""
+
+OUTLIER_DEVIATIONS = 8.0
+"""From which a pixel of a fixed pattern is circled."""
+
+MAX_CIRCLES = 500
+"""More are no circles any more."""
 
 DISPLAY_SIDE = 1024
 """Longest side in pixels at which images are drawn: a screen shows no more."""
@@ -79,6 +86,8 @@ def draw_fixed_pattern(sums: PathLike, path: PathLike) -> None:
 def plot_fixed_pattern(figure: Figure, sums: PathLike) -> None:
     """Draw the mean of all micrographs' middles: without a fixed pattern it is noise, finer with every micrograph.
 
+    Pixels that stand out of it, hot and dead ones that were not replaced, are circled.
+
     Parameters
     ----------
     figure
@@ -96,13 +105,24 @@ def plot_fixed_pattern(figure: Figure, sums: PathLike) -> None:
         "common is the same in all"
     )
 
+    outliers = np.concatenate([find_by_deviations(image, OUTLIER_DEVIATIONS) for image in (mean, -mean)], axis=1)
+    n = outliers.shape[1]
+    named = "1 pixel stands out" if n == 1 else f"{n or 'no'} pixels stand out"
     axes: Any = figure.subplots(1, 2)
-    titles = (f"middle, {columns} x {rows} px", f"its middle, {columns // 8} x {rows // 8} px")
-    for place, image, title in zip(axes, (mean, mean[part]), titles):
+    titles = (f"middle, {columns} x {rows} px: {named}", f"its middle, {columns // 8} x {rows // 8} px")
+    for place, image, title, origin in zip(axes, (mean, mean[part]), titles, ((0, 0), (part[0].start, part[1].start))):
         low, high = np.percentile(image, GREY_PERCENTILES)
         drawn = place.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+        _circle(place, outliers - np.array(origin)[:, None], image.shape)
         place.set(title=title, xticks=[], yticks=[])
     figure.colorbar(drawn, ax=axes, shrink=0.7, label="deviations of a half's fine detail")
+
+
+def _circle(axes: Any, places: np.ndarray, shape: Tuple[int, ...]) -> None:
+    """Draw circles around some pixels, rows and columns `(2, n)`, as far as they are in the picture."""
+    is_inside = ((places >= 0) & (places < np.array(shape)[:, None])).all(axis=0)
+    rows, columns = places[:, is_inside][:, :MAX_CIRCLES]
+    axes.scatter(columns, rows, s=70, facecolors="none", edgecolors="tab:orange", linewidths=1)
 
 
 def plot_comparison(

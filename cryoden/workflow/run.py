@@ -261,4 +261,5 @@ def is_finished_training(config: TrainConfig) -> bool:
         return False
     if ending is None or ending.status not in (DONE, SOME_FAILED) or not isinstance(recorded, dict):
         return False
-    return not option_differences(TrainConfig.completed(recorded), config.lasting_options())
+    now = config.begun_with(recorded).lasting_options()
+    return not option_differences(TrainConfig.completed(recorded), now)

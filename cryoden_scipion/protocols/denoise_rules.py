@@ -7,6 +7,7 @@ from typing import Dict, List, Optional
 
 from pwem.objects import SetOfCTF, SetOfMicrographs
 
+from cryoden.config import shared
 from cryoden.formats.files import mrc_name
 from cryoden.formats.model_file import ModelCard
 from cryoden_scipion import convert
@@ -99,7 +100,7 @@ def sizeWarnings(micrographs: SetOfMicrographs, card: ModelCard, tile: Optional[
     """Return what does not fit well between micrographs, model and tile size, though it can be done."""
     warnings = []
     ratio = card.sampling_rate / micrographs.getSamplingRate()
-    isTrainedUnscaled = not card.training.get("options", {}).get("sampling_rate")
+    isTrainedUnscaled = card.training.get("options", {}).get("sampling_rate") in (None, shared.FULL)
     if isTrainedUnscaled and ratio > FAR_RATIO:
         warnings.append(
             f"The denoiser was trained on micrographs of {card.sampling_rate:.3g} A/px, these have "

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
-from typing import Any, Callable, ClassVar, Dict, Iterable, List, Mapping, Optional, Type
+from typing import Any, Callable, ClassVar, Dict, Iterable, List, Mapping, Optional, Type, Union
 
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
@@ -72,7 +72,7 @@ class CryodenProtBase(EMProtocol):
     ) -> None:
         """Add a form field for one option of the command, with the command line's own default and help."""
         kwargs.setdefault("help", configClass.help_of(name))
-        if configClass.default_of(name) is None:
+        if configClass.default_of(name) is None or configClass.words_of(name):  # a number, or nothing for a word
             kwargs["allowsNull"] = True
         else:
             kwargs.setdefault("default", configClass.default_of(name))
@@ -89,6 +89,12 @@ class CryodenProtBase(EMProtocol):
     def _choice(self, configClass: Type[Options], name: str) -> str:
         """Return the chosen word of a field that `_addChoice` added."""
         return configClass.choices_of(name)[self.getAttributeValue(name)]
+
+    def _numberOrWord(self, configClass: Type[Options], name: str) -> Union[float, str]:
+        """Return the value of an option that is a number or a word: the field may be empty (the first word) or 0."""
+        value = self.getAttributeValue(name)
+        first, other = configClass.words_of(name)
+        return first if value is None else value or other
 
     # --------------------------- STEPS functions ------------------------------
     def _runCryoden(self, command: str, config: Options, isShared: bool = False) -> None:

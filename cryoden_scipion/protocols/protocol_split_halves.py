@@ -12,11 +12,11 @@ from pyworkflow.constants import BETA
 from pyworkflow.object import CsvList
 from pyworkflow.protocol import params
 
-from cryoden.config import HalvesConfig
+from cryoden.config import HalvesConfig, shared
 from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json
-from cryoden.formats.run_record import recorded_options
+from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
@@ -94,7 +94,16 @@ class CryodenProtSplitHalves(StreamingRun):
         self._addOption(
             form, HalvesConfig, "dark", params.FileParam, "Dark reference", expertLevel=params.LEVEL_ADVANCED
         )
-        self._addOption(form, HalvesConfig, "hot_pixels", params.FloatParam, "Replace hot pixels above (deviations)")
+        self._addOption(
+            form,
+            HalvesConfig,
+            "hot_pixels",
+            params.FloatParam,
+            "Replace hot pixels above (deviations)",
+            help="Empty (auto): pixels that counted more, or less, in all frames together than their neighbourhood "
+            "makes possible are replaced by the mean of their neighbours; one good pixel in a million is. 0 (off): "
+            "none. A number: those that lie so many deviations above the median of their neighbourhood, such as 8.",
+        )
 
     def _defineMotion(self, form: params.Form) -> None:
         form.addSection(label="Motion and dose")
@@ -173,11 +182,15 @@ class CryodenProtSplitHalves(StreamingRun):
 
     def _continueProblems(self) -> List[str]:
         movies = self.inputMovies.get()
-        record = recorded_options(self._getExtraPath(outputs.HALVES_RECORD))
+        path = self._getExtraPath(outputs.HALVES_RECORD)
+        record, isBegunBy01 = recorded_options(path), options_of_0_1(path) is not None
         if movies is None or record is None:
             return []
 
-        problems = optionProblems(record, self._config().to_dict(), self._words)
+        options = self._config().to_dict()
+        if options["hot_pixels"] == shared.AUTO and isBegunBy01:  # it goes on with what nothing meant then
+            del options["hot_pixels"]
+        problems = optionProblems(HalvesConfig.with_words(record), options, self._words)
         if self.hasAttribute(OUTPUT_FULL):
             star = self._getExtraPath(outputs.MOVIES_STAR)
             problems += itemProblems(self._labelOf("movies"), movies, self.outputMicrographs, star)
@@ -226,7 +239,7 @@ class CryodenProtSplitHalves(StreamingRun):
             gain_rotation=self._choice(HalvesConfig, "gain_rotation") if self._gain() else "0",
             gain_flip=self._choice(HalvesConfig, "gain_flip") if self._gain() else "none",
             dark=self.dark.get() or None,
-            hot_pixels=self.hot_pixels.get(),
+            hot_pixels=self._numberOrWord(HalvesConfig, "hot_pixels"),
             frames=self._frames(),
             expect_frames=self.expect_frames.get(),
             shifts=self._shiftsFolder(),

@@ -80,7 +80,16 @@ class CryodenProtTrain(HalvesInput):
         )
 
     def _defineTrainingParams(self, form: params.Form) -> None:
-        self._addOption(form, TrainConfig, "sampling_rate", params.FloatParam, "Working pixel size (A/px)")
+        self._addOption(
+            form,
+            TrainConfig,
+            "sampling_rate",
+            params.FloatParam,
+            "Working pixel size (A/px)",
+            help="To train and denoise at: the micrographs are Fourier-cropped to it, and coordinates are scaled back. "
+            "Empty (auto): the coarsest that keeps all detail in which the halves still correlate, at most 4, which is "
+            "many times faster than full resolution. 0 (full): the micrographs' own.",
+        )
         form.addParam(
             "budget",
             params.EnumParam,
@@ -213,8 +222,9 @@ class CryodenProtTrain(HalvesInput):
         if not os.path.exists(path) or any(pointer.get() is None for pointer in self._inputPointers()):
             return []
 
-        trainedWith = TrainConfig.completed(read_card(path).training["options"])
-        problems = optionProblems(trainedWith, self._config().lasting_options(), self._words)
+        recorded = read_card(path).training["options"]
+        options = self._config().begun_with(recorded).lasting_options()
+        problems = optionProblems(TrainConfig.completed(recorded), options, self._words)
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             label = ("Odd micrographs", "Even micrographs")[half]
             problems += fileProblems(label, self._halves(half)[1], self._getExtraPath(star))
@@ -241,7 +251,7 @@ class CryodenProtTrain(HalvesInput):
             output=self._getExtraPath(),
             network=NETWORKS[self.network.get()],
             channels=tuple(int(n) for n in self.channels.get().split()),
-            sampling_rate=self.sampling_rate.get(),
+            sampling_rate=self._numberOrWord(TrainConfig, "sampling_rate"),
             epochs=self.epochs.get(),
             minutes=self.minutes.get() if self.budget.get() == MINUTES else None,
             crop=self.crop.get(),

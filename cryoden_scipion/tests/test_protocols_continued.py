@@ -104,7 +104,8 @@ class TestCryodenContinued(CryodenDenoiseTest):
         self.launchProtocol(split)
         for changes, words in (
             ({"lastFrame": 4}, "*Frames to use* (was empty, is now 1-4)."),
-            ({"hot_pixels": 8.0}, "*Replace hot pixels above (deviations)* (was empty, is now 8.0)."),
+            ({"hot_pixels": 8.0}, "*Replace hot pixels above (deviations)* (was auto, is now 8.0)."),
+            ({"hot_pixels": 0.0}, "*Replace hot pixels above (deviations)* (was auto, is now off)."),
             ({"inputMovies": self.importMovies("foreign", 2)}, "*Movies* is another set: movie_1.mrc"),
         ):
             self.assertRefused(self.continued(split, **changes), words)
@@ -117,6 +118,7 @@ class TestCryodenContinued(CryodenDenoiseTest):
         other = self.importMicrographs("strange", 2, shape=MOVIE_SHAPE)
         for changes, words in (
             ({"epochs": 3}, "*Epochs* (was 1, is now 3)."),
+            ({"sampling_rate": 9.0}, "*Working pixel size (A/px)* (was 4.0, is now 9.0)."),
             ({"inputMicrographsEven": other}, "*Even micrographs* is another set"),
         ):
             self.assertRefused(self.continued(training, **changes), words)

@@ -176,8 +176,9 @@ class TestCryodenMadeBy01(BaseTest):
             self.assertNotEqual(self.continued(label, **changes).validate(), [], (label, changes))
 
     def testFreeFieldsMayChange(self):
-        """Those that change no result."""
+        """Those that change no result; an empty field, which meant something else then, goes on as it was begun."""
         for label, changes in (
+            (SPLIT, {"hot_pixels": None}), ("train stopped", {"sampling_rate": None}),
             (SPLIT, {"jobs": 1}), (DENOISE, {"thumbnails": 0}), ("train stopped", {"keep": 1, "memory": 2.0}),
         ):  # fmt: skip
             self.assertEqual(self.continued(label, **changes).validate(), [], (label, changes))

@@ -53,7 +53,7 @@ class CryodenLookAtDataWizard(Wizard):
             protocol._writeHalvesStars(folder)
             config = ShowConfig(
                 odd=f"{folder}/{ODD_STAR}", even=f"{folder}/{EVEN_STAR}", output=folder, micrographs=N_MICROGRAPHS,
-                sampling_rate=protocol.sampling_rate.get(),
+                sampling_rate=protocol._numberOrWord(ShowConfig, "sampling_rate"),
             )  # fmt: skip
             crops, _ = pick_crops(config)
         plotter = newPlotter("Look at the data", (15, 9.3))

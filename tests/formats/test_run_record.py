@@ -190,10 +190,12 @@ def test_records_of_0_1_hold_the_options_alone(folder: Path) -> None:
     Path("out/denoise.json").write_text(json.dumps(OPTIONS))
     (folder / "a.mrc").write_text("image")
     new = {**OPTIONS, "new_option": 3}
-    assert record(new, lacking={"new_option": 3}).finished([result("a"), result("b")]) == {"a"}
+    assert record(new, in_words_of_today=lambda options: {"new_option": 3, **options}).finished(
+        [result("a"), result("b")]
+    ) == {"a"}
     assert recorded_options("out/denoise.json") == OPTIONS
     with pytest.raises(ExistingResultsError) as caught:
-        record(new, lacking={"new_option": 2}).finished([result("a")])
+        record(new, in_words_of_today=lambda options: {"new_option": 2, **options}).finished([result("a")])
     assert caught.value.problem.differences == {"new_option": (2, 3)}
     make([result("a"), result("b")])
     assert record().finished([result("a"), result("b")]) == {"a", "b"}

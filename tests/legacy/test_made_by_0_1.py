@@ -25,8 +25,17 @@ LINES: Dict[str, List[str]] = json.loads((MADE / "commands.json").read_text())
 FILES: Dict[str, List[str]] = json.loads((MADE / "files.json").read_text())
 OPTIONS: List[Dict[str, Any]] = json.loads((MADE / "options.json").read_text())
 
-CHANGED_DEFAULTS: Dict[Tuple[str, str], Any] = {}
+CHANGED_DEFAULTS: Dict[Tuple[str, str], Any] = {
+    ("halves", "hot_pixels"): "auto",  # a detector's hot pixels are in both halves, and are learned as signal
+    ("train", "sampling_rate"): "auto",  # 10 times cheaper than full resolution, and never worse in the score band
+    ("show", "sampling_rate"): "auto",  # what the training will see
+}
 """(command, option) -> today's default, of options whose default is meant to be another than in 0.1."""
+
+WORDS_FOR_NOTHING: Dict[Tuple[str, str], str] = {
+    ("halves", "hot_pixels"): "off", ("train", "sampling_rate"): "full", ("show", "sampling_rate"): "full",
+}  # fmt: skip
+"""(command, option) -> what nothing meant, in a file of options of 0.1."""
 
 RESULTS = {
     "simulation": ("movies/*.mrcs", "truth/*.mrc"),
@@ -255,6 +264,27 @@ def test_other_options_are_refused(cryoden: Run, name: str, words: List[Any]) ->
     assert stamps(name) == before
 
 
+def test_halves_recorded_without_hot_pixels_go_on_keeping_them(cryoden: Run) -> None:
+    """Nothing meant `off` then; what is missing is made so, whatever the default of today."""
+    recorded = json.loads(Path("halves/halves.json").read_text())
+    Path("halves/halves.json").write_text(json.dumps({**recorded, "hot_pixels": None}))
+    place = LINES["halves"].index("--hot-pixels")
+    words = LINES["halves"][:place] + LINES["halves"][place + 2 :]
+    path = Path("halves/even/movie_0003.mrc")
+    path.unlink()
+    before = stamps("halves", RESULTS["halves"], but=path.stem)
+
+    for _ in range(2):  # the second time on what the first one left
+        status, error = cryoden(*words)
+        assert status == 0, error
+        assert stamps("halves", RESULTS["halves"], but=path.stem) == before
+    kept = [word if word != "halves" or not number else "kept" for number, word in enumerate(words)]
+    assert cryoden(*kept, "--hot-pixels", "off")[0] == 0
+    np.testing.assert_array_equal(read_mrc(path), read_mrc(Path("kept/even/movie_0003.mrc")))
+    assert np.abs(read_mrc(path) - read_mrc(MADE / path)).max() > read_mrc(path).std()  # its hot pixels are in it
+    assert cryoden(*words, "--hot-pixels", 8)[0] == 2
+
+
 def test_training_is_not_begun_anew_without_being_asked(cryoden: Run) -> None:
     before = stamps("training_stopped")
     assert cryoden(*LINES["training_stopped"])[0] == 2
@@ -338,7 +368,11 @@ def test_every_option_is_accepted_and_means_the_same(cryoden: Run, command: str)
         status, error = cryoden(*command.split(), "--config", "then.json", "--save-config", "read.json")
         assert status == 0, (line["options"], error)
         read = json.loads(Path("read.json").read_text())
-        assert {name: read.get(name, "is gone") for name in line["options"]} == line["options"]
+        meant = {
+            name: WORDS_FOR_NOTHING.get((command, name)) if value is None else value
+            for name, value in line["options"].items()
+        }
+        assert {name: read.get(name, "is gone") for name in meant} == meant
 
 
 def test_all_commands_leave_files_of_the_same_names_and_columns(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import resource
@@ -16,14 +17,15 @@ import pytest
 import torch
 
 from cryoden.config import TrainConfig
+from cryoden.data.loaders import Shard
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
 from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, ExistingResultsError, FileError, ModelError, Remedy, TrainingError
 from cryoden.formats.model_file import read_card, read_model
-from cryoden.model import checkpoints, devices
+from cryoden.model import checkpoints, devices, training_data
 from cryoden.model.training import TrainingStoppedError, run_training, train
-from cryoden.model.training_data import TrainingData
+from cryoden.model.training_data import TrainingData, settle_working_rate
 from cryoden.model.training_setup import TrainingSetup, set_up
 from tests.helpers import RATE, python, read_mrc, write_halves, write_mrc
 
@@ -116,6 +118,54 @@ def test_model_tells_at_which_sampling_rate_it_works(halves: Dict[str, np.ndarra
 def test_coarser_sampling_rate_is_trained_and_kept(tmp_path: Path) -> None:
     write_halves(tmp_path, 3, (160, 160), rate=RATE / 2)
     assert read_card(train(replace(QUICK, sampling_rate=RATE)).model).sampling_rate == pytest.approx(RATE)
+
+
+def test_pixel_size_is_chosen_once_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Written into card and checkpoint; a training that goes on does not choose again, whatever the halves are now."""
+    write_halves(tmp_path, 3, (160, 160), rate=RATE / 2, noise=4.0)
+    caplog.set_level(logging.INFO)
+    card = read_card(train(replace(QUICK, epochs=1)).model)
+    assert card.sampling_rate == pytest.approx(4.0, rel=0.01)
+    assert card.training["options"]["sampling_rate"] == 4.0
+    assert checkpoint_of("out")["options"]["sampling_rate"] == 4.0
+    assert "Working pixel size: 4 A/px, from the FRC of the halves" in caplog.text
+    caplog.clear()
+    write_halves(tmp_path, 3, (160, 160), rate=RATE, noise=4.0)
+    assert settle_working_rate(QUICK).sampling_rate == "full"
+    train(replace(QUICK, epochs=1, resume=True))
+    with pytest.raises(ExistingResultsError) as caught:
+        train(replace(QUICK, epochs=1, resume=True, sampling_rate="full"))
+    assert caught.value.problem.differences == {"sampling_rate": (4.0, "full")}
+
+
+def test_training_of_0_1_goes_on_at_the_pixel_size_that_nothing_meant(tmp_path: Path) -> None:
+    write_halves(tmp_path, 3, (160, 160), rate=RATE / 2, noise=4.0)
+    train(replace(QUICK, epochs=1, sampling_rate="full"))
+    state = checkpoint_of("out")
+    state["options"]["sampling_rate"] = None
+    torch.save(state, "out/checkpoint.pt")
+    for _ in range(2):  # the second time from what this version wrote
+        train(replace(QUICK, epochs=1, resume=True))
+    with pytest.raises(ExistingResultsError):
+        train(replace(QUICK, epochs=1, resume=True, sampling_rate=4.0))
+
+
+def test_first_process_chooses_the_pixel_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one does not even look at the halves."""
+    monkeypatch.setattr(training_data, "broadcast", lambda value, shard: 3.6)
+    assert settle_working_rate(QUICK, Shard(1, 2)).sampling_rate == 3.6
+    monkeypatch.setattr(training_data, "broadcast", lambda value, shard: value)
+    assert settle_working_rate(QUICK, Shard(1, 2)).sampling_rate == "full"
+    write_halves(tmp_path, 3, (160, 160), rate=RATE / 2, noise=4.0)
+    assert settle_working_rate(QUICK, Shard(0, 2)).sampling_rate == 4.0
+
+
+def test_pixel_size_is_that_of_the_model_to_start_from(tmp_path: Path, make_model: Any) -> None:
+    write_halves(tmp_path, 3, (160, 160), rate=RATE / 2, noise=4.0)
+    config = replace(QUICK, from_model=str(make_model(rate=3.0)))
+    assert settle_working_rate(config).sampling_rate == 3.0
+    assert settle_working_rate(replace(config, sampling_rate=2.7)).sampling_rate == 2.7
+    assert settle_working_rate(replace(QUICK, odd=None, even=None, patches="p")).sampling_rate == "full"
 
 
 def test_same_options_give_the_same_training(reference: None) -> None:

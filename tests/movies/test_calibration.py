@@ -129,9 +129,9 @@ def test_gain_with_zeros(tmp_path: Path) -> None:
         Calibration(reference).require_usable()
     assert str(caught.value) == (
         f"Gain reference {tmp_path / 'gain.mrc'} has 2 pixels of value 0, which would leave no image there; all must "
-        "be above 0. Make it again, or have such pixels replaced by their neighbours. Give --hot-pixels 8."
+        "be above 0. Make it again, or have such pixels replaced by their neighbours. Leave out --hot-pixels."
     )
-    Calibration(reference, hot_deviations=8.0).require_usable()
+    Calibration(reference, hot_pixels="auto").require_usable()
     Calibration(dark=Reference("Dark", tmp_path / "gain.mrc")).require_usable()
 
 
@@ -140,13 +140,13 @@ def test_gain_with_too_many_zeros(tmp_path: Path) -> None:
     image[:, 4] = 0
     reference = Reference("Gain", write_mrc(tmp_path / "gain.mrc", image))
     with pytest.raises(PixelError, match="has 37 of 851 pixels at 0, too many to be replaced"):
-        Calibration(reference, hot_deviations=8.0).require_usable()
+        Calibration(reference, hot_pixels="auto").require_usable()
 
 
 def test_dead_pixels_of_the_gain_are_replaced(tmp_path: Path) -> None:
     frames, image = counts(4), np.ones(SHAPE, np.float32)
     image[7, 8] = 0
-    calibration = Calibration(Reference("Gain", write_mrc(tmp_path / "gain.mrc", image)), hot_deviations=1e6)
+    calibration = Calibration(Reference("Gain", write_mrc(tmp_path / "gain.mrc", image)), hot_pixels=1e6)
     movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6), calibration)
     odd, _ = sums(movie)
     expected = frames[0::2].sum(axis=0)

@@ -47,29 +47,33 @@ def test_sound_micrographs_share_nothing(tmp_path: Path, seed: int) -> None:
     found = micrographs(tmp_path, 6, seed=seed).found()
     assert found.own_covariance > 0.05
     assert abs(found.deviations) < 5
-    assert found.warnings() == []
+    assert found.warnings(True) == []
 
 
 def test_residual_gain_is_found_and_named(tmp_path: Path) -> None:
     found = micrographs(tmp_path, 6, 0.4 * np.random.default_rng(9).standard_normal(SHAPE)).found()
     assert found.is_fixed_pattern
-    assert len(found.warnings()) == 1
-    warning = found.warnings()[0]
+    assert len(found.warnings(True)) == 1
+    warning = found.warnings(True)[0]
     assert warning.message.startswith("A fixed pattern: ")
     assert "is the same in all 6 micrographs" in warning.message
-    assert warning.remedy == Remedy("set_to", "hot_pixels", "8")
+    assert warning.remedy == Remedy("leave_out", "hot_pixels")
+    assert warning.message.endswith("orientation, and have hot pixels replaced.")
+    replaced = found.warnings(False)[0]
+    assert replaced.remedy is None
+    assert replaced.message.endswith("Check the gain reference and its orientation.")
 
 
 def test_common_illumination_is_no_fixed_pattern(tmp_path: Path) -> None:
     slope = np.linspace(0, 10, SHAPE[1]) * np.ones(SHAPE)
-    assert micrographs(tmp_path, 6, slope).found().warnings() == []
+    assert micrographs(tmp_path, 6, slope).found().warnings(True) == []
 
 
 def test_halves_of_different_movies_are_named(tmp_path: Path) -> None:
     halves = micrographs(tmp_path, 3)
     halves.add("mixed", tmp_path / "odd0.mrc", tmp_path / "even1.mrc")
     assert halves.found().uncorrelated.keys() == {"mixed"}
-    assert [warning.message for warning in halves.found().warnings()] == [
+    assert [warning.message for warning in halves.found().warnings(True)] == [
         "The halves of 1 of 4 micrographs do not correlate (mixed): they show nothing, or frames of different movies. "
         "Look at them before you train on them."
     ]

@@ -40,7 +40,7 @@ def test_references_are_oriented_as_the_options_say(tmp_path: Path) -> None:
     calibration = open_calibration(config(gain="gain.mrc", gain_rotation="90", gain_flip="up-down", hot_pixels=7.0))
     np.testing.assert_array_equal(calibration.gain.rows(0, 40), np.rot90(image)[::-1])
     assert calibration.dark is None
-    assert calibration.hot_deviations == 7.0
+    assert calibration.hot_pixels == 7.0
 
 
 def test_frames_are_those_of_the_option(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_weights_keep_the_noise_of_the_full_sum(tmp_path: Path) -> None:
 def test_hot_pixels_are_replaced_before_they_are_moved(tmp_path: Path) -> None:
     frames = np.random.default_rng(1).poisson(20, (4, *SHAPE))
     frames[:, 40, 50] += 500
-    movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6), Calibration(hot_deviations=8.0))
+    movie = Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6), Calibration(hot_pixels=8.0))
     odd, even = aligned(movie, {frame: (2.5 * frame, 0.0) for frame in range(1, 5)})
     assert movie.n_bad_pixels == 1
     assert (odd + even).max() < 200
