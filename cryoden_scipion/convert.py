@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import pandas as pd
 from pwem.objects import CTFModel, EMSet, Image, Micrograph, SetOfImages, SetOfMicrographs
+from pyworkflow.object import CsvList
 
 from cryoden.formats import star
 from cryoden_scipion.constants import HALVES_LINK
@@ -196,6 +197,13 @@ def linkedHalves(micrograph: Micrograph) -> Optional[List[str]]:
     link = getattr(micrograph, HALVES_LINK, None)
     files = [part.strip() for part in link.get().split(",")] if link is not None and link.get() else []
     return files if len(files) == 2 else None
+
+
+def linkHalves(micrograph: Micrograph, odd: str, even: str) -> None:
+    """Let a full micrograph know the files of its halves."""
+    link = CsvList()
+    link.set(",".join((odd, even)))
+    setattr(micrograph, HALVES_LINK, link)
 
 
 def newMicrograph(source: Image, fileName: str, samplingRate: float) -> Micrograph:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set
 
@@ -94,6 +95,52 @@ def half_mark(file: str) -> Optional[str]:
     """Return `odd` or `even` where a file's name says so."""
     match = _HALF_MARK.search(Path(file).stem)
     return None if match is None else outputs.ODD if match["half"].lower() == "odd" else outputs.EVEN
+
+
+@dataclass(frozen=True)
+class Trio:
+    """The files of one micrograph.
+
+    Attributes
+    ----------
+    name
+        Of the micrograph.
+    odd, even
+        Its halves; empty where one is missing.
+    full
+        Its full sum, None where none is found.
+    """
+
+    name: str
+    odd: str
+    even: str
+    full: Optional[str]
+
+
+def list_trios(odd: str, even: str) -> List[Trio]:
+    """Return every micrograph of which two sources hold a half, sorted by name, with its full sum if that is found.
+
+    Parameters
+    ----------
+    odd, even
+        Folders or STAR files, or twice the same one.
+
+    Raises
+    ------
+    CryodenError
+        As `list_halves`.
+    """
+    halves = [list_halves(source, half) for source, half in ((odd, outputs.ODD), (even, outputs.EVEN))]
+    listed = list_halves(odd) if Path(odd).suffix == ".star" else {}
+
+    trios = []
+    for name in sorted({*halves[0], *halves[1]}):
+        files = [half.get(name, "") for half in halves]
+        full = listed.get(name)
+        if full is None or full in files or not os.path.isfile(full):  # a STAR file may list the halves themselves
+            full = full_sum_of(files[0] or files[1])
+        trios.append(Trio(name, files[0], files[1], full))
+    return trios
 
 
 def full_sum_of(half: str) -> Optional[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List
 
 import numpy as np
 
@@ -36,17 +36,28 @@ def list_differences(folder: str) -> Dict[str, str]:
     PairError
         If two files have one name.
     """
-    files = [file for file in list_folder(folder) if file.suffix.lower() in ENDINGS]
-    marked = [file for file in files if (_MARK.search(file.stem) or [""])[0][1:].lower().startswith("diff")]
+    files = list_images(folder)
+    marked = [file for file in files if is_difference(file)]
 
     named: Dict[str, str] = {}
     for file in marked or files:
-        name = image_name(str(file))
+        name = image_name(file)
         if name in named:
             both = f"{named[name]} and {file} are both the difference of '{name}'; names must be unique."
-            raise PairError(both, subject=str(file))
-        named[name] = str(file)
+            raise PairError(both, subject=file)
+        named[name] = file
     return named
+
+
+def list_images(folder: str) -> List[str]:
+    """Return the images of a folder; raises FileError if it cannot be read."""
+    return [str(file) for file in list_folder(folder) if file.suffix.lower() in ENDINGS]
+
+
+def is_difference(path: str) -> bool:
+    """Return whether a file's name says that it is a difference."""
+    mark = _MARK.search(Path(path).stem)
+    return mark is not None and mark[1].lower() != "full"
 
 
 def image_name(path: str) -> str:

@@ -9,7 +9,6 @@ from typing import Dict, List, Optional, Tuple
 
 from pwem.objects import Micrograph, Movie, SetOfMicrographs, SetOfMovies
 from pyworkflow.constants import BETA
-from pyworkflow.object import CsvList
 from pyworkflow.protocol import params
 
 from cryoden.config import HalvesConfig, shared
@@ -19,7 +18,6 @@ from cryoden.formats.files import mrc_name, read_json
 from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden_scipion import convert
-from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.streaming import StreamingRun
 
@@ -160,9 +158,7 @@ class CryodenProtSplitHalves(StreamingRun):
         sums = self._sumsOf(movie)
         micrograph = convert.newMicrograph(movie, sums[OUTPUT_FOLDERS[name]], self._samplingRate())
         if name == OUTPUT_FULL:
-            link = CsvList()
-            link.set(",".join((sums[outputs.ODD], sums[outputs.EVEN])))
-            setattr(micrograph, HALVES_LINK, link)
+            convert.linkHalves(micrograph, sums[outputs.ODD], sums[outputs.EVEN])
         return micrograph
 
     # --------------------------- INFO functions -------------------------------

@@ -15,7 +15,8 @@ from cryoden.config import DenoiseConfig
 from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden_scipion.convert import itemsOfFile, linkedHalves, micNameKey
-from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtSplitHalves
+from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportHalves, CryodenProtSplitHalves
+from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_EVEN, OUTPUT_FULL, OUTPUT_ODD
 from cryoden_scipion.viewers.plotting import newPlotter
 
 ImagePair = Tuple[str, str, str]
@@ -50,7 +51,7 @@ class CryodenHalvesViewer(_PairViewer):
     """Odd and even half of every micrograph: the same specimen, independent noise."""
 
     _label = "halves"
-    _targets = [CryodenProtSplitHalves]
+    _targets = [CryodenProtSplitHalves, CryodenProtImportHalves]
     _names = ("odd", "even")
 
     def _visualize(self, obj: Protocol, **kwargs: Any) -> List[Any]:
@@ -64,16 +65,24 @@ class CryodenHalvesViewer(_PairViewer):
             plots.append(plotter)
         return plots
 
-    def _pairsOf(self, protocol: CryodenProtSplitHalves) -> List[ImagePair]:
-        full = getattr(protocol, "outputMicrographs", None)
-        if full is None:
-            return []
+    def _pairsOf(self, protocol: Protocol) -> List[ImagePair]:
+        full = getattr(protocol, OUTPUT_FULL, None)
+        if full is None:  # imported halves may lack full sums
+            return self._pairsOfTwoSets(protocol)
 
         pairs = []
         for micrograph in itemsOfFile(full.getFileName()):
             odd, even = linkedHalves(micrograph) or ("", "")
             pairs.append((micNameKey(micrograph), odd, even))
         return pairs
+
+    @staticmethod
+    def _pairsOfTwoSets(protocol: Protocol) -> List[ImagePair]:
+        sets = [getattr(protocol, name) for name in (OUTPUT_ODD, OUTPUT_EVEN) if protocol.hasAttribute(name)]
+        if len(sets) < 2:
+            return []
+        odd, even = ({micNameKey(mic): mic.getFileName() for mic in itemsOfFile(half.getFileName())} for half in sets)
+        return [(name, file, even[name]) for name, file in odd.items() if name in even]
 
 
 class CryodenDenoiseViewer(_PairViewer):
