@@ -73,7 +73,13 @@ setup(
     extras_require={"torch": TORCH},
     entry_points={
         "pyworkflow.plugin": ["cryoden_scipion = cryoden_scipion"],
-        "console_scripts": ["cryoden = cryoden.__main__:main"],
+        "console_scripts": [
+            "cryoden = cryoden.__main__:main",
+            "relion_cryoden_halves = cryoden.exchange.relion_job_main:run_halves",
+            "relion_cryoden_train = cryoden.exchange.relion_job_main:run_train",
+            "relion_cryoden_denoise = cryoden.exchange.relion_job_main:run_denoise",
+            "relion_cryoden_run = cryoden.exchange.relion_job_main:run_all",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: MIT License",

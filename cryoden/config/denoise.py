@@ -54,9 +54,10 @@ class DenoiseConfig(Config):
     )
     folders: str = option(
         "kept",
-        choices=("kept", "flat"),
+        choices=("kept", "flat", "relion"),
         help="kept: micrographs from several folders keep these, below the innermost one that all have in common. "
-        "flat: all are written to one folder.",
+        "flat: all are written to one folder. relion: as in RELION's jobs, so that picks on the results are found for "
+        "the micrographs.",
     )
     precision: str = shared.precision()
     tile: Optional[int] = shared.tile()

@@ -42,7 +42,7 @@ class RunConfig(Config):
             "network", "channels", "sampling_rate", "epochs", "minutes", "crop", "batch_size", "lr", "min_batches",
             "max_batches", "stream",
         ),
-        "denoising and evaluation": ("quality", "dtype", "full_size", "thumbnails", "topaz"),
+        "denoising and evaluation": ("quality", "dtype", "full_size", "thumbnails", "folders", "topaz"),
     }  # fmt: skip
 
     inputs: Tuple[str, ...] = option(
@@ -112,6 +112,7 @@ class RunConfig(Config):
     dtype: str = _of(DenoiseConfig, "dtype")
     full_size: bool = _of(DenoiseConfig, "full_size")
     thumbnails: str = _of(DenoiseConfig, "thumbnails")
+    folders: str = _of(DenoiseConfig, "folders")
     overwrite: bool = _of(DenoiseConfig, "overwrite")
     topaz: str = _of(EvaluateConfig, "topaz")
     precision: str = _of(DenoiseConfig, "precision")

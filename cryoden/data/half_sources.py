@@ -17,7 +17,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Set
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from cryoden.errors import FileError, PairError
 from cryoden.formats import outputs
@@ -155,6 +155,14 @@ def full_sum_of(half: str) -> Optional[str]:
     else:
         return None
     return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
+
+
+def split_halves_of(star: str) -> Optional[Tuple[str, str]]:
+    """Return the lists of odd and even micrographs beside a STAR file of full sums that `cryoden halves` wrote."""
+    folder = Path(star).parent
+    lists = [str(folder / half / outputs.MICROGRAPHS_STAR) for half in (outputs.ODD, outputs.EVEN)]
+    is_ours = Path(star).name == outputs.MICROGRAPHS_STAR and all(map(os.path.isfile, lists))
+    return (lists[0], lists[1]) if is_ours else None
 
 
 # ---------------------------------------------------------------------- folders

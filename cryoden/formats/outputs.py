@@ -66,6 +66,9 @@ HALVES_FOLDER, MODEL_FOLDER, DENOISED_FOLDER, EVALUATION_FOLDER = "halves", "mod
 TRAINING_ODD, TRAINING_EVEN = "training_odd.star", "training_even.star"
 """The halves from which the model is trained, listed when training began: others may have come since."""
 
+# ---------------------------------------------------------------------- jobs of RELION
+RELION_OPTIONS, RELION_LOG = "cryoden_options.json", "logfile.pdf"
+
 # ---------------------------------------------------------------------- exchange and fetching
 MANIFEST = "manifest.json"
 BUNDLE_INDEX = "index.json"
@@ -73,7 +76,7 @@ ENTRY_RECORD = "entry.json"
 
 RECORDS = (
     HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SHOW_RECORD, SIMULATION_RECORD, PAIRS_RECORD, MANIFEST,
-    BUNDLE_INDEX, RUN_RECORD,
+    BUNDLE_INDEX,
 )  # fmt: skip
 """By which a folder is known to be filled by a command."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from cryoden.formats.star_text import read_blocks, write_blocks
 NAME = "rlnMicrographName"
 MOVIE_NAME = "rlnMicrographMovieName"
 ODD_NAME, EVEN_NAME = "rlnMicrographNameOdd", "rlnMicrographNameEven"
+METADATA = "rlnMicrographMetadata"
+"""Column of micrographs: the file in which a motion correction of RELION says what it did with the movie."""
+
 PIXEL_SIZE = "rlnMicrographPixelSize"
 ORIGINAL_PIXEL_SIZE = "rlnMicrographOriginalPixelSize"
 OPTICS_GROUP = "rlnOpticsGroup"
@@ -170,6 +173,11 @@ def write_table(path: PathLike, table: ImageTable) -> None:
     write_blocks(
         path, {"optics": table.optics, MOVIES if table.name_label == MOVIE_NAME else MICROGRAPHS: table.images}
     )
+
+
+def write_names(path: PathLike, files: Mapping[str, str]) -> None:
+    """Write a list of halves: micrograph's name -> file. `cryoden.data.half_sources.list_halves` reads it."""
+    write_blocks(path, {MICROGRAPHS: pd.DataFrame({NAME: list(files.values()), HALF_NAME: list(files)})})
 
 
 def write_coordinates(path: PathLike, optics: pd.DataFrame, particles: pd.DataFrame) -> None:

@@ -13,8 +13,9 @@ from cryoden.errors import CryodenError, FileError, PairError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import list_folder, mrc_name
 from cryoden.formats.images import ENDINGS
+from cryoden.formats.relion_names import micrograph_in_job
 from cryoden.formats.run_record import require_distinct, require_no_input
-from cryoden.formats.star import ImageTable, listed_table
+from cryoden.formats.star import METADATA, ImageTable, listed_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.pipeline import Job
 
@@ -53,8 +54,7 @@ def list_micrographs(config: DenoiseConfig) -> MicrographList:
     """
     table = listed_table(config.micrographs)
     paths = table.paths if table else [path for source in config.micrographs for path in _files_of(source)]
-    folders = _folders(paths, config.folders == "kept")
-    names = [str(folder / mrc_name(path)) for path, folder in zip(paths, folders)]
+    names = _relion_names(table, paths) if config.folders == "relion" else _names(paths, config.folders == "kept")
     require_distinct(zip(paths, names))
 
     odd = list_halves(config.odd, "odd") if config.odd else {}
@@ -95,13 +95,20 @@ def _halves_of(path: str, odd: Dict[str, str], even: Dict[str, str], config: Den
     return odd[name], even[name]
 
 
-def _folders(paths: Sequence[str], is_kept: bool) -> List[Path]:
-    """Return in which sub-folder of the output each micrograph's result goes."""
+def _names(paths: Sequence[str], is_kept: bool) -> List[str]:
+    """Return where in the output folder each micrograph's result goes: in which sub-folder, and its name."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
     if not is_kept or len(set(folders)) < 2:
-        return [Path()] * len(paths)
+        return [mrc_name(path) for path in paths]
     common = os.path.commonpath(folders)
-    return [Path(os.path.relpath(folder, common)) for folder in folders]
+    return [os.path.normpath(os.path.join(os.path.relpath(f, common), mrc_name(p))) for f, p in zip(folders, paths)]
+
+
+def _relion_names(table: Optional[ImageTable], paths: Sequence[str]) -> List[str]:
+    """Return the same as RELION's jobs do it."""
+    has_metadata = table is not None and METADATA in table.images
+    metadata = [str(name) for name in table.images[METADATA]] if table and has_metadata else [None] * len(paths)
+    return [f"{micrograph_in_job(path, about)}.mrc" for path, about in zip(paths, metadata)]
 
 
 def _files_of(source: str) -> List[str]:

@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, List, Optional, Sequence, Tuple
 
-from cryoden.data.half_sources import full_sum_of, list_halves
+from cryoden.data.half_sources import full_sum_of, list_halves, split_halves_of
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats import outputs
 from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import EER_ENDING, ENDINGS, image_ending, open_stack
-from cryoden.formats.star import EVEN_NAME, MOVIE_NAME, NAME, ODD_NAME, ImageTable, read_table
+from cryoden.formats.star import EVEN_NAME, METADATA, MOVIE_NAME, NAME, ODD_NAME, ImageTable, read_table
 
 MOVIES, HALVES, MICROGRAPHS = "movies", "halves", "micrographs"
 """What inputs can be."""
 
 JOB_STAR = "corrected_micrographs.star"
 """In the folder of a motion-correction job of RELION."""
-
-METADATA = "rlnMicrographMetadata"
-"""Column with what a motion correction of RELION wrote about each movie."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,9 @@ def listed_files(inputs: Sequence[str], references: Iterable[Optional[str]] = ()
 
 def _of_star(path: str) -> Found:
     table = read_table(path)
+    split = split_halves_of(path)
+    if split is not None:
+        return Found(HALVES, (path,), *split)
     if ODD_NAME in table.images and EVEN_NAME in table.images:
         return Found(HALVES, (path,), path, path)
     return Found(MOVIES if _lists_movies(table) else MICROGRAPHS, (path,))

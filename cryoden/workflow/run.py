@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-import pandas as pd
-
 from cryoden import __version__
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
 from cryoden.config.run import in_words_of_run
@@ -21,8 +19,7 @@ from cryoden.formats.model_file import read_card
 from cryoden.formats.outcome import DONE, SOME_FAILED, read_ending, read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.run_record import option_differences
-from cryoden.formats.star import HALF_NAME, NAME
-from cryoden.formats.star_text import write_blocks
+from cryoden.formats.star import write_names
 from cryoden.system.ranks import n_ranks
 from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, listed_files
 from cryoden.workflow.watch import rounds
@@ -35,8 +32,6 @@ Perform = Callable[[Options], Failures]
 """Runs one command; returns what it left out."""
 
 SECONDS_PER_MINUTE = 60.0
-
-MICROGRAPHS_BLOCK = "micrographs"
 
 STAR_ENDING = ".star"
 
@@ -158,7 +153,8 @@ class Steps:
 
     def denoise(self, halves: Found) -> None:
         """Denoise the micrographs; of halves without their sums, the mean of both halves."""
-        folder = self._output / outputs.DENOISED_FOLDER
+        # Where RELION is to find picks by the names of micrographs, no folder of ours may stand before these.
+        folder = self._output if self._config.folders == "relion" else self._output / outputs.DENOISED_FOLDER
         odd, even = (None, None) if halves.has_sums else (halves.odd, halves.even)
         config = self._config.step(
             DenoiseConfig, micrographs=halves.sources, model=self.model, output=str(folder), odd=odd, even=even
@@ -227,9 +223,8 @@ class Steps:
             pairs = _common_halves(halves)
             if not pairs:
                 raise PairError(f"{halves.odd} and {halves.even} have no micrograph in common.", subject=halves.odd)
-            for path, files in zip(lists, zip(*pairs.values())):
-                table = pd.DataFrame({NAME: list(files), HALF_NAME: list(pairs)})
-                write_blocks(path, {MICROGRAPHS_BLOCK: table})
+            for path, number in zip(lists, (0, 1)):
+                write_names(path, {name: files[number] for name, files in pairs.items()})
         return str(lists[0]), str(lists[1])
 
     def _found(self, files: List[str]) -> Found:
