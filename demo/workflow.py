@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Iterator, Optional
 
 import thinned_frames
 from pwem.protocols import ProtImportMovies
@@ -18,6 +20,7 @@ from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
 from cryoden.formats import outputs
+from cryoden.formats.training_folder import read_status
 from cryoden.report.figures import draw_files
 from cryoden.report.tables import summary_lines
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
@@ -29,6 +32,9 @@ MICROGRAPH = DEMO / "data" / "fei-extended.mrc"
 SUMMARY = DEMO / "summary.json"
 PROJECT_NAME = "cryoden_demo"
 TRAINING_MINUTES = 4.0
+PROGRESS_SECONDS = 20.0
+"""Between two lines that say how far the training is."""
+
 CHANNELS = "16 32 64 128"
 """Half the default width: what two CPU cores can train in the time."""
 
@@ -57,12 +63,33 @@ class Workflow:
         started = time.monotonic()
         protocol = self.project.newProtocol(kind, **options)
         protocol.setObjLabel(label)
-        self.project.launchProtocol(protocol, wait=True)
+        with saying_progress(protocol):
+            self.project.launchProtocol(protocol, wait=True)
         if not protocol.isFinished():
             raise SystemExit(f"{label} failed: {protocol.getErrorMessage()}; its log is {protocol.getStderrLog()}")
         self.seconds[label] = round(time.monotonic() - started, 1)
         print(f"  {label}: {self.seconds[label]:.0f} s")
         return protocol
+
+
+@contextmanager
+def saying_progress(protocol: Protocol) -> Iterator[None]:
+    """Print now and then how far a training is, while it is waited for; other protocols are quick here."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(PROGRESS_SECONDS):
+            status = read_status(protocol._getExtraPath()) if protocol.workingDir.hasValue() else None
+            if status is not None:
+                print(f"    {status.sentence()}", flush=True)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import torch
 
@@ -97,6 +97,7 @@ def make_loader(
     device: torch.device,
     shard: Shard,
     normalization: Normalization,
+    on_read: Callable[[], None] = lambda: None,
 ) -> Loader:
     """Return the chosen loader, ready to yield batches; one that keeps micrographs reads them now.
 
@@ -106,11 +107,13 @@ def make_loader(
         What `choose_loading` chose.
     training, held_out, crop, device, shard, normalization
         As for `Loader`.
+    on_read
+        As for `ManagedLoader`.
     """
     if loading.place is None:
         budget = loading.budget_bytes
         return StreamingLoader(training, held_out, crop, device, shard, normalization, budget_bytes=budget)
-    return ManagedLoader(training, held_out, crop, device, shard, normalization, keep=loading.place)
+    return ManagedLoader(training, held_out, crop, device, shard, normalization, loading.place, on_read)
 
 
 def _allowed(config: TrainConfig, free_bytes: int) -> float:

@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Dict, Generator, Iterator, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, Generator, Iterator, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
 import torch
@@ -101,6 +101,11 @@ class Loader:
             for batch in batches:
                 yield None if batch is None else augment(batch.pixels, batch.crops)
 
+    @property
+    def n_held_out(self) -> int:
+        """How many held-out pairs are this process's."""
+        return len(self._held_out_pairs)
+
     def held_out(self) -> Iterator[LoadedPair]:
         """Yield this process's share of the held-out pairs."""
         raise NotImplementedError
@@ -155,7 +160,13 @@ def augment(pixels: torch.Tensor, crops: Sequence[Crop]) -> Batch:
 
 
 class ManagedLoader(Loader):
-    """Keeps every pair in memory from the start: on the GPU or in the host, as `keep` says."""
+    """Keeps every pair in memory from the start: on the GPU or in the host, as `keep` says.
+
+    Parameters
+    ----------
+    on_read
+        Is called for each pair that was read, by any thread.
+    """
 
     def __init__(
         self,
@@ -166,9 +177,10 @@ class ManagedLoader(Loader):
         shard: Shard = Shard(),
         normalization: Normalization = STANDARD,
         keep: torch.device = torch.device("cpu"),
+        on_read: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(training, held_out, crop, device, shard, normalization)
-        self.keep = keep
+        self.keep, self._on_read = keep, on_read
 
         with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
             loaded = list(pool.map(lambda pair: self._keep(pair, readers), [*self._pairs, *self._held_out_pairs]))
@@ -178,6 +190,7 @@ class ManagedLoader(Loader):
 
     def _keep(self, pair: HalfPair, readers: Executor) -> Optional[LoadedPair]:
         item = self._read(pair, readers)
+        self._on_read()
         return item and replace(item, halves=item.halves.to(self.keep))
 
     def _crop_batches(self, plan: EpochPlan) -> Generator[Optional[CropBatch], None, None]:

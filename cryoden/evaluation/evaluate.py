@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 import numpy as np
-from tqdm import tqdm
 
 from cryoden.config import GIB, EvaluateConfig
 from cryoden.data.half_sources import list_halves
@@ -43,7 +42,7 @@ from cryoden.formats.files import make_folder, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import fills_folder, require_own_folder
-from cryoden.formats.progress_log import write_above_bar
+from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.run_record import Result, RunRecord
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.measurement import Measurement, NoiseResponse, measure
@@ -57,6 +56,7 @@ from cryoden.report.evaluation_table import Absent, EvaluationTable
 from cryoden.report.measurement_file import load_measurement, measurement_path, save_measurement
 from cryoden.report.pictures import picture_names
 from cryoden.report.tables import write_tables
+from cryoden.system.progress import Tell, part_of
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -144,16 +144,23 @@ class Evaluation:
     # ------------------------------------------------------------------ one micrograph
     def _measured(self, pairs: Sequence[HalfPair]) -> Iterator[Measurement]:
         """Yield measurements: one thread reads ahead, one computes covariances and writes behind the denoisers."""
-        results = overlapped(
-            pairs, self._load, lambda pair, halves: self._predict(halves), self._keep,
-            look_ahead=self._look_ahead, n_ahead=self._n_ahead(pairs),
-        )  # fmt: skip
-        for pair, outcome in tqdm(results, total=len(pairs), unit="micrograph", desc="Evaluating", disable=None):
-            if isinstance(outcome, Exception):
-                self.failures[pair.name] = problem_of(outcome, pair.name)
-                write_above_bar(str(self.failures[pair.name]))
-            else:
-                yield outcome
+        log_path = self.output / outputs.LOG
+        with ProgressLog(log_path, len(pairs), "micrograph", "Evaluating", is_made_at_once=False) as progress:
+            results = overlapped(
+                pairs,
+                self._load,
+                lambda pair, halves: self._predict(halves, lambda share: progress.part(pair.name, share)),
+                self._keep,
+                look_ahead=self._look_ahead,
+                n_ahead=self._n_ahead(pairs),
+            )
+            for pair, outcome in results:
+                if isinstance(outcome, Exception):
+                    problem = self.failures[pair.name] = problem_of(outcome, pair.name)
+                    progress.report_failure(pair.name, problem, outcome, micrograph=pair.name)
+                else:
+                    progress.report(pair.name, micrograph=pair.name, status="measured")
+                    yield outcome
 
     def _n_ahead(self, pairs: Sequence[HalfPair]) -> int:
         """Return of how many micrographs the halves are in memory when the first of them is denoised."""
@@ -211,7 +218,7 @@ class Evaluation:
         self._record.finished([self._result_of(pair) for pair in self.pairs])
         self.absent.append(Absent(contender.key, contender.label, contender.kind, error.problem))
 
-    def _predict(self, halves: Halves) -> Tuple[Any, ...]:
+    def _predict(self, halves: Halves, tell: Tell) -> Tuple[Any, ...]:
         """Return the arguments of `_keep`: both halves standardised, with every denoiser's predictions."""
         pair, compared = halves.pair, halves.compared()
         standard = [scale.standardize(image) for scale, image in zip(compared.scales, compared.images)]
@@ -223,8 +230,8 @@ class Evaluation:
 
         predictions: List[List[np.ndarray]] = []
         noise_responses: List[NoiseResponse] = []
-        for contender in self.contenders:
-            denoised, response = self._denoised(halves, contender)
+        for number, contender in enumerate(self.contenders):
+            denoised, response = self._denoised(halves, contender, part_of(tell, number, len(self.contenders)))
             noise_responses.append(response)
             predictions.append([])
             for image, scale in zip(denoised, compared.scales):
@@ -235,7 +242,7 @@ class Evaluation:
         positive = float(np.mean([(image[:: max(1, len(image) // 256)] > 0).mean() for image in compared.images]))
         return halves, standard, predictions, noise_responses, data_range, positive
 
-    def _denoised(self, halves: Halves, contender: Contender) -> Tuple[List[np.ndarray], NoiseResponse]:
+    def _denoised(self, halves: Halves, contender: Contender, tell: Tell) -> Tuple[List[np.ndarray], NoiseResponse]:
         """Return both halves denoised, in their own grey scales, and what the denoiser makes of noise alone."""
         denoiser, given = contender.denoiser, halves.given_to(contender.denoiser)
         try:
@@ -246,7 +253,10 @@ class Evaluation:
                 f"'{halves.pair.name}' cannot be given to {contender.label}: {reason}", subject=halves.pair.name
             ) from error
         rate = given.sampling_rate
-        denoised = [denoiser.denoise(image, rate, scale) for image, scale in zip(given.images, scales)]
+        denoised: List[np.ndarray] = []
+        for image, scale in zip(given.images, scales):
+            denoised.append(denoiser.denoise(image, rate, scale))
+            tell(len(denoised) / len(scales))
 
         # Near the edges of a cut-out its prediction is not that of the micrograph: they are not compared.
         noise = denoiser.denoise(given.noise, rate, scales[0])

@@ -36,6 +36,9 @@ PATTERN, PATTERN_PICTURE = "fixed_pattern.npz", "fixed_pattern.png"
 # ---------------------------------------------------------------------- training
 MODEL = "model.safetensors"
 CHECKPOINT, SAMPLES, CURVES = "checkpoint.pt", "samples.npz", "curves.png"
+TRAINING_STATUS = "training_status.json"
+"""How far a training is that runs, or was stopped; see `cryoden.formats.training_folder`."""
+
 EPOCHS = "epochs"
 """Folder with the model of every epoch, where all are kept; see `model_of_epoch`."""
 

@@ -1,4 +1,4 @@
-"""What a long command says while it runs (a bar in a terminal, else a JSON line for each item), and what it did."""
+"""What a command does with the items of a list: a JSON line for each in a file, and how far it is on stderr."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.file_errors import reading_errors, writing_errors
 from cryoden.formats.files import PathLike, append_line
+from cryoden.system.progress import ProgressDisplay, RemainingTime
+from cryoden.wording import counted
 
 
 def write_above_bar(reason: str) -> None:
@@ -28,8 +30,8 @@ def write_above_bar(reason: str) -> None:
 class ProgressLog:
     """Counts finished items; use it as a context manager.
 
-    Every item becomes a JSON line of a log file, and of stderr where that is no terminal, there without the reason of a
-    failure, see `write_above_bar`; in a terminal there is a bar.
+    Every item becomes a JSON line of a log file. How far the list is, within its items too, is shown on stderr, see
+    `ProgressDisplay`.
 
     Parameters
     ----------
@@ -38,44 +40,72 @@ class ProgressLog:
     n_items
         How many there are.
     unit, title
-        Words of the bar.
+        Words of what is shown.
+    is_shown
+        False for the other ones of several processes.
+    is_made_at_once
+        False where a folder is recorded as the command's own only when the first item is read: the log, which would be
+        a foreign file in it, comes with the first line.
     """
 
-    def __init__(self, log: Path, n_items: int, unit: str, title: str) -> None:
-        self._log, self._n_items, self._n_done = log, n_items, 0
+    def __init__(
+        self, log: Path, n_items: int, unit: str, title: str, is_shown: bool = True, is_made_at_once: bool = True
+    ) -> None:
+        self._log, self._n_items, self._is_made_at_once = log, n_items, is_made_at_once
+        self._unit = unit
+        self._n_done = self._n_kept = self._n_failed = 0
+        self._parts: Dict[str, float] = {}  # item that is being worked on -> how much of it is done
+        self._last_reason = ""
         self._lock = threading.Lock()
-        self._bar = tqdm(total=n_items, unit=unit, desc=title, disable=None)
+        self._display = ProgressDisplay(title, is_shown)
+        self._remaining = RemainingTime()
 
     def __enter__(self) -> ProgressLog:
-        with writing_errors(self._log):
-            self._log.touch()
+        if self._is_made_at_once:
+            with writing_errors(self._log):
+                self._log.touch()
+        self._update()
+        self._display.__enter__()
         return self
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._bar.close()
+        self._display.__exit__(kind, value, trace)
 
-    def report(self, **facts: Any) -> None:
-        """Say what became of one item; may be called from several threads. Raises as `append_line`."""
+    def part(self, item: str, share: float) -> None:
+        """Say how much of an item is done, 0 to 1; may be called from several threads."""
         with self._lock:
-            self._n_done += 1
-            now = time.strftime("%Y-%m-%dT%H:%M:%S")
-            counted = {"time": now, "done": self._n_done, "of": self._n_items}
-            append_line(self._log, json.dumps({**counted, **facts}))
-            self._bar.update()
-            facts.pop("traceback", None)
-            reason = facts.pop("reason", None)
-            if reason:
-                write_above_bar(reason)
-            if self._bar.disable:
-                print(json.dumps({**counted, **facts}), file=sys.stderr, flush=True)
+            self._parts[item] = share
+            self._update()
 
-    def report_failure(self, problem: Problem, error: Exception, **facts: Any) -> None:
+    def report(self, item: str, is_kept: bool = False, **facts: Any) -> None:
+        """Say what became of one item; may be called from several threads. Raises as `append_line`.
+
+        Parameters
+        ----------
+        item
+            As in `part`.
+        is_kept
+            Whether it was finished before, and says nothing of the pace.
+        facts
+            The line of the log.
+        """
+        with self._lock:
+            self._parts.pop(item, None)
+            self._n_done += 1
+            self._n_kept += is_kept
+            counted = {"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "done": self._n_done, "of": self._n_items}
+            append_line(self._log, json.dumps({**counted, **facts}))
+            self._update()
+
+    def report_failure(self, item: str, problem: Problem, error: Exception, **facts: Any) -> None:
         """Say why one item failed; the log file also gets the traceback of an error that nobody expected.
 
         Parameters
         ----------
+        item
+            As in `part`.
         problem
             Why.
         error
@@ -86,7 +116,24 @@ class ProgressLog:
         if not isinstance(error, CryodenError):
             lines = traceback.format_exception(type(error), error, error.__traceback__)
             facts["traceback"] = "".join(lines)
-        self.report(**facts, status="failed", reason=str(problem))
+        with self._lock:
+            self._n_failed += 1
+            self._last_reason = str(problem)
+        self.report(item, **facts, status="failed", reason=str(problem))
+        write_above_bar(str(problem))
+
+    def _update(self) -> None:
+        """Show how far the list is."""
+        done = self._n_done + sum(self._parts.values())
+        left = self._n_items - done
+        failed = f"{self._n_failed} failed" if self._n_failed else ""
+        self._display.update(
+            done / self._n_items if self._n_items else 1.0,
+            f"{self._n_done} of {counted(self._n_items, self._unit)}",
+            self._remaining.seconds(done - self._n_kept, left),
+            failed,
+            f"the last because: {self._last_reason}" if failed else "",
+        )
 
 
 def read_progress_logs(folder: PathLike) -> Iterator[Dict[str, Any]]:

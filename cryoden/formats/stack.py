@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import numpy as np
 from typing_extensions import Protocol
+
+from cryoden.system.progress import Tell
 
 BAND_BYTES = 4 << 20
 """Rows are read in bands of about this size: they stay in a processor's cache, and memory stays flat."""
@@ -55,6 +58,36 @@ class Stack(Protocol):
         The checksum of a compressed file stands at its end. Call it before a result is given its final name, unless the
         last image was read; for all other files it does nothing.
         """
+
+
+class WatchedStack:
+    """A stack that says how much of it was read; everything else is asked of the stack itself.
+
+    Parameters
+    ----------
+    stack
+        What is read.
+    n_rows
+        Of all images that are going to be read, together.
+    tell
+        Is called with how many of them were read, as a share.
+    """
+
+    def __init__(self, stack: Stack, n_rows: int, tell: Tell) -> None:
+        self._stack, self._n_rows, self._tell = stack, n_rows, tell
+        self._n_read = 0
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stack, name)
+
+    def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
+        """Return rows of one image; see `Stack.read_rows`."""
+        rows = self._stack.read_rows(frame, first, last)
+        with self._lock:
+            self._n_read += last - first
+            self._tell(min(self._n_read / self._n_rows, 1.0))
+        return rows
 
 
 def rows_of_band(n_columns: int, item_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder: names of its files, its log, samples to look at. No torch is needed to read it.
+"""What a training leaves in its folder: its status, its log, samples to look at. No torch is needed to read it.
 
 The model is in `cryoden.formats.model_file`, the state to go on from in `cryoden.model.checkpoints`.
 """
@@ -6,16 +6,108 @@ The model is in `cryoden.formats.model_file`, the state to go on from in `cryode
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
 from cryoden.errors import FileError
 from cryoden.formats import outputs
 from cryoden.formats.arrays import opened_arrays, write_arrays
-from cryoden.formats.file_errors import reason
-from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.file_errors import decoding_errors, reason, writing_errors
+from cryoden.formats.files import PathLike, read_json, whole_file, write_json
+from cryoden.system.progress import said_duration
+
+
+@dataclass(frozen=True)
+class TrainingStatus:
+    """How far a training is.
+
+    Attributes
+    ----------
+    epoch, n_epochs
+        The one that runs, counted from 1, and how many there are; None where minutes count.
+    step, n_steps
+        Finished ones, and how many there are; None where minutes count.
+    share
+        How much of the training is over, 0 to 1.
+    seconds_left
+        None where nothing shows the pace yet.
+    loss
+        Mean of the epoch until now, None before its first step.
+    r2
+        Of the last validation, None before the first.
+    activity
+        What is done between steps: `validating, 2 of 3 micrographs`.
+    """
+
+    epoch: int = 1
+    n_epochs: Optional[int] = None
+    step: int = 0
+    n_steps: Optional[int] = None
+    share: float = 0.0
+    seconds_left: Optional[float] = None
+    loss: Optional[float] = None
+    r2: Optional[float] = None
+    activity: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the training is, for a line: `epoch 3 of 20, step 240 of 2000`."""
+        epoch, step = (
+            f"{word} {number}" + (f" of {n}" if n is not None else "")
+            for word, number, n in (("epoch", self.epoch, self.n_epochs), ("step", self.step, self.n_steps))
+        )
+        return f"{epoch}, {self.activity or step}"
+
+    @property
+    def facts(self) -> str:
+        """How well it goes, for a line: `R2 0.213, loss 0.9512`."""
+        r2 = "" if self.r2 is None else f"R2 {self.r2:.3f}"
+        loss = "" if self.loss is None else f"loss {self.loss:.4f}"
+        return ", ".join(filter(None, [r2, loss]))
+
+    def sentence(self, is_running: bool = True) -> str:
+        """Return all of it as a sentence for a summary: epoch 3 of 20, R2 0.21, 12 minutes left."""
+        parts = [self.place.split(", ", 1)[0]]
+        if self.r2 is not None:
+            parts.append(f"R2 {self.r2:.2f}")
+        if is_running and self.activity:
+            parts.append(self.activity)
+        if is_running and self.seconds_left is not None:
+            parts.append(f"{said_duration(self.seconds_left)} left")
+        text = ", ".join(parts)
+        return f"{text[0].upper()}{text[1:]}." if is_running else f"Stopped in {text}."
+
+
+def write_status(folder: PathLike, status: TrainingStatus) -> None:
+    """Write how far a training is."""
+    write_json(Path(folder) / outputs.TRAINING_STATUS, asdict(status))
+
+
+def read_status(folder: PathLike) -> Optional[TrainingStatus]:
+    """Return what `write_status` wrote; None where no training runs or was stopped.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    path = Path(folder) / outputs.TRAINING_STATUS
+    if not path.is_file():
+        return None
+    with decoding_errors(path, "the status of a training"):
+        return TrainingStatus(**read_json(path))
+
+
+def remove_status(folder: PathLike) -> None:
+    """Remove what `write_status` wrote: the training is over."""
+    path = Path(folder) / outputs.TRAINING_STATUS
+    with writing_errors(path), suppress(FileNotFoundError):
+        path.unlink()
+
 
 NEEDED = {"epoch", "loss", "validation_loss", "r2", "r2_per_micrograph"}
 """Of a record: what is drawn."""

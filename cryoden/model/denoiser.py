@@ -20,6 +20,7 @@ from cryoden.model.devices import pick_device
 from cryoden.model.networks import build_network
 from cryoden.model.predictor import Predictor, load_weights, shape_of
 from cryoden.model.processes import local_rank
+from cryoden.system.progress import Tell, tell_nobody
 
 LABELS = {"unet": "U-Net", "cnn3": "CNN3", "gaussian": "Gaussian filter", "wiener": "Wiener filter"}
 """What people call the kinds of model, which a card names in `network`."""
@@ -231,7 +232,7 @@ class ModelDenoiser(Denoiser):
             measured = scale or self._measured(pixels)
         return ScaledImage(pixels, measured, rate)
 
-    def predict(self, image: ScaledImage, is_standardised: bool = False) -> torch.Tensor:
+    def predict(self, image: ScaledImage, is_standardised: bool = False, tell: Tell = tell_nobody) -> torch.Tensor:
         """Return the prediction on the device, float32.
 
         Parameters
@@ -240,17 +241,19 @@ class ModelDenoiser(Denoiser):
             What `scaled` returned.
         is_standardised
             Whether grey values stay as the model gives them: background 0, noise of the input 1.
+        tell
+            Is called with how much is done.
 
         Raises
         ------
         torch.cuda.OutOfMemoryError, MemoryError, RuntimeError
             If the memory does not suffice, see `is_out_of_memory`.
         """
-        prediction = self._apply(image.scale.standardize(image.pixels), image.sampling_rate)
+        prediction = self._apply(image.scale.standardize(image.pixels), image.sampling_rate, tell)
         return prediction if is_standardised else image.scale.restore(prediction)
 
     @abstractmethod
-    def _apply(self, standard: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+    def _apply(self, standard: torch.Tensor, sampling_rate: float, tell: Tell) -> torch.Tensor:
         """Return what the model makes of a standardised image `(y, x)` of its pixel size."""
 
     def _measured(self, pixels: torch.Tensor) -> GreyScale:
@@ -276,8 +279,8 @@ class NetworkDenoiser(ModelDenoiser):
         self.n_weights = sum(weight.numel() for weight in predictor.network.parameters())
         self.edge_px = predictor.network.receptive_radius
 
-    def _apply(self, standard: torch.Tensor, sampling_rate: float) -> torch.Tensor:
-        return self.predictor(standard)
+    def _apply(self, standard: torch.Tensor, sampling_rate: float, tell: Tell) -> torch.Tensor:
+        return self.predictor(standard, tell)
 
 
 def card_normalization(card: ModelCard, path: str = "") -> Normalization:

@@ -122,8 +122,11 @@ def _denoise_all(
         try_kernels(len(mine) * denoiser.n_views * (2 if config.odd else 1))
 
         log_path = Path(config.output) / outputs.log_of(shard.rank)
-        progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising"))
-        results = denoised(mine, denoiser, output_format, lambda job: record.making(job.result))
+        progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising", rank() == 0))
+        results = denoised(
+            mine, denoiser, output_format, lambda job: record.making(job.result),
+            lambda job, share: progress.part(job.path, share),
+        )  # fmt: skip
         for job, image in _successes(mine, results, progress, failures):
             rates[job.row] = image.sampling_rate
         for other_rates, other_failures in all_gather([(rates, failures)], shard):
@@ -148,7 +151,7 @@ def _successes(
 
         if isinstance(result, Exception):
             failures[job.path] = problem_of(result, job.path)
-            progress.report_failure(failures[job.path], result, micrograph=job.path)
+            progress.report_failure(job.path, failures[job.path], result, micrograph=job.path)
             if isinstance(result, FullDiskError):
                 failures.update({later.path: NOT_REACHED for later in jobs[number:]})
                 results.close()
@@ -161,7 +164,7 @@ def _successes(
                 size, first = (f"{columns} x {rows} px" for rows, columns in (shapes[-1], shapes[0]))
                 facts["warning"] = f"{job.path} is {size}, the first one {first}: do they belong together?"
                 log.warning("%s", facts["warning"])
-        progress.report(sampling_rate=result.sampling_rate, **facts)
+        progress.report(job.path, sampling_rate=result.sampling_rate, **facts)
         yield job, result
 
 

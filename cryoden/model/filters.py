@@ -20,6 +20,7 @@ from cryoden.metrics.linear_filters import best_gaussian_width, filter_gain, gau
 from cryoden.metrics.ring_covariance import A, B, RingCovariance, pool, ring_covariance
 from cryoden.model.denoiser import ModelDenoiser
 from cryoden.model.predictor import shape_of
+from cryoden.system.progress import Tell
 
 Filter = TypeVar("Filter", bound="LinearFilter")
 
@@ -145,7 +146,7 @@ class LinearFilter(ModelDenoiser):
         """Return the gain at frequencies in 1/A; infinite ones are beyond the last."""
         return np.interp(frequency, self.frequency, self.gain, right=0.0)
 
-    def _apply(self, standard: torch.Tensor, sampling_rate: float) -> torch.Tensor:
+    def _apply(self, standard: torch.Tensor, sampling_rate: float, tell: Tell) -> torch.Tensor:
         shape = shape_of(standard)
         if self._plane is None or self._plane[:2] != (shape, sampling_rate):  # most micrographs are of one size
             gain = filter_gain(shape, sampling_rate, self.frequency, self.gain).astype(np.float32)

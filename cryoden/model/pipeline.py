@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import (
@@ -40,6 +41,7 @@ from cryoden.formats.thumbnails import thumbnail_factor, write_thumbnail
 from cryoden.model.denoiser import ModelDenoiser, ScaledImage, resized, shape_of
 from cryoden.model.devices import free_bytes
 from cryoden.model.predictor import is_out_of_memory
+from cryoden.system.progress import Tell, part_of
 
 N_THREADS = 3
 """Micrographs that are read, and that are written, beside the one that a GPU works on; each in its own thread."""
@@ -135,6 +137,7 @@ def denoised(
     denoiser: ModelDenoiser,
     output_format: OutputFormat,
     recording: Callable[[Job], ContextManager[Dict[str, Any]]] = lambda job: nullcontext({}),
+    tell: Callable[[Job, float], None] = lambda job, share: None,
 ) -> Generator[Tuple[Job, Union[WrittenImage, Exception]], None, None]:
     """Denoise and write every micrograph; yield (job, what was written or why not) in input order.
 
@@ -148,12 +151,14 @@ def denoised(
         How results are written.
     recording
         Returns the context in which a result is written; it gives a dictionary for what is known of the result then.
+    tell
+        Is called with how much of a micrograph is denoised, 0 to 1.
     """
     transfer = GpuTransfer(denoiser.device)
 
     def compute(job: Job, micrograph: _LoadedMicrograph) -> Tuple[Any, ...]:
         with _enough_memory(job):
-            prediction = _predict(micrograph, denoiser, output_format)
+            prediction = _predict(micrograph, denoiser, output_format, partial(tell, job))
         return job, micrograph, prediction, ready(prediction), denoiser, output_format, transfer
 
     def write(job: Job, *arguments: Any) -> WrittenImage:
@@ -306,10 +311,13 @@ def _read(job: Job, denoiser: ModelDenoiser, transfer: GpuTransfer) -> _LoadedMi
 
 
 # ---------------------------------------------------------------------- between them
-def _predict(micrograph: _LoadedMicrograph, denoiser: ModelDenoiser, output_format: OutputFormat) -> torch.Tensor:
+def _predict(
+    micrograph: _LoadedMicrograph, denoiser: ModelDenoiser, output_format: OutputFormat, tell: Tell
+) -> torch.Tensor:
     total: Optional[torch.Tensor] = None
-    for image in micrograph.images:
-        prediction = denoiser.predict(image, output_format.is_standardised)
+    for number, image in enumerate(micrograph.images):
+        told = part_of(tell, number, len(micrograph.images))
+        prediction = denoiser.predict(image, output_format.is_standardised, told)
         total = prediction if total is None else total + prediction
     assert total is not None
     return total / len(micrograph.images)

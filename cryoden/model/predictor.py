@@ -14,6 +14,7 @@ from cryoden.errors import ModelError
 from cryoden.model.devices import fast_arithmetic, free_bytes, resolve_precision
 from cryoden.model.networks import Network
 from cryoden.system.memory import lacks_host_memory
+from cryoden.system.progress import Tell, part_of, tell_nobody
 
 log = logging.getLogger(__name__)
 
@@ -71,21 +72,29 @@ class Predictor:
         return self._tile
 
     @torch.inference_mode()
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: torch.Tensor, tell: Tell = tell_nobody) -> torch.Tensor:
         """Return the prediction for one standardised image `(y, x)`, float32 on the device.
+
+        Parameters
+        ----------
+        image
+            The image.
+        tell
+            Is called after each tile with how much is done.
 
         Raises
         ------
         torch.cuda.OutOfMemoryError, MemoryError, RuntimeError
             If even the smallest tile does not fit into the memory, see `is_out_of_memory`.
         """
-        return self._all_views(image.to(self.device))
+        return self._all_views(image.to(self.device), tell)
 
-    def _all_views(self, image: torch.Tensor) -> torch.Tensor:
-        total = self._tiled(image)
+    def _all_views(self, image: torch.Tensor, tell: Tell) -> torch.Tensor:
+        total = self._tiled(image, part_of(tell, 0, self.views))
         for view in range(1, self.views):
             turned = image.transpose(0, 1) if view >= 4 else image
-            result = torch.rot90(self._tiled(torch.rot90(turned, view % 4)), -(view % 4))
+            part = self._tiled(torch.rot90(turned, view % 4), part_of(tell, view, self.views))
+            result = torch.rot90(part, -(view % 4))
             total += result.transpose(0, 1) if view >= 4 else result
         return total / self.views
 
@@ -93,12 +102,12 @@ class Predictor:
         with fast_arithmetic(self.device, self.precision):
             return self.network(image[None, None])[0, 0].float()
 
-    def _tiled(self, image: torch.Tensor) -> torch.Tensor:
+    def _tiled(self, image: torch.Tensor, tell: Tell) -> torch.Tensor:
         # Allocated before the first try: smaller tiles make no room for it.
         output = torch.empty(shape_of(image), dtype=torch.float32, device=self.device)
         while True:
             try:
-                self._fill(output, image)
+                self._fill(output, image, tell)
                 return output
             except (MemoryError, RuntimeError) as error:  # OutOfMemoryError is a RuntimeError
                 if not is_out_of_memory(error) or self.tile // 2 <= 2 * self.halo:
@@ -110,16 +119,18 @@ class Predictor:
             self._tile = self.tile // 2
             log.warning("%s memory is short: going on with tiles of %d px.", whose, self._tile)
 
-    def _fill(self, output: torch.Tensor, image: torch.Tensor) -> None:
+    def _fill(self, output: torch.Tensor, image: torch.Tensor, tell: Tell) -> None:
         """Write the prediction for an image, tile by tile."""
         shape = shape_of(image)
-        for tile in TilePlan(shape, self.tile, self.halo, self.network.step, self.margin):
+        tiles = list(TilePlan(shape, self.tile, self.halo, self.network.step, self.margin))
+        for number, tile in enumerate(tiles, 1):
             rows = torch.from_numpy(reflected_indices(*tile.read[:2], shape[0])).to(self.device)
             columns = torch.from_numpy(reflected_indices(*tile.read[2:], shape[1])).to(self.device)
             cut = image.index_select(0, rows).index_select(1, columns)
             predicted = self._apply(cut)
             keep, write = tile.keep, tile.write
             output[write[0] : write[1], write[2] : write[3]] = predicted[keep[0] : keep[1], keep[2] : keep[3]]
+            tell(number / len(tiles))
 
 
 def shape_of(image: torch.Tensor) -> Tuple[int, int]:

@@ -12,10 +12,8 @@ from typing import Any, Callable, Dict, List, Mapping
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from cryoden.config import SCORE_BAND_A, TrainConfig
-from cryoden.data.crops import EpochPlan
 from cryoden.data.loaders import Shard
 from cryoden.errors import OptionError, Problem, Remedy, TrainingError, option_problem
 from cryoden.formats import outputs
@@ -28,6 +26,7 @@ from cryoden.model.predictor import Predictor
 from cryoden.model.processes import all_gather, any_of, broadcast, local_rank, process_group
 from cryoden.model.schedule import Stopwatch, has_lost_patience, learning_rate_factor, share_done
 from cryoden.model.training_data import TrainingData, settle_working_rate
+from cryoden.model.training_reporter import TrainingReporter
 from cryoden.model.training_setup import TrainingSetup, set_up
 from cryoden.model.training_writer import TrainingWriter, as_begun, require_own_training
 from cryoden.model.validation import Comparison, compare, summarize
@@ -107,19 +106,21 @@ def run_training(
     config = as_begun(output, config)
     require_own_training(output, config)
 
-    with process_group(device) as shard:
+    is_new = not (output / outputs.CHECKPOINT).exists()
+    with process_group(device) as shard, TrainingReporter(config if shard.rank == 0 else None, is_new) as reporter:
         require_even_batches(config.batch_size, shard)
         config = settle_working_rate(config, shard)
         data = TrainingData.find(config)
         for problem in data.failures.values():
             write_above_bar(f"Left out: {problem}")
 
-        setup = set_up(config, data, device, shard)
+        n_micrographs = len(data.training) + len(data.held_out)
+        setup = set_up(config, data, device, shard, on_read=reporter.counting("reading", n_micrographs))
         if (output / outputs.CHECKPOINT).exists():
             restore(output, setup.state, setup.lasting_options)
         elif config.resume:
             log.info("There is no training in %s yet: starting one.", output)
-        fit(setup, should_stop, clock)
+        fit(setup, should_stop, clock, reporter)
 
         progress = setup.state.progress
         return Training(output / outputs.MODEL, progress.best_r2, progress.best_epoch, data.failures)
@@ -143,6 +144,7 @@ def fit(
     setup: TrainingSetup,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
+    reporter: TrainingReporter = TrainingReporter(),
 ) -> None:
     """Train until the epochs or the minutes are over, or the held-out R2 has stopped rising.
 
@@ -152,15 +154,18 @@ def fit(
         What to train; its state may be that of a checkpoint.
     should_stop, clock
         As for `run_training`, whose errors it raises.
+    reporter
+        Says how far the training is.
     """
     config, progress, shard = setup.config, setup.state.progress, setup.shard
     stopwatch = Stopwatch(progress.seconds, clock)
     writer = TrainingWriter(setup, stopwatch)
 
     leave_out_failed(setup)
+    reporter.begin(progress, _share_done(setup, progress.seconds))
     while not has_lost_patience(config, progress) and _share_done(setup, progress.seconds) < 1:
-        record = train_epoch(setup, writer, stopwatch, should_stop)
-        compared = validate(setup)
+        record = train_epoch(setup, writer, stopwatch, should_stop, reporter)
+        compared = validate(setup, reporter)
         record.update(score_epoch(compared))
         record["seconds"] = broadcast(stopwatch.seconds, shard)
         writer.write_epoch(record, compared)
@@ -171,6 +176,7 @@ def train_epoch(
     writer: TrainingWriter,
     stopwatch: Stopwatch,
     should_stop: Callable[[], bool] = lambda: False,
+    reporter: TrainingReporter = TrainingReporter(),
 ) -> Dict[str, Any]:
     """Train to the end of the epoch that runs, or of the training's time; return the log's record of it.
 
@@ -187,9 +193,8 @@ def train_epoch(
     loss = torch.full((), progress.loss_sum, dtype=torch.float64, device=setup.device)
 
     begun = stopwatch.seconds
-    remaining = plan.part(first)
-    with closing(setup.loader.batches(remaining)) as batches, _bar(batches, remaining, progress.epoch) as bar:
-        for batch in bar:
+    with closing(setup.loader.batches(plan.part(first))) as batches:
+        for batch in batches:
             if any_of(should_stop(), shard):
                 _stop(setup, writer, loss)
             done = _share_done(setup, stopwatch.seconds, progress.batch / len(plan.batches))
@@ -202,6 +207,7 @@ def train_epoch(
             loss += setup.step(inputs, targets, config.lr * learning_rate_factor(done))
             if writer.is_checkpoint_due:
                 writer.write_checkpoint(float(loss))
+            reporter.step(progress, len(plan.batches), done, loss.item)
     if any_of(should_stop(), shard):
         _stop(setup, writer, loss)
 
@@ -226,7 +232,7 @@ def train_epoch(
     }
 
 
-def validate(setup: TrainingSetup) -> List[Comparison]:
+def validate(setup: TrainingSetup, reporter: TrainingReporter = TrainingReporter()) -> List[Comparison]:
     """Compare the averaged network's predictions with all held-out micrographs, in every process.
 
     Raises
@@ -236,7 +242,12 @@ def validate(setup: TrainingSetup) -> List[Comparison]:
     """
     # In the arithmetic in which the model is going to denoise, which on CPUs may be another one than in training.
     predictor = Predictor(setup.state.averaged_network, setup.device, precision=setup.config.precision)
-    compared = all_gather([compare(item, predictor) for item in setup.loader.held_out()], setup.shard)
+    count = reporter.counting("validating", setup.loader.n_held_out)
+    own: List[Comparison] = []
+    for item in setup.loader.held_out():
+        own.append(compare(item, predictor))
+        count()
+    compared = all_gather(own, setup.shard)
     leave_out_failed(setup)
     return compared
 
@@ -269,11 +280,6 @@ def _share_done(setup: TrainingSetup, seconds: float, share_of_epoch: float = 0.
     if config.minutes is not None:  # every process has its own clock
         seconds = broadcast(seconds, setup.shard)
     return share_done(config, setup.state.progress.epoch + share_of_epoch, seconds)
-
-
-def _bar(batches: Any, plan: EpochPlan, epoch: int) -> tqdm:
-    title = f"Epoch {epoch + 1}"
-    return tqdm(batches, title, len(plan.batches), unit="batch", leave=False, disable=None)
 
 
 def _stop(setup: TrainingSetup, writer: TrainingWriter, loss: torch.Tensor) -> None:

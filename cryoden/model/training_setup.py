@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Type
+from typing import Any, Callable, Dict, Type
 
 import torch
 
@@ -86,6 +86,7 @@ def set_up(
     device: torch.device,
     shard: Shard = Shard(),
     step_class: Type[OptimizationStep] = OptimizationStep,
+    on_read: Callable[[], None] = lambda: None,
 ) -> TrainingSetup:
     """Make the network, its optimiser and the loader of a training.
 
@@ -95,6 +96,8 @@ def set_up(
         As in `TrainingSetup`.
     step_class
         How one step learns.
+    on_read
+        Is called for each pair that is read now, to be kept.
 
     Raises
     ------
@@ -111,7 +114,7 @@ def set_up(
     crop = data.fitting_crop(config, network.step)
     free = {place: free_bytes(place) for place in {device, torch.device("cpu")}}
     loading = choose_loading(config, data.training, data.held_out, crop, device, free)
-    loader = make_loader(loading, data.training, data.held_out, crop, device, shard, normalization)
+    loader = make_loader(loading, data.training, data.held_out, crop, device, shard, normalization, on_read)
 
     state = TrainingState(network, config.lr, config.ema)
     forward = prepare_forward(network, config, device, shard, expected_pixels(config, data.shapes, crop))

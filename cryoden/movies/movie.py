@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from cryoden.config import parse_frame_range
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import EerRendering, open_movie_stack
-from cryoden.formats.stack import rows_of_band
+from cryoden.formats.stack import Stack, WatchedStack, rows_of_band
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.frame_sums import summed_bands
 from cryoden.movies.hot_pixels import HALO, find_by_counts, find_by_deviations, replace_pixels
+from cryoden.system.progress import Tell
 
 Bands = Tuple[np.ndarray, np.ndarray]
 """The same rows of the odd and of the even sum."""
@@ -97,6 +98,19 @@ class Movie:
         The first used frame counts as odd whatever its number, so of an odd number of frames the odd half has one more.
         """
         return self.frame_indices[0::2], self.frame_indices[1::2]
+
+    def watch(self, tell: Tell, n_passes: int = 1) -> None:
+        """Have it said how much of the used frames is read, from now on.
+
+        Parameters
+        ----------
+        tell
+            Is called with the share, 0 to 1.
+        n_passes
+            How often they are going to be read.
+        """
+        n_rows = n_passes * len(self.frame_indices) * self.shape[0]
+        self.stack = cast(Stack, WatchedStack(self.stack, n_rows, tell))
 
     def half_bands(self) -> Iterator[Bands]:
         """Yield the sums of the odd and of the even frames, calibrated, as bands of rows from top to bottom.

@@ -17,6 +17,7 @@ from cryoden.movies.dose_weighting import DoseWeighting, doses_at_end
 from cryoden.movies.motion.stored_shifts import Shift, Shifts
 from cryoden.movies.movie import Bands, Movie
 from cryoden.system.memory import free_host_bytes
+from cryoden.system.progress import Tell, tell_nobody
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,12 @@ def prepare_movie(
 
 
 def preprocessed_halves(
-    prepared: PreparedMovie, config: HalvesConfig, rate: float, voltage: float, n_threads: int
+    prepared: PreparedMovie,
+    config: HalvesConfig,
+    rate: float,
+    voltage: float,
+    n_threads: int,
+    tell: Tell = tell_nobody,
 ) -> Iterator[Bands]:
     """Yield odd and even sums, shifted and weighted where the options say so; see `Movie.half_bands`.
 
@@ -96,6 +102,8 @@ def preprocessed_halves(
         kV.
     n_threads
         For Fourier transforms.
+    tell
+        Is called with how much of the movie is read.
 
     Raises
     ------
@@ -104,6 +112,7 @@ def preprocessed_halves(
     """
     movie = prepared.movie
     if prepared.shifts is None and config.dose_per_frame is None:
+        movie.watch(tell)
         return movie.half_bands()
     from cryoden.movies.motion.aligned_sums import aligned_half_bands  # its Fourier transforms take time to load
 
@@ -111,6 +120,7 @@ def preprocessed_halves(
     if config.dose_per_frame is not None:
         doses = doses_at_end(movie.frame_indices, config.dose_per_frame, config.initial_dose)
         weighting = DoseWeighting(doses, rate, voltage)
+    movie.watch(tell, n_passes=2 if movie.calibration.replaces_pixels else 1)
     shifts = prepared.shifts or [(0.0, 0.0)] * len(movie.frame_indices)
     return aligned_half_bands(movie.corrected_frames(), movie.shape, shifts, weighting, n_threads)
 

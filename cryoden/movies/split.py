@@ -49,6 +49,7 @@ from cryoden.movies.preprocessing import (
     preprocessed_halves,
     require_gain_orientation,
 )
+from cryoden.system.progress import Tell, tell_nobody
 from cryoden.system.signals import StoppablePool
 
 log = logging.getLogger(__name__)
@@ -238,6 +239,7 @@ def write_halves(
     sampling_rate: Optional[float],
     voltage: float,
     n_threads: int = 1,
+    tell: Tell = tell_nobody,
 ) -> Split:
     """Write the full, odd and even sums of one movie.
 
@@ -257,6 +259,8 @@ def write_halves(
         kV, for the weights.
     n_threads
         For Fourier transforms.
+    tell
+        Is called with how much of the movie is read.
 
     Raises
     ------
@@ -271,7 +275,7 @@ def write_halves(
         temporaries = [files.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
             full, odd, even = (writers.enter_context(MrcWriter(t, movie.shape, rate)) for t in temporaries)
-            for odd_rows, even_rows in preprocessed_halves(prepared, config, rate, voltage, n_threads):
+            for odd_rows, even_rows in preprocessed_halves(prepared, config, rate, voltage, n_threads, tell):
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
@@ -399,22 +403,22 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
         if rate is not None:
             facts: Dict[str, Any] = {"status": "kept"}
         else:
-            split = _split(movie, work)
+            split = _split(movie, work, progress)
             rate = split.sampling_rate
             facts = {"status": "split", "seconds": round(time.monotonic() - begun, 3), **split.facts}
     except Exception as error:
         if isinstance(error, FullDiskError):
             work.disk_is_full.set()
         problem = problem_of(error, movie.path)
-        progress.report_failure(problem, error, movie=movie.path)
+        progress.report_failure(movie.path, problem, error, movie=movie.path)
         return problem
 
     _add_to_pattern(work.pattern, movie)
-    progress.report(movie=movie.path, **facts)
+    progress.report(movie.path, is_kept=facts["status"] == "kept", movie=movie.path, **facts)
     return float(rate)
 
 
-def _split(movie: MovieItem, work: Work) -> Union[Split, Dealt]:
+def _split(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[Split, Dealt]:
     with work.record.making(movie.result):
         if work.config.are_images:
             return write_image_halves(movie, work.config, work.sampling_rate(movie.row))
@@ -426,6 +430,7 @@ def _split(movie: MovieItem, work: Work) -> Union[Split, Dealt]:
             work.sampling_rate(movie.row),
             work.voltage(movie.row),
             work.n_threads,
+            lambda share: progress.part(movie.path, share),
         )
 
 

@@ -76,7 +76,7 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
     with ProgressLog(output / outputs.LOG, len(inputs), "pair", "Simulating") as progress:
         for number, (path, result) in enumerate(zip(inputs, results)):
             if result.name in finished:
-                progress.report(image=path, status="kept")
+                progress.report(path, is_kept=True, image=path, status="kept")
                 continue
 
             rng = np.random.default_rng([config.seed, number])
@@ -87,12 +87,12 @@ def simulate_pairs(config: SimulatePairsConfig) -> Outcome:
                     _write_pair(result, images, config.sampling_rate)
             except Exception as error:
                 failures[path] = problem_of(error, path)
-                progress.report_failure(failures[path], error, image=path)
+                progress.report_failure(path, failures[path], error, image=path)
                 if isinstance(error, FullDiskError):
                     failures.update(dict.fromkeys(inputs[number + 1 :], NOT_REACHED))
                     break
             else:
-                progress.report(image=path, status="simulated")
+                progress.report(path, image=path, status="simulated")
     if len(failures) == len(inputs):
         raise NothingDoneError("image", "used", len(inputs), failures)
     return Outcome(len(inputs), failures)

@@ -15,6 +15,7 @@ from cryoden.config import NETWORKS, TrainConfig
 from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
+from cryoden.formats.training_folder import read_status
 from cryoden_scipion import convert
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
@@ -232,7 +233,7 @@ class CryodenProtTrain(HalvesInput):
 
     def _summary(self) -> List[str]:
         if not self.hasAttribute(TrainOutputs.outputModel.name):
-            return ["No model yet. *Analyze results* shows the curves as soon as the first epoch has ended."]
+            return self._progressLines()
         model = self.outputModel
         lines = [
             f"*{model.getNetwork()}* at *{model.getSamplingRate():.2f} A/px*, trained on {model._nPairs} pairs.",
@@ -240,6 +241,17 @@ class CryodenProtTrain(HalvesInput):
             "(R2, 300-8 A; 0 % is a constant image, 100 % the unknown clean one).",
         ]
         return lines + self._failureLines()
+
+    def _progressLines(self) -> List[str]:
+        """Return how far a training is that runs or was stopped, and where more is to be seen."""
+        try:
+            status = read_status(self._getExtraPath())
+        except CryodenError as error:  # the training writes it again
+            return [self._errorText(error)]
+        if status is None:
+            return ["No model yet. *Analyze results* shows the curves as soon as the first epoch has ended."]
+        curves = "*Analyze results* shows the curves." if status.r2 is not None else "The curves come with epoch 2."
+        return [f"*{status.sentence(is_running=self.isActive())}* {curves}"]
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self) -> TrainConfig:

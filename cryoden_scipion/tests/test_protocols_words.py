@@ -9,10 +9,12 @@ import sys
 import tempfile
 from unittest import mock
 
+from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING
 from pyworkflow.tests import BaseTest
 
 from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
 from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
+from cryoden.formats.training_folder import TrainingStatus, write_status
 from cryoden.report.evaluation_table import Absent
 from cryoden_scipion import Plugin, protocols
 from cryoden_scipion.protocols import (
@@ -152,6 +154,21 @@ class TestCryodenWords(BaseTest):
             protocol._warningLines(protocol._logWarnings()),
             ["*Warning:* a.mrc is large.", "*Warning:* b.mrc is small. Set *Tile size (px)* to 64."],
         )
+
+    def testProgressOfTraining(self):
+        """While it runs, after a stop, and before there is anything to say."""
+        protocol = self.protocol(CryodenProtTrain)
+        self.assertEqual(len(protocol._summary()), 1)
+        self.assertTrue(protocol._summary()[0].startswith("No model yet."))
+        write_status(self.folder, TrainingStatus(3, 20, 40, 400, 0.1, 720.0, 0.9, 0.2134))
+        protocol.setStatus(STATUS_RUNNING)
+        self.assertEqual(
+            protocol._summary(), ["*Epoch 3 of 20, R2 0.21, 12 minutes left.* *Analyze results* shows the curves."]
+        )
+        protocol.setStatus(STATUS_ABORTED)
+        self.assertTrue(protocol._summary()[0].startswith("*Stopped in epoch 3 of 20, R2 0.21.*"))
+        self.write("training_status.json", "{")
+        self.assertIn("training_status.json", protocol._summary()[0])
 
     def testFailures(self):
         """Each with what to do; a full disk apart, many not all."""

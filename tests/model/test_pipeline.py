@@ -14,6 +14,7 @@ from cryoden.errors import CryodenError
 from cryoden.model import pipeline
 from cryoden.model.pipeline import Job, overlapped, threads_for
 from cryoden.model.predictor import Predictor
+from cryoden.system.progress import Tell
 from tests.helpers import Result, images_in, write_mrc
 
 
@@ -137,10 +138,10 @@ def test_micrograph_too_large_for_the_memory_fails_alone(
         write_mrc(tmp_path / "raw" / f"{name}.mrc", np.random.default_rng(1).normal(20, 3, shape))
     predict = Predictor.__call__
 
-    def small_only(self: Predictor, image: torch.Tensor) -> torch.Tensor:
+    def small_only(self: Predictor, image: torch.Tensor, tell: Tell) -> torch.Tensor:
         if image.numel() > 5000:
             raise error
-        return predict(self, image)
+        return predict(self, image, tell)
 
     monkeypatch.setattr(Predictor, "__call__", small_only)
     result = cryoden("denoise", "raw", "--model", make_model(), "--output", "out")

@@ -175,7 +175,7 @@ def test_movies_of_another_number_of_frames_are_left_out(tmp_path: Path, cryoden
 
 
 def test_every_movie_is_a_line_of_the_log(tmp_path: Path, cryoden: Run) -> None:
-    """Where stderr is no terminal, the lines stand there too, and a bar does not; reasons stand in the last lines."""
+    """In the file alone, with the reason of a failure, which stands in the last lines of stderr too."""
     movie(tmp_path / "m.mrc", 5)
     Path("bad.mrc").write_text("words")
     first = cryoden("halves", "m.mrc", "bad.mrc", "--output", "out")
@@ -184,8 +184,7 @@ def test_every_movie_is_a_line_of_the_log(tmp_path: Path, cryoden: Run) -> None:
     assert [line["status"] for line in lines] == ["split", "failed", "kept"]
     assert (lines[0]["n_odd"], lines[0]["n_even"], lines[0]["done"], lines[0]["of"]) == (3, 2, 1, 2)
     assert "bad.mrc is no MRC file" in lines[1]["reason"]
-    del lines[1]["reason"]
-    assert [json.loads(line) for line in first.err.splitlines() if line.startswith("{")] == lines[:2]
+    assert not [line for line in first.err.splitlines() if line.startswith("{")]
     assert "%" not in first.err
 
 
@@ -197,7 +196,7 @@ def test_terminal_gets_a_bar_and_no_json(tmp_path: Path) -> None:
         capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=str(ROOT)), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert "1/1" in done.stdout
+    assert "1 of 1 movie" in done.stdout
     assert '"status"' not in done.stdout
 
 
