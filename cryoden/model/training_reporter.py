@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -110,13 +111,16 @@ class TrainingReporter:
         """Return what is to be called for each of some micrographs of which, until the next step, `words` are said."""
         if self._config is None:
             return lambda: None
-        counter = itertools.count(1)
+        numbers = itertools.count()
+        lock = threading.Lock()
 
-        def say(n_done: int) -> None:
-            self._say(replace(self._status, activity=f"{words}, {n_done} of {counted(n_micrographs, 'micrograph')}"))
+        def say() -> None:
+            with lock:  # those who read are several threads
+                done = f"{next(numbers)} of {counted(n_micrographs, 'micrograph')}"
+                self._say(replace(self._status, activity=f"{words}, {done}"))
 
-        say(0)
-        return lambda: say(next(counter))
+        say()
+        return say
 
     def _at(self, progress: TrainingProgress, done: float, n_batches: Optional[int]) -> TrainingStatus:
         config = self._config
