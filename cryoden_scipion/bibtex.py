@@ -16,7 +16,17 @@
     booktitle = {Medical Image Computing and Computer-Assisted Intervention},
     pages = {234--241},
     year = {2015},
-    doi = {10.1007/978-3-319-24574-4_28}
+    doi = {https://doi.org/10.1007/978-3-319-24574-4_28}
+}
+
+@article{Bepler2020,
+    author = {Bepler, Tristan and Kelley, Kotaro and Noble, Alex J. and Berger, Bonnie},
+    title = {{Topaz-Denoise}: general deep denoising models for {cryoEM} and {cryoET}},
+    journal = {Nature Communications},
+    volume = {11},
+    pages = {5208},
+    year = {2020},
+    doi = {https://doi.org/10.1038/s41467-020-18952-1}
 }
 
 @article{Grant2015,
@@ -27,7 +37,7 @@
     volume = {4},
     pages = {e06980},
     year = {2015},
-    doi = {10.7554/eLife.06980}
+    doi = {https://doi.org/10.7554/eLife.06980}
 }
 
 @article{Vulovic2013,
@@ -38,7 +48,7 @@
     volume = {183},
     pages = {19--32},
     year = {2013},
-    doi = {10.1016/j.jsb.2013.05.008}
+    doi = {https://doi.org/10.1016/j.jsb.2013.05.008}
 }
 
 @article{Iudin2023,
@@ -49,6 +59,6 @@
     volume = {51},
     pages = {D1503--D1511},
     year = {2023},
-    doi = {10.1093/nar/gkac1062}
+    doi = {https://doi.org/10.1093/nar/gkac1062}
 }
 """

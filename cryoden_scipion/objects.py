@@ -7,7 +7,8 @@ from typing import Any, Optional
 from pwem.objects import EMObject
 from pyworkflow.object import Float, Integer, String
 
-from cryoden.formats.model_file import ModelCard
+from cryoden.formats.model_file import LABELS, ModelCard
+from cryoden.wording import counted
 
 
 class CryodenModel(EMObject):
@@ -36,15 +37,26 @@ class CryodenModel(EMObject):
         """Return `unet` or `cnn3`."""
         return self._network.get()
 
+    def getNetworkLabel(self) -> str:
+        """Return what people call the network, such as U-Net."""
+        return LABELS.get(self.getNetwork(), self.getNetwork())
+
     def getSamplingRate(self) -> float:
-        """Return the pixel size in A/px at which the model works."""
+        """Return the pixel size in Å/px at which the model works."""
         return self._samplingRate.get()
 
     def getR2(self) -> Optional[float]:
-        """Return the explained signal on held-out micrographs, 300-8 A."""
+        """Return the explained signal on held-out micrographs, 300-8 Å."""
         return self._r2.get()
 
+    def getDescription(self) -> str:
+        """Return what it is in a few words: network, pixel size, number of pairs and R2, as far as they are known."""
+        parts = [f"{self.getNetworkLabel()} at {self.getSamplingRate():.2f} Å/px"]
+        if self._nPairs.get():
+            parts.append(f"trained on {counted(self._nPairs.get(), 'pair')} of halves")
+        if self.getR2() is not None:
+            parts.append(f"R2 = {self.getR2():.3f}")
+        return ", ".join(parts)
+
     def __str__(self) -> str:
-        return (
-            f"CryodenModel ({self.getNetwork()}, {self.getSamplingRate() or 0:.2f} A/px, R2 = {self.getR2() or 0:.3f})"
-        )
+        return f"CryodenModel ({self.getDescription()})" if self.getNetwork() else "CryodenModel"

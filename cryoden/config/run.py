@@ -74,7 +74,7 @@ class RunConfig(Config):
     )
 
     pixel_size: Optional[float] = shared.pixel_size(
-        None, "Pixel size of the inputs in A/px, where the files do not say it or say it wrongly."
+        None, "Pixel size of the inputs in Å/px, if it is missing or wrong in the files."
     )
     gain: Optional[str] = _of(HalvesConfig, "gain")
     gain_rotation: str = _of(HalvesConfig, "gain_rotation")

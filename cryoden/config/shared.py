@@ -34,7 +34,7 @@ def working_rate(purpose: str) -> Any:
         at_least=PIXEL_SIZES_A[0],
         at_most=PIXEL_SIZES_A[1],
         before=FULL,
-        help=f"Pixel size in A/px at which {purpose}: the micrographs are Fourier-cropped to it. auto: the coarsest "
+        help=f"Pixel size in Å/px at which {purpose}: the micrographs are Fourier-cropped to it. auto: the coarsest "
         "that keeps all detail in which the halves still correlate, at most 4; full: the micrographs' own.",
     )
 

@@ -259,8 +259,8 @@ def _require_area_of_full_sum(name: str, path: str, half: Stack) -> None:
     sides = zip(half.shape, full.shape)
     if full_rate and any(abs(h * half_rate / (f * full_rate) - 1) > SAME_AREA_TOLERANCE for h, f in sides):
         raise PairError(
-            f"The halves of '{name}' are {half.shape[1]} x {half.shape[0]} px at {half_rate:g} A/px, but the full sum "
-            f"{full_path} is {full.shape[1]} x {full.shape[0]} px at {full_rate:g} A/px: they cannot show the same "
+            f"The halves of '{name}' are {half.shape[1]} x {half.shape[0]} px at {half_rate:g} Å/px, but the full sum "
+            f"{full_path} is {full.shape[1]} x {full.shape[0]} px at {full_rate:g} Å/px: they cannot show the same "
             "area. RELION 5.0.1 leaves halves unbinned under a binned header where early binning is off; make them "
             "again with early binning, or mend the pixel size in their headers.",
             subject=name,

@@ -11,8 +11,8 @@ from cryoden.data.rescale import SAME_RATE_TOLERANCE
 from cryoden.errors import ModelError, Problem, Remedy
 from cryoden.evaluation.halves import Rows
 from cryoden.formats.files import PathLike
-from cryoden.formats.model_file import ModelCard
-from cryoden.model.denoiser import LABELS, Denoiser, ModelDenoiser
+from cryoden.formats.model_file import LABELS, ModelCard
+from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.filters import LinearFilter
 from cryoden.model.topaz import TopazDenoiser, TopazError
 from cryoden.report.evaluation_table import Absent, ModelFacts

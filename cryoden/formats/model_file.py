@@ -18,6 +18,9 @@ from cryoden.formats.pixels import is_pixel_size
 
 FORMAT = "cryoden-micrograph-denoiser"
 
+LABELS = {"unet": "U-Net", "cnn3": "CNN3", "gaussian": "Gaussian filter", "wiener": "Wiener filter"}
+"""What people call the kinds of model, which a card names in `network`."""
+
 MOST_LEVELS = 16
 """Of a U-Net: its coarsest pixels would be wider than any micrograph."""
 
@@ -48,6 +51,11 @@ class ModelCard:
     normalization: Dict[str, Any] = field(default_factory=dict)
     training: Dict[str, Any] = field(default_factory=dict)
     version: str = __version__
+
+    @property
+    def label(self) -> str:
+        """What people call its kind."""
+        return LABELS.get(self.network, self.network)
 
     @property
     def r2(self) -> Optional[float]:

@@ -16,6 +16,7 @@ from cryoden.data.pairs import HalfPair, check_pair, list_halves
 from cryoden.errors import CryodenError
 from cryoden.formats.images import Stack
 from cryoden.metrics.ring_covariance import A, B, ring_covariance
+from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,13 @@ class WorkingRate:
     n_pairs: int
 
     def __str__(self) -> str:
-        own = f"{self.file_rate:.3g} A/px"
+        own = f"{self.file_rate:.3g} Å/px"
         if self.value == FULL:
-            return f"{own}, the micrographs' own, from the FRC of the halves of {self.n_pairs}"
-        return f"{self.value:.3g} A/px, from the FRC of the halves of {self.n_pairs} micrographs ({FULL}: {own})"
+            return f"{own}, the micrographs' own, from the FRC of {self._halves()}"
+        return f"{self.value:.3g} Å/px, from the FRC of {self._halves()} ({FULL}: {own})"
+
+    def _halves(self) -> str:
+        return f"the halves of {counted(self.n_pairs, 'micrograph')}"
 
 
 def working_rate(asked: Union[float, str], odd: str, even: str, known: Optional[float] = None) -> Optional[float]:
@@ -90,7 +94,7 @@ def working_rate(asked: Union[float, str], odd: str, even: str, known: Optional[
     pairs = spread_pairs(odd, even)
     own = max((pair.file_rate for pair in pairs), default=math.inf)
     if known is not None and known >= own:
-        log.info("Working pixel size: %.3g A/px, that of the model to start from.", known)
+        log.info("Working pixel size: %.3g Å/px, that of the model to start from.", known)
         return known
     chosen = choose_rate(pairs)
     log.info("Working pixel size: %s.", chosen)

@@ -22,9 +22,6 @@ from cryoden.model.predictor import Predictor, load_weights, shape_of
 from cryoden.model.processes import local_rank
 from cryoden.system.progress import Tell, tell_nobody
 
-LABELS = {"unet": "U-Net", "cnn3": "CNN3", "gaussian": "Gaussian filter", "wiener": "Wiener filter"}
-"""What people call the kinds of model, which a card names in `network`."""
-
 N_VIEWS = {"fast": 1, "best": 8}
 """Rotated and mirrored views that are averaged, for each quality."""
 
@@ -176,7 +173,7 @@ class ModelDenoiser(Denoiser):
     def __init__(self, card: ModelCard, device: torch.device, path: str = "") -> None:
         self.card, self.device, self.path = card, device, path
         self.normalization = card_normalization(card, path)
-        self.label = LABELS[card.network]
+        self.label = card.label
         self.sampling_rate: float = card.sampling_rate
 
     def denoise(self, image: np.ndarray, sampling_rate: float, scale: Optional[GreyScale] = None) -> np.ndarray:

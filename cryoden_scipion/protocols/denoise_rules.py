@@ -20,7 +20,7 @@ def emptyProblems(micrographs: SetOfMicrographs, ctfs: Optional[SetOfCTF]) -> Li
     """Return which of the sets is empty, and will stay so."""
     problems = []
     if not micrographs.getSize() and not micrographs.isStreamOpen():
-        problems.append("The set of micrographs is empty; run what makes it again, or give another.")
+        problems.append("The set of micrographs is empty; rerun the protocol that makes it, or select another.")
     if ctfs is not None and not ctfs.getSize() and not ctfs.isStreamOpen():
         problems.append("The set of CTFs is empty; leave the field empty to denoise without CTFs.")
     return problems
@@ -32,7 +32,7 @@ def rateProblems(micrographs: SetOfMicrographs, card: ModelCard) -> List[str]:
     if rate <= 1.01 * card.sampling_rate:
         return []
     return [
-        f"The micrographs have {rate:.3g} A/px, coarser than the {card.sampling_rate:.3g} A/px of the denoiser; train "
+        f"The micrographs have {rate:.3g} Å/px, coarser than the {card.sampling_rate:.3g} Å/px of the denoiser; train "
         "one at this or a coarser pixel size."
     ]
 
@@ -53,7 +53,9 @@ def linkProblems(micrographs: SetOfMicrographs) -> List[str]:
     first = convert.firstItem(micrographs)
     if first is None or convert.linkedHalves(first) is not None:
         return []
-    return [f"Micrograph '{first.getMicName()}' links no halves; denoise the micrographs, or give two sets."]
+    return [
+        f"Micrograph '{first.getMicName()}' is not linked to halves; denoise full micrographs, or select separate sets."
+    ]
 
 
 def halfProblems(
@@ -61,9 +63,9 @@ def halfProblems(
 ) -> List[str]:
     """Return why two sets cannot be the halves of micrographs."""
     if odd is None or even is None:
-        return ["Odd or even micrographs are missing; select both, or denoise the micrographs themselves."]
+        return ["Odd or even micrographs are missing; select both, or denoise full micrographs."]
     if odd.getObjId() == even.getObjId():
-        return ["Odd and even are the same set; give the odd one and the even one."]
+        return ["Odd and even are the same set; select the odd one and the even one."]
     for half, name in ((odd, "Odd"), (even, "Even")):
         if half.getSize() and micrographs.getSize() and half.getDim()[:2] != micrographs.getDim()[:2]:
             (x, y), (fullX, fullY) = half.getDim()[:2], micrographs.getDim()[:2]
@@ -83,8 +85,8 @@ def ctfProblems(micrographs: SetOfMicrographs, ctfs: Optional[SetOfCTF]) -> List
     if not names.isdisjoint(known):
         return []
     return [
-        f"None of the CTFs belongs to these micrographs ('{next(iter(known))}' is not among them); give the CTFs of "
-        "the micrographs that are denoised."
+        f"None of the CTFs belongs to these micrographs ('{next(iter(known))}' is not among them); select the CTFs "
+        "of the micrographs to denoise."
     ]
 
 
@@ -92,7 +94,7 @@ def repeatWarnings(micrographs: SetOfMicrographs, recordName: str) -> List[str]:
     """Return whether some micrographs are denoised ones: a file of this name is in their folder."""
     folders = {os.path.dirname(micrograph.getFileName()) for micrograph in micrographs}
     if any(os.path.exists(os.path.join(folder, recordName)) for folder in folders):
-        return ["The input is a denoised set already; denoising twice removes signal. Give the original micrographs."]
+        return ["The input is already a denoised set; denoising twice removes signal. Select the original micrographs."]
     return []
 
 
@@ -103,15 +105,15 @@ def sizeWarnings(micrographs: SetOfMicrographs, card: ModelCard, tile: Optional[
     isTrainedUnscaled = card.training.get("options", {}).get("sampling_rate") in (None, shared.FULL)
     if isTrainedUnscaled and ratio > FAR_RATIO:
         warnings.append(
-            f"The denoiser was trained on micrographs of {card.sampling_rate:.3g} A/px, these have "
-            f"{micrographs.getSamplingRate():.3g} A/px. They are brought to its pixel size, but their noise is "
-            "another: a denoiser that is trained on these data will do better."
+            f"The denoiser was trained on micrographs of {card.sampling_rate:.3g} Å/px, these have "
+            f"{micrographs.getSamplingRate():.3g} Å/px. They are brought to its pixel size, but their noise is "
+            "different: a denoiser trained on these data will do better."
         )
 
     side = round(min(micrographs.getDim()[:2]) / ratio)
     least = tile or card.training.get("crop") or 0
     if side < least:
-        what = "the tiles" if tile else "the crops that it was trained on"
+        what = "the tiles" if tile else "the crops it was trained on"
         warnings.append(
             f"At the denoiser's pixel size the micrographs are {side} px wide, smaller than {what} ({least} px): much "
             "of what it sees there is mirrored edge."

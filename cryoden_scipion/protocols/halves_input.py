@@ -8,13 +8,14 @@ from typing import Any, List, Optional, Tuple
 from pyworkflow.object import Pointer
 from pyworkflow.protocol import params
 
+from cryoden.wording import counted
 from cryoden_scipion import convert
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 TWO_SETS, LINKED_SET = 0, 1
 ODD_STAR, EVEN_STAR = "odd.star", "even.star"
 
-EMPTY_SET = "A set of micrographs is empty; run what makes it again, or give another."
+EMPTY_SET = "A set of micrographs is empty; rerun the protocol that makes it, or select another."
 
 
 class HalvesInput(CryodenProtBase):
@@ -27,20 +28,21 @@ class HalvesInput(CryodenProtBase):
         form.addParam(
             "halvesFrom",
             params.EnumParam,
-            choices=["two sets", "one set that links its halves"],
+            choices=["separate sets", "linked halves"],
             default=TWO_SETS,
             display=params.EnumParam.DISPLAY_HLIST,
-            label="Halves come from",
-            help="*two sets*: odd and even micrographs, matched by micrograph name (never by order).\n"
-            "*one set*: full micrographs that know their halves, as _split movies into halves_ and motioncorr\n"
-            "make them.",
+            label="Input",
+            help="*separate sets*: one set of odd and one of even micrographs, matched by micrograph name (never by "
+            "order).\n"
+            "*linked halves*: one set of full micrographs that are linked to their halves, as _split movies into "
+            "halves_ and motioncorr make them.",
         )
         for name, source, label, text in (
             ("inputMicrographsOdd", TWO_SETS, "Odd micrographs", "Sums of the odd frames."),
             ("inputMicrographsEven", TWO_SETS, "Even micrographs", "Sums of the even frames of the same movies."),
             (
                 "inputMicrographs", LINKED_SET, "Micrographs with halves",
-                "Full micrographs that link their odd and even halves.",
+                "Full micrographs that are linked to their odd and even halves.",
             ),
         ):  # fmt: skip
             form.addParam(
@@ -59,7 +61,7 @@ class HalvesInput(CryodenProtBase):
         """Write odd.star and even.star, matched by micrograph name, into a folder (the run's own)."""
         unlinked = self._unlinkedNames()
         if unlinked:
-            self.warning(f"{len(unlinked)} micrographs link no halves and are left out: {', '.join(unlinked)}")
+            self.warning(f"Left out: {counted(len(unlinked), 'micrograph')} without halves: {', '.join(unlinked)}")
 
         for half, star in enumerate((ODD_STAR, EVEN_STAR)):
             micrographs, files = self._halves(half)
@@ -72,7 +74,7 @@ class HalvesInput(CryodenProtBase):
         """Return what is wrong with the input, in words for the user."""
         for pointer in self._inputPointers():
             if pointer.get() is None:
-                return ["Input micrographs are missing; select the odd and even sets, or one set with halves."]
+                return ["Input micrographs are missing; select the odd and even sets, or one set with linked halves."]
         if self.halvesFrom.get() == TWO_SETS:
             return self._validateTwoSets()
 
@@ -80,20 +82,22 @@ class HalvesInput(CryodenProtBase):
         if first is None:
             return [EMPTY_SET]
         if convert.linkedHalves(first) is None:
-            return [f"Micrograph '{first.getMicName()}' links no halves; split its movie, or give two sets."]
+            return [
+                f"Micrograph '{first.getMicName()}' is not linked to halves; split its movie, or select separate sets."
+            ]
         return []
 
     def _validateTwoSets(self) -> List[str]:
         odd, even = self.inputMicrographsOdd.get(), self.inputMicrographsEven.get()
         if odd.getObjId() == even.getObjId():
-            return ["Odd and even are the same set; give the odd one and the even one."]
+            return ["Odd and even are the same set; select the odd one and the even one."]
         if not odd.getSize() or not even.getSize():
             return [EMPTY_SET]
 
         problems = []
         if abs(odd.getSamplingRate() / even.getSamplingRate() - 1) > 1e-3:
             problems.append(
-                f"Odd micrographs have {odd.getSamplingRate():g} A/px, even ones {even.getSamplingRate():g}; "
+                f"Odd micrographs have {odd.getSamplingRate():g} Å/px, even ones {even.getSamplingRate():g}; "
                 "both must come from the same movies."
             )
         if odd.getDim()[:2] != even.getDim()[:2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -54,12 +55,20 @@ class CryodenProtBase(EMProtocol):
     _fields: ClassVar[Mapping[str, str]] = {}
     """Option -> the form's parameter (or the label of a line) that sets it, where they have different names."""
 
+    @classmethod
+    def getDoc(cls) -> str:
+        """Return what the form's help says: one line for each paragraph, which the window wraps."""
+        paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
+        return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
     def _addGpuParams(form: params.Form, help: str) -> None:
-        useGpuHelp = "With Yes a GPU is used where there is one, else the CPU, many times slower; the log says which."
+        useGpuHelp = (
+            "If Yes, a GPU is used where there is one, otherwise the CPU, many times slower. The log says which."
+        )
         form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use a GPU?", help=useGpuHelp)
-        form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU ids", help=help)
+        form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU IDs", help=help)
 
     @staticmethod
     def _addOption(
@@ -217,7 +226,7 @@ class CryodenProtBase(EMProtocol):
         nWithoutRoom = len(self._failedForFullDisk())
         lines = []
         if nWithoutRoom:
-            lines.append(f"*The disk was full*: {nWithoutRoom} are still to be done. Free some space and Continue.")
+            lines.append(f"*The disk was full*: {nWithoutRoom} still to be done. Free some space and Continue.")
 
         problems = [problem for problem in self._failures().values() if problem.kind != FullDiskError.kind]
         if problems:
@@ -240,7 +249,7 @@ class CryodenProtBase(EMProtocol):
 
 def _describeExit(command: str, status: int, nProcesses: int) -> str:
     """Return why a command that said nothing ended, and how to go on."""
-    goOn = "What is finished is kept: Continue goes on from there."
+    goOn = "What is finished is kept: Continue resumes from there."
     if nProcesses > 1:
         return (
             f"One of the {nProcesses} processes of cryoden {command} ended early; run.stderr says which and how. If it "

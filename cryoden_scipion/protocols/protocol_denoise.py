@@ -21,7 +21,8 @@ from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
 from cryoden.formats.progress_log import read_progress_logs
 from cryoden.formats.run_record import recorded_options
-from cryoden_scipion import convert
+from cryoden.wording import counted
+from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols import denoise_rules
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
@@ -73,9 +74,10 @@ class DenoisingProgress:
 class CryodenProtDenoise(StreamingRun):
     """Denoise micrographs with a model that was trained on such data.
 
-    Use the denoised set for looking and picking. Estimate CTFs and extract particles on the original set: its noise is
-    what the later steps expect. Picked coordinates find the originals by micrograph name. Works while micrographs are
-    still coming from a running motion correction or split.
+    Use the denoised set for inspection and picking. Estimate CTFs and extract particles on the original set: its noise
+    is what the later steps expect. Picked coordinates are matched with the original micrographs by name.
+
+    Micrographs are denoised on the fly while they are still coming from motion correction or a split.
     """
 
     _label = "denoise micrographs"
@@ -97,10 +99,10 @@ class CryodenProtDenoise(StreamingRun):
             "streamingBatchSize",
             params.IntParam,
             default=1,
-            label="New micrographs to wait for",
-            help="Where the set still grows: start denoising when so many new micrographs are there, so that a GPU is "
-            "not started for each. All that came meanwhile is taken in one go, and the last ones when the set is "
-            "closed. Without streaming it changes nothing.",
+            label="Micrographs per batch",
+            help="While the set is still growing: start denoising as soon as this many new micrographs are there, so "
+            "that the program is not started for each one. All that have arrived are processed together, and the last "
+            "ones when the set is closed. Without streaming this has no effect.",
         )
 
     @staticmethod
@@ -112,8 +114,8 @@ class CryodenProtDenoise(StreamingRun):
             important=True,
             label="Micrographs",
             help="The original micrographs, as they come from motion correction, or the full set of _split movies "
-            "into halves_. The set may still grow. The denoised ones keep their names, by which coordinates and CTFs "
-            "find them.",
+            "into halves_. The set may still be growing. Denoised micrographs keep their names, by which coordinates "
+            "and CTFs are matched.",
         )
         form.addParam(
             "inputModel",
@@ -122,21 +124,21 @@ class CryodenProtDenoise(StreamingRun):
             important=True,
             label="Denoiser",
             help="Output of _train denoiser_ or _import denoiser_. The micrographs are brought to its pixel size. "
-            "The output of a training that still runs can be given: _Schedule_ then starts this protocol when "
-            "the model is there.",
+            "The output of a training that is still running can be selected, too: _Schedule_ then starts this "
+            "protocol when the model is ready.",
         )
         form.addParam(
             "predictFrom",
             params.EnumParam,
-            choices=["the micrographs", "the halves they link", "two sets of halves"],
+            choices=["full micrographs", "linked halves", "separate sets"],
             default=FULL,
             display=params.EnumParam.DISPLAY_HLIST,
-            label="Denoise",
-            help="*the micrographs*: the full sums, which hold all the signal (recommended).\n"
-            "*the halves they link*: both halves of each micrograph, as _split movies into halves_ and motioncorr "
-            "link them; the mean of both denoised halves is written. The model then sees as much noise as in its "
-            "training, at twice the time.\n"
-            "*two sets of halves*: the same, from odd and even sets, matched by micrograph name (never by order).",
+            label="Input",
+            help="*full micrographs*: the sums of all frames, which contain all the signal (recommended).\n"
+            "*linked halves*: both halves of each micrograph, as linked by _split movies into halves_ and motioncorr, "
+            "are denoised and averaged. The network then sees as much noise as in its training, and takes twice as "
+            "long.\n"
+            "*separate sets*: the same, from an odd and an even set, matched by micrograph name (never by order).",
         )
         for half in ("Odd", "Even"):
             form.addParam(
@@ -154,22 +156,22 @@ class CryodenProtDenoise(StreamingRun):
             pointerClass="SetOfCTF",
             allowsNull=True,
             label="CTFs (optional)",
-            help="CTFs of the original micrographs, matched by micrograph name: their values become columns of "
-            f"{outputs.MICROGRAPHS_STAR} for RELION, where micrographs without a CTF are then left out. They change "
-            "no pixel. Inside Scipion they are not needed: later protocols offer the CTFs of the originals.",
+            help="CTFs of the original micrographs, matched by micrograph name. Their values are written to "
+            f"{outputs.MICROGRAPHS_STAR} for RELION, from which micrographs without a CTF are then left out. They do "
+            "not change the images. They are not needed within Scipion, where later protocols offer the CTFs of the "
+            "original micrographs.",
         )
 
     def _defineDenoisingParams(self, form: params.Form) -> None:
         inLine = {"display": params.EnumParam.DISPLAY_HLIST}
         self._addChoice(form, DenoiseConfig, "quality", "Quality", **inLine)
-        self._addOption(form, DenoiseConfig, "full_size", params.BooleanParam, "Back to the input's pixel size?")
+        self._addOption(form, DenoiseConfig, "full_size", params.BooleanParam, "Restore the original pixel size?")
         self._addChoice(form, DenoiseConfig, "scale", "Grey scale", **inLine)
-        self._addChoice(form, DenoiseConfig, "dtype", "Pixel type", **inLine)
         self._addChoice(form, DenoiseConfig, "thumbnails", "Thumbnails", **inLine)
-        self._addChoice(form, DenoiseConfig, "precision", "Arithmetic", expertLevel=params.LEVEL_ADVANCED)
-        self._addOption(
-            form, DenoiseConfig, "tile", params.IntParam, "Tile size (px)", expertLevel=params.LEVEL_ADVANCED
-        )
+        advanced = {"expertLevel": params.LEVEL_ADVANCED}
+        self._addChoice(form, DenoiseConfig, "dtype", "Pixel type", **inLine, **advanced)
+        self._addChoice(form, DenoiseConfig, "precision", "Numerical precision", **advanced)
+        self._addOption(form, DenoiseConfig, "tile", params.IntParam, "Tile size (px)", **advanced)
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self) -> None:
@@ -197,7 +199,7 @@ class CryodenProtDenoise(StreamingRun):
 
         missing = len(micrographs) - self.outputMicrographs.getSize() - len(self._failures())
         if missing > 0:
-            raise Exception(f"{missing} micrographs were not denoised; Continue tries again.")
+            raise Exception(f"Not denoised: {counted(missing, 'micrograph')}; Continue tries again.")
 
     def _loadInput(self) -> Tuple[List[Micrograph], bool]:
         micrographs, isComplete = convert.loadItems(self.inputMicrographs.get().getFileName())
@@ -288,7 +290,8 @@ class CryodenProtDenoise(StreamingRun):
     def _validate(self) -> List[str]:
         problems = self._problemsOf(self._config)
         if self.streamingBatchSize.get() < 1:
-            problems.append(f"New micrographs to wait for is {self.streamingBatchSize.get()}; it must be 1 or more.")
+            label = self._labelOf("streamingBatchSize")
+            problems.append(f"*{label}* is {self.streamingBatchSize.get()}; it must be 1 or more.")
         micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
         if micrographs is None or model is None:
             return problems  # Scipion says that they are missing; a scheduled run waits for them
@@ -345,17 +348,37 @@ class CryodenProtDenoise(StreamingRun):
             return ["No denoised micrographs yet.", *self._failureLines()]
         output, progress = self.outputMicrographs, self._progress()
         lines = [
-            f"*{output.getSize()}* of {convert.currentSize(self.inputMicrographs.get())} micrographs are denoised, "
-            f"at {output.getSamplingRate():.2f} A/px" + (", more may come." if output.isStreamOpen() else "."),
+            f"Denoised: *{output.getSize()}* of "
+            f"{counted(convert.currentSize(self.inputMicrographs.get()), 'micrograph')}, at "
+            f"{output.getSamplingRate():.2f} Å/px" + (", more may come." if output.isStreamOpen() else "."),
             "*Pick here; estimate CTFs and extract particles on the original set.*",
-            f"RELION: {self._getExtraPath(outputs.MICROGRAPHS_STAR)}",
+            f"STAR file for RELION: {self._getExtraPath(outputs.MICROGRAPHS_STAR)}",
         ]
         if progress.seconds:
             speed = 60 * progress.micrographs / progress.seconds
-            lines.insert(1, f"Speed: *{speed:.1f}* micrographs per minute, from disk to disk, program start included.")
+            lines.insert(
+                1, f"Speed: *{speed:.1f}* micrographs per minute, including reading, writing and program start."
+            )
         if progress.without_ctf:
-            lines.append(f"{progress.without_ctf} micrographs have no CTF and are not in {outputs.MICROGRAPHS_STAR}.")
+            lines.append(f"Without a CTF, not in the STAR file: {counted(progress.without_ctf, 'micrograph')}.")
         return lines + self._warningLines(self._logWarnings()) + self._failureLines()
+
+    def _methods(self) -> List[str]:
+        model = self.inputModel.get()
+        if not self.hasAttribute(DenoiseOutputs.outputMicrographs.name) or model is None:
+            return []
+
+        output = self.outputMicrographs
+        lines = [
+            f"With cryoden {__version__}, {counted(output.getSize(), 'micrograph')} "
+            f"{'was' if output.getSize() == 1 else 'were'} denoised [Lehtinen2018] and written at "
+            f"{output.getSamplingRate():.3g} Å/px. Denoiser: {model.getDescription()}."
+        ]
+        if self.predictFrom.get() != FULL:
+            lines.append("Both halves of each micrograph were denoised and averaged.")
+        if self._choice(DenoiseConfig, "quality") == "best":
+            lines.append("The predictions for its 8 rotated and mirrored views were averaged.")
+        return lines
 
     def _logWarnings(self) -> List[Problem]:
         """Return what the command found suspicious in what it denoised."""

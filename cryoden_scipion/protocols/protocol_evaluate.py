@@ -14,19 +14,23 @@ from pyworkflow.protocol import params
 from cryoden.config import EvaluateConfig
 from cryoden.errors import Problem
 from cryoden.formats import outputs
-from cryoden_scipion import convert
+from cryoden.wording import counted
+from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, LINKED_SET, ODD_STAR, HalvesInput
 
 if TYPE_CHECKING:
-    from cryoden.report.evaluation_table import EvaluationTable, Row
+    from cryoden.report.evaluation_table import EvaluationTable, Number, Row
 
 TRUTH_STAR = "truth.star"
+TOPAZ = "topaz"
+"""Key of its row in the table."""
+
 SCORES = {"_cryodenR2": "r2", "_cryodenR2Error": "r2_error", "_cryodenR2Corr": "r2_corr"}
 """Attributes of the output's micrographs, and which number of the evaluation they hold."""
 
 
 class EvaluateOutputs(Enum):
-    """Micrographs with their quality, to sort and cut by."""
+    """Micrographs with their quality, to sort and select by."""
 
     outputMicrographs = SetOfMicrographs
 
@@ -34,15 +38,16 @@ class EvaluateOutputs(Enum):
 class CryodenProtEvaluate(HalvesInput):
     """Measure how good denoisers are on your own micrographs, without ground truth.
 
-    Each half is denoised and compared with the other half, whose noise is independent. That gives R2, the share of the
-    unknown clean signal that a denoiser explains, next to what simple filters reach. Every micrograph of the output
-    carries its R2: sort by it, or make a subset of the best.
+    Each half is denoised and compared with the other half, whose noise is independent. This gives R2, the fraction of
+    the unknown clean signal that a denoiser explains, next to what simple filters achieve.
+
+    Every micrograph of the output is annotated with its R2: sort by it, or create a subset of the best.
     """
 
     _label = "evaluate denoiser"
     _devStatus = BETA
     _possibleOutputs = EvaluateOutputs
-    _fields = {"band": "Score band (A)", "model": "inputModels", "truth": "inputTruth"}
+    _fields = {"band": "Score band (Å)", "model": "inputModels", "truth": "inputTruth"}
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form: params.Form) -> None:
@@ -55,7 +60,7 @@ class CryodenProtEvaluate(HalvesInput):
             allowsNull=True,
             important=True,
             label="Denoisers",
-            help="Denoisers to compare; the report is about the first. Without one, only the simple filters are "
+            help="Denoisers to compare; the report is about the first one. Without any, only simple filters are "
             "measured.",
         )
         form.addParam(
@@ -63,9 +68,9 @@ class CryodenProtEvaluate(HalvesInput):
             params.PointerParam,
             pointerClass="SetOfMicrographs",
             allowsNull=True,
-            label="Write R2 on",
-            help="Micrographs that come out with their R2, matched by name: the full or the denoised set. Empty: the "
-            "set with halves, or the odd micrographs.",
+            label="Micrographs to annotate with R2",
+            help="The set that is returned with the R2 of every micrograph, matched by name: the full or the denoised "
+            "set. If empty: the set with linked halves, or the odd micrographs.",
         )
         form.addParam(
             "inputTruth",
@@ -74,8 +79,8 @@ class CryodenProtEvaluate(HalvesInput):
             allowsNull=True,
             label="Clean images (simulations)",
             expertLevel=params.LEVEL_ADVANCED,
-            help="The truth, where it is known, matched by name: true quality, and maps of what is invented or "
-            "deleted.",
+            help="The clean images, if they are known, matched by name. The evaluation then gives the true quality, "
+            "and maps of what is hallucinated or deleted.",
         )
         self._addGpuParams(form, "Number of the GPU, counted from 0.")
         form.addSection(label="Evaluation")
@@ -83,20 +88,20 @@ class CryodenProtEvaluate(HalvesInput):
 
     def _defineEvaluationParams(self, form: params.Form) -> None:
         low, high = EvaluateConfig.default_of("band")
-        line = form.addLine("Score band (A)", help=EvaluateConfig.help_of("band"))
+        line = form.addLine("Score band (Å)", help=EvaluateConfig.help_of("band"))
         line.addParam("bandLow", params.FloatParam, default=low, label="from")
         line.addParam("bandHigh", params.FloatParam, default=high, label="to")
         inLine = {"display": params.EnumParam.DISPLAY_HLIST}
-        self._addChoice(form, EvaluateConfig, "scored", "Micrographs that count", **inLine)
-        self._addOption(form, EvaluateConfig, "topaz", params.StringParam, "Topaz-Denoise")
-        self._addChoice(form, EvaluateConfig, "topaz_network", "Network of Topaz", **inLine)
+        self._addChoice(form, EvaluateConfig, "scored", "Micrographs to score", **inLine)
         self._addChoice(form, EvaluateConfig, "quality", "Quality", **inLine)
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
-        self._addOption(form, EvaluateConfig, "sampling_rate", params.FloatParam, "Compare at (A/px)", **advanced)
-        self._addChoice(form, EvaluateConfig, "precision", "Arithmetic", **advanced)
+        self._addOption(form, EvaluateConfig, "topaz", params.StringParam, "Topaz-Denoise", **advanced)
+        self._addChoice(form, EvaluateConfig, "topaz_network", "Topaz model", **inLine, **advanced)
+        self._addOption(form, EvaluateConfig, "sampling_rate", params.FloatParam, "Pixel size (Å/px)", **advanced)
+        self._addChoice(form, EvaluateConfig, "precision", "Numerical precision", **advanced)
         self._addOption(form, EvaluateConfig, "tile", params.IntParam, "Tile size (px)", **advanced)
-        self._addOption(form, EvaluateConfig, "bootstrap", params.IntParam, "Resamplings", **advanced)
-        self._addOption(form, EvaluateConfig, "seed", params.IntParam, "Seed", **advanced)
+        self._addOption(form, EvaluateConfig, "bootstrap", params.IntParam, "Bootstrap resamplings", **advanced)
+        self._addOption(form, EvaluateConfig, "seed", params.IntParam, "Random seed", **advanced)
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self) -> None:
@@ -114,7 +119,7 @@ class CryodenProtEvaluate(HalvesInput):
             convert.writeImagesStar(self._getExtraPath(TRUTH_STAR), micrographs, names=names)
 
     def evaluateStep(self) -> None:
-        """Run `cryoden evaluate`; after a stop it goes on with the micrographs that are left."""
+        """Run `cryoden evaluate`; after a stop it resumes with the micrographs that are left."""
         self._runCryoden("evaluate", self._config())
 
     def createOutputStep(self) -> None:
@@ -133,8 +138,8 @@ class CryodenProtEvaluate(HalvesInput):
             micrographs.append(micrograph)
         if not micrographs.getSize():
             raise Exception(
-                "None of the micrographs in 'Write R2 on' has the name of an evaluated one; give the full or denoised "
-                "set of the same movies."
+                f"None of the micrographs in *{self._labelOf('micrographsToScore')}* has the name of an evaluated one; "
+                "select the full or denoised set of the same movies."
             )
         self._defineOutputs(**{EvaluateOutputs.outputMicrographs.name: micrographs})
         self._defineTransformRelation(pointer, micrographs)
@@ -151,16 +156,39 @@ class CryodenProtEvaluate(HalvesInput):
 
         table = self.table()
         band = table.bands[0]
-        lines = [f"R2 in {band} A on {len(table.scored)} micrographs (1 is the unknown clean image, 0 a constant one):"]
+        lines = [
+            f"R2 at {band} Å on {counted(len(table.scored), 'micrograph')} (1 is the unknown clean image, 0 a "
+            "constant one):"
+        ]
         for row in table.rows:
-            r2 = row.bands[band].r2
-            value = "-" if r2.value is None else f"{r2.value:.3f}"
-            error = f" +- {r2.error:.3f}" if r2.error is not None else ""
             mark = "*" if row.key == table.leader else ""
-            lines.append(f"  {mark}{row.label}: {value}{error}{mark}")
+            lines.append(f"  {mark}{row.label}: {_withError(row.bands[band].r2)}{mark}")
         lines += [f"  {absent.label}: {absent.reason.text(self._words)}" for absent in table.absent]
         lines += self._warningLines(map(Problem.from_dict, table.warnings))
         return [*lines, f"Report: {self._getExtraPath(outputs.REPORT)}", *self._failureLines()]
+
+    def _methods(self) -> List[str]:
+        if not os.path.exists(self._getExtraPath(outputs.METRICS)):
+            return []
+
+        table = self.table()
+        low, high = table.band_A
+        lines = [
+            f"Denoisers were evaluated with cryoden {__version__} on {counted(len(table.scored), 'micrograph')}. As "
+            "in Noise2Noise [Lehtinen2018] training, each half was denoised and compared with the other half, whose "
+            "noise is independent.",
+            f"Explained fraction of the signal variance (R2) between {low:g} and {high:g} Å: "
+            + "; ".join(f"{row.label} {_withError(row.bands[table.bands[0]].r2)}" for row in table.rows)
+            + ".",
+        ]
+        return lines + ["Topaz-Denoise [Bepler2020] was applied as a baseline."] * any(
+            row.key == TOPAZ for row in table.rows
+        )
+
+    def _citations(self) -> List[str]:
+        hasTable = os.path.exists(self._getExtraPath(outputs.METRICS))
+        isWithTopaz = hasTable and any(row.key == TOPAZ for row in self.table().rows)
+        return ["Lehtinen2018", "Bepler2020"] if isWithTopaz else ["Lehtinen2018"]
 
     # --------------------------- UTILS functions ------------------------------
     def table(self) -> EvaluationTable:
@@ -197,3 +225,9 @@ class CryodenProtEvaluate(HalvesInput):
             seed=self.seed.get(),
             device=self._device(),
         )
+
+
+def _withError(number: Number) -> str:
+    from cryoden.report.tables import with_error
+
+    return with_error(number, 3)

@@ -13,6 +13,7 @@ from pyworkflow.protocol import params
 from cryoden.config.fetch import FetchConfig
 from cryoden.fetch.entry_record import EntryRecord
 from cryoden.formats import outputs
+from cryoden.wording import counted
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 READABLE_GAINS = (".mrc", ".tif", ".tiff", ".gain")
@@ -28,10 +29,10 @@ class EmpiarOutputs(Enum):
 
 
 class CryodenProtImportEmpiar(CryodenProtBase):
-    """Download movies of an entry of EMPIAR, all or a few, and import them with their acquisition data and gain.
+    """Download movies of an EMPIAR entry, all or some of them, and import them with acquisition parameters and gain.
 
-    Pixel size and frames come from EMPIAR, voltage, spherical aberration and dose from the EMDB entry it refers to;
-    whatever you fill in wins. A stopped download goes on where it stopped.
+    Pixel size and number of frames come from EMPIAR; voltage, spherical aberration and dose come from the EMDB entry it
+    refers to. Whatever you fill in takes precedence. An interrupted download is resumed.
     """
 
     _label = "import from EMPIAR"
@@ -44,31 +45,34 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         form.addParam(
             "entry", params.StringParam, label="EMPIAR entry", important=True, help=FetchConfig.help_of("entry")
         )
-        self._addOption(form, FetchConfig, "subset", params.IntParam, "Only so many movies")
+        self._addOption(form, FetchConfig, "subset", params.IntParam, "Number of movies (empty = all)")
         self._addOption(form, FetchConfig, "imageset", params.IntParam, "Image set", expertLevel=params.LEVEL_ADVANCED)
-        self._addOption(form, FetchConfig, "pattern", params.StringParam, "Name", expertLevel=params.LEVEL_ADVANCED)
-        self._addOption(form, FetchConfig, "jobs", params.IntParam, "Downloads side by side")
-        for name, label in (("api", "Entries"), ("files", "Files"), ("maps", "Maps")):
-            self._addOption(
-                form, FetchConfig, name, params.StringParam, f"{label} at", expertLevel=params.LEVEL_ADVANCED
-            )
+        self._addOption(
+            form, FetchConfig, "pattern", params.StringParam, "File name pattern", expertLevel=params.LEVEL_ADVANCED
+        )
+        self._addOption(form, FetchConfig, "jobs", params.IntParam, "Downloads in parallel")
+        for name, label in (("api", "Server URL"), ("files", "File server URL"), ("maps", "EMDB server URL")):
+            self._addOption(form, FetchConfig, name, params.StringParam, label, expertLevel=params.LEVEL_ADVANCED)
         form.addSection(label="Acquisition")
-        empty = "Leave it empty to take what the archive says."
+        empty = "Leave empty to use what the archive says."
         for name, label in (
-            ("samplingRate", "Pixel size (A/px)"),
+            ("samplingRate", "Pixel size (Å/px)"),
             ("voltage", "Voltage (kV)"),
             ("sphericalAberration", "Spherical aberration (mm)"),
-            ("dosePerFrame", "Dose per frame (e/A^2)"),
+            ("dosePerFrame", "Dose per frame (e/Å²)"),
         ):
             form.addParam(name, params.FloatParam, allowsNull=True, label=label, help=empty)
-        form.addParam("amplitudeContrast", params.FloatParam, default=0.1, label="Amplitude contrast")
+        form.addParam(
+            "amplitudeContrast", params.FloatParam, default=0.1, label="Amplitude contrast",
+            help="Amplitude contrast (0 to 1), which the archive does not say.",
+        )  # fmt: skip
         form.addParam(
             "gainFile",
             params.StringParam,
             allowsNull=True,
             label="Gain reference",
             expertLevel=params.LEVEL_ADVANCED,
-            help="Name of the gain reference among the entry's files, where it has several; none: use none.",
+            help="File name of the gain reference, if the entry has several. _none_: do not use any.",
         )
 
     # --------------------------- INSERT steps functions -----------------------
@@ -86,7 +90,7 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         record = self._record()
         samplingRate = self.samplingRate.get() or record.imageset.sampling_rate
         if not samplingRate:
-            raise Exception("The archive does not say the pixel size of these movies; fill it in and continue.")
+            raise Exception("The archive does not say the pixel size of these movies; fill it in and Continue.")
 
         acquisition = self._acquisition(record)
         movies = self._createSetOfMovies()
@@ -120,16 +124,29 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         acquisition = self.outputMovies.getAcquisition()
         lines = [
             f"EMPIAR-{record.number}: {record.title}",
-            f"*{self.outputMovies.getSize()}* movies; {acquisition.getVoltage():g} kV, "
-            f"{acquisition.getSphericalAberration():g} mm, {acquisition.getDosePerFrame() or 0:g} e/A^2 per frame.",
+            f"{counted(self.outputMovies.getSize(), 'movie')}; {acquisition.getVoltage():g} kV, Cs "
+            f"{acquisition.getSphericalAberration():g} mm, {acquisition.getDosePerFrame() or 0:.3g} e/Å² per frame.",
             f"Gain reference: {self._gain(record) or 'none'}",
         ]
         microscope = record.microscope
         known = {"voltage": microscope.voltage, "spherical aberration": microscope.spherical_aberration}
         missing = [name for name, value in known.items() if value is None]
         if missing:
-            lines.append(f"The archive does not say {', '.join(missing)}: usual values are taken unless filled in.")
+            lines.append(f"The archive does not say: {', '.join(missing)}. Usual values are used unless filled in.")
         return lines + self._failureLines()
+
+    def _methods(self) -> List[str]:
+        if not self.hasAttribute(EmpiarOutputs.outputMovies.name):
+            return []
+
+        movies, acquisition = self.outputMovies, self.outputMovies.getAcquisition()
+        x, y, nFrames = movies.getDim()
+        dose = f", {acquisition.getDosePerFrame():.3g} e/Å² per frame" if acquisition.getDosePerFrame() else ""
+        return [
+            f"{counted(movies.getSize(), 'movie')} of EMPIAR-{self._record().number} [Iudin2023] were used "
+            f"({counted(nFrames, 'frame')} of {x} x {y} px, {movies.getSamplingRate():.4g} Å/px, "
+            f"{acquisition.getVoltage():g} kV{dose})."
+        ]
 
     def _citations(self) -> List[str]:
         return ["Iudin2023"]

@@ -24,6 +24,7 @@ from cryoden.formats.files import mrc_name, read_json, write_json
 from cryoden.formats.images import open_stack
 from cryoden.formats.outcome import write_failures
 from cryoden.movies.full_and_difference import is_difference, list_images
+from cryoden.wording import counted
 from cryoden_scipion.convert import linkHalves
 from cryoden_scipion.protocols.continuing import optionProblems
 from cryoden_scipion.protocols.protocol_base import CommandError
@@ -66,8 +67,10 @@ class ImportedTrio:
 class CryodenProtImportHalves(StreamingRun):
     """Import odd and even micrographs that another program made, with their full sums, as linked sets.
 
-    RELION 5 (--even_odd_split), MotionCor2 and MotionCor3 (-SplitSum 1), WarpTools (--out_average_halves), CryoCRAB, and the folders of cryoden. Micrographs and halves are matched by name. Which half is called odd differs between programs and does not matter.
-    """  # noqa: E501  (Scipion shows line breaks)
+    Supported are RELION 5 (--even_odd_split), MotionCor2 and MotionCor3 (-SplitSum 1), WarpTools
+    (--out_average_halves), CryoCRAB, and the folders of cryoden. Micrographs and halves are matched by name. Which half
+    is called odd differs between programs and does not matter.
+    """
 
     _label = "import halves"
     _devStatus = BETA
@@ -95,13 +98,13 @@ class CryodenProtImportHalves(StreamingRun):
             "*full images and differences*: CryoCRAB; halves are computed.",
         )
         for name, source, label, text in (
-            ("filesPath", ONE_SOURCE, "Folder or STAR file", "That holds both halves. Unweighted halves are taken "
-             "where dose-weighted ones lie beside them."),
+            ("filesPath", ONE_SOURCE, "Folder or STAR file", "Folder or STAR file of both halves. If there "
+             "are unweighted and dose-weighted halves, the unweighted ones are used."),
             ("oddPath", TWO_SOURCES, "Odd halves", "Folder or STAR file."),
             ("evenPath", TWO_SOURCES, "Even halves", "Folder or STAR file; matched with the odd ones by name."),
-            ("fullPath", DIFFERENCES, "Full images", "Folder; names may end in _full."),
-            ("differencePath", DIFFERENCES, "Differences", "Folder of odd - even; names may end in _diff. It may be "
-             "the same folder."),
+            ("fullPath", DIFFERENCES, "Full images", "Folder of the full images; names may end in _full."),
+            ("differencePath", DIFFERENCES, "Differences", "Folder of the differences odd - even; names may end in "
+             "_diff. It may be the same folder."),
         ):  # fmt: skip
             form.addParam(
                 name, params.PathParam, condition=f"importFrom=={source}", label=label, important=True, help=text
@@ -114,8 +117,8 @@ class CryodenProtImportHalves(StreamingRun):
             expertLevel=params.LEVEL_ADVANCED,
             condition=f"importFrom!={DIFFERENCES}",
             label="Copy files?",
-            help="By default symbolic links to the files are made, which saves disk space. Copy them if the project is "
-            "to be moved to another computer.",
+            help="By default files are linked, which saves disk space. Copy them if the project will be moved to "
+            "another computer.",
         )
 
     @staticmethod
@@ -126,7 +129,7 @@ class CryodenProtImportHalves(StreamingRun):
             params.FloatParam,
             allowsNull=True,
             label="Pixel size (Å/px)",
-            help="Leave it empty to take what the headers say. If it is filled in, micrographs whose headers say "
+            help="Leave empty to use the pixel size of the headers. If filled in, micrographs whose headers say "
             "something else are left out.",
         )
         for name, default, label, text in (
@@ -151,8 +154,8 @@ class CryodenProtImportHalves(StreamingRun):
             params.BooleanParam,
             default=False,
             label="Process data in streaming?",
-            help="Keep looking for new micrographs while another program makes them; the outputs grow, and other "
-            "protocols can use them already.",
+            help="Keep looking for new micrographs while another program makes them. Other protocols can already use "
+            "the growing outputs.",
         )
         form.addParam(
             "timeout",
@@ -160,8 +163,9 @@ class CryodenProtImportHalves(StreamingRun):
             default="12h",
             condition="dataStreaming",
             label="Timeout",
-            help="The import ends when nothing new came for so long. _STOP STREAMING_ (right click on the box) ends it "
-            f"at once. {HELP_DURATION_FORMAT}",
+            help="The import ends when there was nothing new for this long. _STOP STREAMING_ (right click on the box) "
+            "ends it "
+            f"at once. {HELP_DURATION_FORMAT}.",
         )
         form.addParam(
             "fileTimeout",
@@ -169,7 +173,7 @@ class CryodenProtImportHalves(StreamingRun):
             default="30",
             condition="dataStreaming",
             label="File timeout",
-            help=f"A file counts as finished when it has not changed for so long. {HELP_DURATION_FORMAT}",
+            help=f"A file counts as finished when it has not changed for this long. {HELP_DURATION_FORMAT}.",
         )
 
     # --------------------------- INSERT steps functions -----------------------
@@ -200,7 +204,7 @@ class CryodenProtImportHalves(StreamingRun):
         """Say that no more micrographs will come."""
         if not any(True for _ in self.iterOutputAttributes()):
             failures = self._failures()
-            error = NothingDoneError("micrographs", "imported", len(failures), failures)
+            error = NothingDoneError("micrograph", "imported", len(failures), failures)
             raise CommandError(self._errorText(error) if failures else self._nothingFound())
         self._closeOutputSet()
 
@@ -288,13 +292,16 @@ class CryodenProtImportHalves(StreamingRun):
             return ["No halves yet.", *self._failureLines()]
 
         lines = [
-            f"*{odd.getSize()}* micrographs with both halves" + (", more may come." if odd.isStreamOpen() else ".")
+            f"{counted(odd.getSize(), 'micrograph')} with both halves"
+            + (", more may come." if odd.isStreamOpen() else ".")
         ]
         full = getattr(self, OUTPUT_FULL, None)
         if full is None:
-            lines.append("No full sums lie beside the halves: denoise and train with _two sets_ of halves.")
+            lines.append("There are no full sums beside the halves: train and denoise with _separate sets_ as input.")
         elif full.getSize() < odd.getSize():
-            lines.append(f"Of {odd.getSize() - full.getSize()} no full sum lies beside the halves.")
+            lines.append(
+                f"Without a full sum beside the halves: {counted(odd.getSize() - full.getSize(), 'micrograph')}."
+            )
         lines.append(f"{odd.getSamplingRate():.4g} Å/px. Which half is called odd does not matter.")
         return lines + self._failureLines()
 
@@ -304,8 +311,8 @@ class CryodenProtImportHalves(StreamingRun):
             return []
         where = " and ".join(str(value) for name, value in self._sources().items() if name.endswith("Path"))
         return [
-            f"Sums of the odd and of the even frames of {odd.getSize()} movies ({odd.getSamplingRate():.4g} Å/px) were "
-            f"imported from {where}, for training without clean images [Lehtinen2018]."
+            f"Sums of the odd and even frames of {counted(odd.getSize(), 'movie')} ({odd.getSamplingRate():.4g} Å/px) "
+            f"were imported from {where}, for Noise2Noise [Lehtinen2018] training."
         ]
 
     # --------------------------- streaming, as in Scipion's own imports --------
@@ -409,7 +416,7 @@ class CryodenProtImportHalves(StreamingRun):
         given = self.samplingRate.get()
         if given and abs(rate / given - 1) > 1e-3:
             raise FileError(
-                f"The headers of the halves of '{trio.name}' say {rate:g} A/px, not {given:g}.",
+                f"The headers of the halves of '{trio.name}' say {rate:g} Å/px, not {given:g}.",
                 subject=trio.name,
                 remedy=Remedy("change", "sampling_rate"),
             )

@@ -24,7 +24,7 @@ class ImportOutputs(Enum):
 
 
 class CryodenProtImportModel(CryodenProtBase):
-    """Import a denoiser that was trained elsewhere: in another project, or with the command line."""
+    """Import a denoiser that was trained elsewhere, in another project or with the command line."""
 
     _label = "import denoiser"
     _devStatus = BETA
@@ -37,7 +37,8 @@ class CryodenProtImportModel(CryodenProtBase):
             params.FileParam,
             label="Model file",
             important=True,
-            help="A model.safetensors of _train denoiser_, _export denoiser_ or the command line. It is copied.",
+            help="A model.safetensors written by _train denoiser_, _export denoiser_ or the command line. It is "
+            "copied into the project.",
         )
 
     def _insertAllSteps(self) -> None:
@@ -60,11 +61,16 @@ class CryodenProtImportModel(CryodenProtBase):
     def _summary(self) -> List[str]:
         if not self.hasAttribute(ImportOutputs.outputModel.name):
             return ["No denoiser yet."]
-        return [f"{self.outputModel} from {self.modelFile.get()}"]
+        return [f"{self.outputModel.getDescription()}.", f"Imported from {self.modelFile.get()}"]
+
+    def _methods(self) -> List[str]:
+        if not self.hasAttribute(ImportOutputs.outputModel.name):
+            return []
+        return [f"A denoiser [Lehtinen2018] was imported: {self.outputModel.getDescription()}."]
 
 
 class CryodenProtExportModel(CryodenProtBase):
-    """Copy a denoiser out of the project, for another project or for the command line."""
+    """Export a denoiser as a file, for another project or the command line."""
 
     _label = "export denoiser"
     _devStatus = BETA
@@ -73,10 +79,10 @@ class CryodenProtExportModel(CryodenProtBase):
         form.addSection(label="Export")
         form.addParam(
             "inputModel", params.PointerParam, pointerClass="CryodenModel", important=True, label="Denoiser",
-            help="Output of _train denoiser_.",
+            help="Output of _train denoiser_ or _import denoiser_.",
         )  # fmt: skip
         form.addParam(
-            "targetFile", params.StringParam, label="Write to", help="Name of the new file, ending in .safetensors."
+            "targetFile", params.StringParam, label="Output file", help="Name of the new file, ending in .safetensors."
         )
 
     def _insertAllSteps(self) -> None:
@@ -103,3 +109,8 @@ class CryodenProtExportModel(CryodenProtBase):
         if not self.isFinished():
             return ["Not exported yet."]
         return [f"Exported to {self.targetFile.get()}"]
+
+    def _methods(self) -> List[str]:
+        if not self.isFinished() or self.inputModel.get() is None:
+            return []
+        return [f"A denoiser [Lehtinen2018] was exported: {self.inputModel.get().getDescription()}."]

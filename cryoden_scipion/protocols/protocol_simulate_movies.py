@@ -12,42 +12,44 @@ from pyworkflow.protocol import params
 from cryoden.config.simulate import SimulateMoviesConfig
 from cryoden.formats import outputs
 from cryoden.simulate.facts import Facts, read_facts
-from cryoden_scipion import convert
+from cryoden.wording import counted
+from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 SECTIONS: Dict[str, Dict[str, Tuple[Type[params.Param], str]]] = {
     "Movies": {
-        "movies": (params.IntParam, "Movies"),
-        "frames": (params.IntParam, "Frames in a movie"),
-        "sampling_rate": (params.FloatParam, "Pixel size (A/px)"),
-        "dose_per_frame": (params.FloatParam, "Dose per frame (e/A^2)"),
-        "seed": (params.IntParam, "Seed"),
+        "movies": (params.IntParam, "Number of movies"),
+        "frames": (params.IntParam, "Frames per movie"),
+        "sampling_rate": (params.FloatParam, "Pixel size (Å/px)"),
+        "dose_per_frame": (params.FloatParam, "Dose per frame (e/Å²)"),
+        "seed": (params.IntParam, "Random seed"),
     },
     "Specimen": {
         "map": (params.FileParam, "Particle map"),
-        "potential": (params.FloatParam, "Particle's potential (V)"),
-        "particles": (params.IntParam, "Particles in a movie"),
-        "ice_thickness": (params.FloatParam, "Ice thickness (A)"),
+        "potential": (params.FloatParam, "Particle potential (V)"),
+        "particles": (params.IntParam, "Particles per movie"),
+        "ice_thickness": (params.FloatParam, "Ice thickness (Å)"),
         "ice_gradient": (params.FloatParam, "Ice gradient"),
-        "carbon": (params.FloatParam, "Share of carbon"),
-        "drift": (params.FloatParam, "Drift (A)"),
+        "carbon": (params.FloatParam, "Carbon fraction"),
+        "drift": (params.FloatParam, "Drift (Å)"),
         "no_damage": (params.BooleanParam, "No radiation damage?"),
     },
     "Microscope": {
         "voltage": (params.FloatParam, "Voltage (kV)"),
         "spherical_aberration": (params.FloatParam, "Spherical aberration (mm)"),
         "amplitude_contrast": (params.FloatParam, "Amplitude contrast"),
-        "defocus": (params.FloatParam, "Underfocus (um)"),
-        "defocus_spread": (params.FloatParam, "Spread of underfocus (um)"),
-    },
-    "Detector": {
-        "blur": (params.FloatParam, "Blur (px)"),
-        "gain_spread": (params.FloatParam, "Spread of sensitivity"),
+        "defocus": (params.FloatParam, "Underfocus (µm)"),
+        "defocus_spread": (params.FloatParam, "Underfocus spread (µm)"),
+        "blur": (params.FloatParam, "Detector blur (px)"),
+        "gain_spread": (params.FloatParam, "Gain spread"),
         "dead_pixels": (params.IntParam, "Dead pixels"),
         "hot_pixels": (params.IntParam, "Hot pixels"),
     },
 }
 """Options of the command in the sections of the form."""
+
+BASIC = {"movies", "frames", "sampling_rate", "dose_per_frame", "particles", "defocus"}
+"""Those that are shown at the normal expert level."""
 
 BOX_DIAMETERS = 1.5
 """Side of the particles' boxes in diameters of the particle."""
@@ -60,22 +62,22 @@ class SimulateOutputs(Enum):
     """Movies, what they would show without noise, and where the particles are."""
 
     outputMovies = SetOfMovies
-    outputMicrographs = SetOfMicrographs
-    outputCoordinates = SetOfCoordinates
+    trueMicrographs = SetOfMicrographs
+    trueCoordinates = SetOfCoordinates
 
 
 class CryodenProtSimulateMovies(CryodenProtBase):
-    """Simulate movies of particles in ice, of which everything is known: to try a workflow and see what it gets wrong.
+    """Simulate movies of particles in ice with known ground truth, to try out and test a workflow.
 
-    The movies are physically scaled: particles from a map or built-in shapes, contrast transfer, radiation damage,
-    drift, counted electrons, uneven pixels. The true micrographs are what all frames show together, unmoved and without
-    counting noise.
+    The simulation is physically scaled: particles from a map or built-in ones, contrast transfer, radiation damage,
+    drift, electron counting and pixels of different gain. The true micrographs show what all frames together would show
+    without motion and counting noise.
     """
 
     _label = "simulate movies"
     _devStatus = BETA
     _possibleOutputs = SimulateOutputs
-    _fields = {"size": "Size (px)"}
+    _fields = {"size": "Frame size (px)"}
 
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form: params.Form) -> None:
@@ -86,12 +88,13 @@ class CryodenProtSimulateMovies(CryodenProtBase):
             if section == "Specimen":
                 self._addChoice(form, SimulateMoviesConfig, "shape", "Built-in particle")
             for name, (paramClass, label) in options.items():
-                self._addOption(form, SimulateMoviesConfig, name, paramClass, label)
+                level = params.LEVEL_NORMAL if name in BASIC else params.LEVEL_ADVANCED
+                self._addOption(form, SimulateMoviesConfig, name, paramClass, label, expertLevel=level)
 
     @staticmethod
     def _addSize(form: params.Form) -> None:
         rows, columns = SimulateMoviesConfig.default_of("size")
-        line = form.addLine("Size (px)", help="Columns and rows of the frames.")
+        line = form.addLine("Frame size (px)", help="Columns (x) and rows (y) of the frames.")
         line.addParam("columns", params.IntParam, default=columns, label="x")
         line.addParam("rows", params.IntParam, default=rows, label="y")
 
@@ -144,8 +147,8 @@ class CryodenProtSimulateMovies(CryodenProtBase):
                 coordinates.append(coordinate)
 
         coordinates.setBoxSize(2 * round(BOX_DIAMETERS / 2 * facts.diameter_px))
-        self._defineOutputs(outputMovies=movies, outputMicrographs=micrographs)
-        self._defineOutputs(outputCoordinates=coordinates)
+        self._defineOutputs(outputMovies=movies, trueMicrographs=micrographs)
+        self._defineOutputs(trueCoordinates=coordinates)
         self._defineSourceRelation(movies, micrographs)
         self._defineSourceRelation(micrographs, coordinates)
 
@@ -154,18 +157,32 @@ class CryodenProtSimulateMovies(CryodenProtBase):
         return self._problemsOf(self._config)
 
     def _summary(self) -> List[str]:
-        if not self.hasAttribute(SimulateOutputs.outputCoordinates.name):
+        if not self.hasAttribute(SimulateOutputs.outputMovies.name):
             return ["No movies yet."]
 
         movies = self._facts()
-        nParticles = sum(len(facts.coordinates) for facts in movies.values())
-        lines = [f"*{len(movies)}* movies with *{nParticles}* particles."]
+        lines = [f"{counted(len(movies), 'movie')} with {counted(self._countParticles(), 'particle')}."]
         for name, facts in list(movies.items())[:MAX_MOVIES]:
             lines.append(
-                f"{name}: underfocus {facts.defocus / 1e4:.2f} um, {facts.counts_per_pixel:.3f} e/px and frame, "
-                f"particles' contrast {100 * facts.contrast:.1f} %, SNR {facts.snr:.3g} per pixel"
+                f"{name}: underfocus {facts.defocus / 1e4:.2f} µm, {facts.counts_per_pixel:.3f} e/px and frame, "
+                f"particle contrast {100 * facts.contrast:.1f} %, SNR {facts.snr:.3g} per pixel"
             )
         return lines
+
+    def _methods(self) -> List[str]:
+        if not self.hasAttribute(SimulateOutputs.outputMovies.name):
+            return []
+
+        config = self._config()
+        (rows, columns), underfoci = config.size, [facts.defocus / 1e4 for facts in self._facts().values()]
+        damage = "" if config.no_damage else " The critical exposures of [Grant2015] were used for radiation damage."
+        return [
+            f"With cryoden {__version__}, {counted(len(underfoci), 'movie')} with "
+            f"{counted(self._countParticles(), 'particle')} in ice {'was' if len(underfoci) == 1 else 'were'} "
+            f"simulated [Vulovic2013] ({counted(config.frames, 'frame')} of {columns} x {rows} px, "
+            f"{config.sampling_rate:.4g} Å/px, {config.dose_per_frame:.3g} e/Å² per frame, {config.voltage:g} kV, "
+            f"underfocus {min(underfoci):.2f} to {max(underfoci):.2f} µm).{damage}"
+        ]
 
     def _citations(self) -> List[str]:
         return ["Grant2015", "Vulovic2013"]
@@ -180,6 +197,9 @@ class CryodenProtSimulateMovies(CryodenProtBase):
             size=(self.rows.get(), self.columns.get()),
             shape=self._choice(SimulateMoviesConfig, "shape"),
         )
+
+    def _countParticles(self) -> int:
+        return sum(len(facts.coordinates) for facts in self._facts().values())
 
     def _facts(self) -> Dict[str, Facts]:
         """Return what the command recorded of each movie, name -> facts."""

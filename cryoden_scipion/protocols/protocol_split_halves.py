@@ -17,7 +17,8 @@ from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json
 from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
-from cryoden_scipion import convert
+from cryoden.wording import counted
+from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.streaming import StreamingRun
 
@@ -29,11 +30,12 @@ OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVE
 
 
 class CryodenProtSplitHalves(StreamingRun):
-    """Sum the odd and the even frames of movies separately: two images of one specimen with independent noise.
+    """Sum the odd and even frames of movies separately, to get two images of the same specimen with independent noise.
 
-    A denoiser is trained on such halves. Global shifts that a motion correction stored with the movies are applied;
-    local motion is not stored, so halves from the motion-correction program itself (its odd and even output) are
-    better. Works while movies are still being acquired.
+    A denoiser is trained on such halves. Global shifts stored with the movies by motion correction are applied; local
+    motion is not stored, so the odd and even sums of the motion-correction program itself are better.
+
+    Movies are split on the fly while they are still being acquired.
     """
 
     _label = "split movies into halves"
@@ -59,23 +61,26 @@ class CryodenProtSplitHalves(StreamingRun):
             pointerClass="SetOfMovies",
             important=True,
             label="Movies",
-            help="Movies (MRC, also packed by gzip or bzip2, TIFF, EER). The set may still grow. Movies after motion "
-            "correction carry their shifts.",
+            help="Movies in MRC (also gzip or bzip2), TIFF or EER format; for EER, set the number of frames or the "
+            "dose per frame (expert level _Advanced_). The set may still be growing. Movies from motion correction "
+            "carry their shifts.",
         )
         line = form.addLine(
             "Frames to use",
-            help="First and last frame, counted from 1 and both included; 0 as last means all (or, with shifts, those "
-            "that were aligned). The first goes to the odd half, so of an odd number of frames it has one more.",
+            help="First and last frame, counted from 1 and inclusive. A last frame of 0 means all, or, with shifts, "
+            "those that were aligned. The first frame used goes to the odd half; if the number of frames is odd, the "
+            "odd half has one more.",
         )
         line.addParam("firstFrame", params.IntParam, default=1, label="from")
         line.addParam("lastFrame", params.IntParam, default=0, label="to")
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
-        self._addOption(form, HalvesConfig, "expect_frames", params.IntParam, "Frames a movie must have", **advanced)
-        self._addOption(form, HalvesConfig, "flip_tiff", params.BooleanParam, "TIFF rows count from the bottom?")
-        group = form.addGroup("EER movies")
-        self._addOption(group, HalvesConfig, "eer_frames", params.IntParam, "Number of frames")
-        self._addOption(group, HalvesConfig, "eer_dose", params.FloatParam, "or electrons per A^2 and frame")
-        self._addChoice(group, HalvesConfig, "eer_sampling", "Grid", display=params.EnumParam.DISPLAY_HLIST)
+        self._addOption(form, HalvesConfig, "expect_frames", params.IntParam, "Expected number of frames", **advanced)
+        self._addOption(form, HalvesConfig, "flip_tiff", params.BooleanParam, "Flip TIFF movies upside down?")
+        group = form.addGroup("EER movies", **advanced)
+        self._addOption(group, HalvesConfig, "eer_frames", params.IntParam, "EER number of frames", **advanced)
+        self._addOption(group, HalvesConfig, "eer_dose", params.FloatParam, "EER dose per frame (e/Å²)", **advanced)
+        inLine = {"display": params.EnumParam.DISPLAY_HLIST}
+        self._addChoice(group, HalvesConfig, "eer_sampling", "EER sampling (4K/8K)", **inLine, **advanced)
 
     def _defineCalibration(self, form: params.Form) -> None:
         form.addSection(label="Calibration")
@@ -83,12 +88,13 @@ class CryodenProtSplitHalves(StreamingRun):
             "useGain",
             params.BooleanParam,
             default=True,
-            label="Multiply by the gain reference?",
-            help="Say No if the frames were gain-corrected before. Without an imported reference it changes nothing.",
+            label="Apply the gain reference?",
+            help="Multiply frames by the gain reference imported with the movies, if there is one. Choose No if the "
+            "frames are already gain-corrected.",
         )
         inLine = {"display": params.EnumParam.DISPLAY_HLIST, "condition": "useGain"}
-        self._addChoice(form, HalvesConfig, "gain_rotation", "Turn it by (degrees)", **inLine)
-        self._addChoice(form, HalvesConfig, "gain_flip", "Mirror it", **inLine)
+        self._addChoice(form, HalvesConfig, "gain_rotation", "Gain rotation (degrees)", **inLine)
+        self._addChoice(form, HalvesConfig, "gain_flip", "Gain flip", **inLine)
         self._addOption(
             form, HalvesConfig, "dark", params.FileParam, "Dark reference", expertLevel=params.LEVEL_ADVANCED
         )
@@ -110,21 +116,21 @@ class CryodenProtSplitHalves(StreamingRun):
             params.BooleanParam,
             default=True,
             label="Apply stored shifts?",
-            help="Global shifts that a motion correction stored with the movies. Without any it changes nothing.",
+            help="Apply the global shifts that motion correction stored with the movies, if there are any.",
         )
         form.addParam(
             "weightByDose",
             params.BooleanParam,
             default=False,
-            label="Weight frames by exposure?",
-            help="Both halves and the full sum, after Grant & Grigorieff (2015), with the dose per frame, initial dose "
-            "and voltage of the imported movies.",
+            label="Apply dose weighting?",
+            help="Dose-weight both halves and the full sum (Grant & Grigorieff 2015), with the dose per frame, initial "
+            "dose and voltage of the imported movies.",
         )
 
     def _defineResources(self, form: params.Form) -> None:
         form.addSection(label="Resources")
-        self._addOption(form, HalvesConfig, "jobs", params.IntParam, "Movies side by side")
-        self._addOption(form, HalvesConfig, "memory", params.FloatParam, "Memory for them (GiB)")
+        self._addOption(form, HalvesConfig, "jobs", params.IntParam, "Movies in parallel")
+        self._addOption(form, HalvesConfig, "memory", params.FloatParam, "Memory (GiB)")
 
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self) -> None:
@@ -169,11 +175,12 @@ class CryodenProtSplitHalves(StreamingRun):
             problems.append(f"Gain reference {gain} does not exist; import the movies again with the right one.")
         if self.weightByDose.get() and not self._dose():
             problems.append(
-                "The movies say no dose per frame, which the weights need; import them with it, or do not weight."
+                "The movies have no dose per frame, which dose weighting needs; import them with it, or do not "
+                "dose-weight."
             )
         movies = self.inputMovies.get()
         if movies is not None and not movies.getSize() and not movies.isStreamOpen():
-            problems.append("The set of movies is empty; run what makes it again, or give another.")
+            problems.append("The set of movies is empty; rerun the protocol that makes it, or select another.")
         return problems or self._validateContinued()
 
     def _continueProblems(self) -> List[str]:
@@ -197,8 +204,9 @@ class CryodenProtSplitHalves(StreamingRun):
         isTiff = first is not None and first.getFileName().lower().endswith((".tif", ".tiff"))
         if isTiff and not self.flip_tiff.get() and self._shiftsFolder():
             return [
-                "The movies are TIFF and have shifts. RELION and MotionCor count the rows of TIFF files from the "
-                "bottom: if the shifts are theirs, say Yes to _TIFF rows count from the bottom_."
+                "The movies are TIFF files and have shifts. RELION and MotionCor count the rows of TIFF files from the "
+                f"bottom: if the shifts are theirs, choose Yes for *{self._labelOf('flip_tiff')}* (expert level "
+                "_Advanced_)."
             ]
         return []
 
@@ -208,12 +216,39 @@ class CryodenProtSplitHalves(StreamingRun):
 
         full = self.outputMicrographs
         lines = [
-            f"*{full.getSize()}* of {convert.currentSize(self.inputMovies.get())} movies are split"
+            f"Split: *{full.getSize()}* of {counted(convert.currentSize(self.inputMovies.get()), 'movie')}"
             + (", more may come." if full.isStreamOpen() else "."),
-            "Of an odd number of frames the odd half has one more. Train on the odd and even sets; estimate CTFs and "
-            "extract particles on the full set.",
+            "Train on the odd and even sets; estimate CTFs and extract particles on the full set.",
         ]
         return lines + self._failureLines() + self._sanityLines()
+
+    def _methods(self) -> List[str]:
+        movies = self.inputMovies.get()
+        if not self.hasAttribute(OUTPUT_FULL) or movies is None:
+            return []
+
+        x, y, nFrames = movies.getDim()
+        facts = [f"{counted(nFrames, 'frame')} of {x} x {y} px", f"{movies.getSamplingRate():.4g} Å/px"]
+        if self._dose():
+            facts.append(f"{self._dose():.3g} e/Å² per frame")
+        frames = f" (frames {self._frames()})" if self._frames() else ""
+        lines = [
+            f"The odd and even frames{frames} of {counted(self.outputMicrographs.getSize(), 'movie')} "
+            f"({', '.join(facts)}) were summed separately with cryoden {__version__}, to give pairs of images with "
+            "independent noise for Noise2Noise [Lehtinen2018] training."
+        ]
+        if self._gain():
+            lines.append("Frames were multiplied by the gain reference.")
+        if self._config().hot_pixels != shared.OFF:
+            lines.append("Defective pixels were replaced by the mean of their neighbours.")
+        if self._shiftsFolder():
+            lines.append("Frames were aligned by the global shifts from motion correction.")
+        if self.weightByDose.get():
+            lines.append("The dose weighting of [Grant2015] was applied to the frames.")
+        return lines
+
+    def _citations(self) -> List[str]:
+        return ["Lehtinen2018", "Grant2015"] if self.weightByDose.get() else ["Lehtinen2018"]
 
     def _sanityLines(self) -> List[str]:
         """Return what the denoiser's command found suspicious in the halves."""
@@ -222,7 +257,7 @@ class CryodenProtSplitHalves(StreamingRun):
             return []
         lines = self._warningLines(map(Problem.from_dict, read_json(path)["warnings"]))
         picture = self._getExtraPath(outputs.PATTERN_PICTURE)
-        return lines + ([f"Picture of the pattern: {picture}"] if lines and os.path.exists(picture) else [])
+        return lines + ([f"Image of the pattern: {picture}"] if lines and os.path.exists(picture) else [])
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self) -> HalvesConfig:

@@ -16,6 +16,7 @@ from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
 from cryoden.formats.training_folder import read_status
+from cryoden.wording import counted
 from cryoden_scipion import convert
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
@@ -40,9 +41,9 @@ class TrainOutputs(Enum):
 class CryodenProtTrain(HalvesInput):
     """Train a denoiser on the odd and even halves of your own micrographs (Noise2Noise).
 
-    The network learns to predict one half from the other. The noise of the two is independent, so all it can learn is
-    what they have in common: your specimen. Some micrographs are held out, and the model that explains most of their
-    signal is kept.
+    The network learns to predict one half from the other. Their noise is independent, so all that can be learnt is what
+    they have in common: the specimen. Some micrographs are held out, and the model that explains most of their signal
+    is kept.
     """
 
     _label = "train denoiser"
@@ -69,15 +70,15 @@ class CryodenProtTrain(HalvesInput):
             params.LabelParam,
             label="Look at the data",
             help="The wizard shows crops of both halves, their sum and difference, and histograms, at the working "
-            "pixel size. The halves must show the same specimen; the difference must show none of it.",
+            "pixel size. Both halves should show the same specimen, and the difference none of it.",
         )
         form.addParam(
             "waitForPairs",
             params.IntParam,
             default=0,
-            label="Wait for micrographs",
-            help="Where the sets still grow (streaming): wait for this many pairs of halves, then train once on what "
-            "is there while the acquisition goes on. 0: train on what is there now.",
+            label="Micrographs to wait for",
+            help="For streaming, while the sets are still growing: wait for this many pairs of halves, then train once "
+            "on what is there while the acquisition goes on. 0: train on what is there now.",
         )
 
     def _defineTrainingParams(self, form: params.Form) -> None:
@@ -86,7 +87,7 @@ class CryodenProtTrain(HalvesInput):
             TrainConfig,
             "sampling_rate",
             params.FloatParam,
-            "Working pixel size (A/px)",
+            "Working pixel size (Å/px)",
             help="To train and denoise at: the micrographs are Fourier-cropped to it, and coordinates are scaled back. "
             "Empty (auto): the coarsest that keeps all detail in which the halves still correlate, at most 4, which is "
             "many times faster than full resolution. 0 (full): the micrographs' own.",
@@ -97,8 +98,8 @@ class CryodenProtTrain(HalvesInput):
             choices=["epochs", "minutes"],
             default=EPOCHS,
             display=params.EnumParam.DISPLAY_HLIST,
-            label="Train for a number of",
-            help="Epochs make runs comparable; minutes end when you want the model.",
+            label="Training length in",
+            help="_epochs_ make runs comparable; _minutes_ end when you need the model.",
         )
         self._addOption(form, TrainConfig, "epochs", params.IntParam, "Epochs", condition=f"budget=={EPOCHS}")
         self._addOption(
@@ -108,23 +109,23 @@ class CryodenProtTrain(HalvesInput):
             params.FloatParam,
             "Minutes",
             condition=f"budget=={MINUTES}",
-            help="Train for this many minutes; the learning rate falls to zero at their end.",
+            help="Train for this many minutes; the learning rate is lowered to zero at the end.",
         )
         self._addOption(form, TrainConfig, "crop", params.IntParam, "Crop size (px)")
-        self._addChoice(form, TrainConfig, "crops", "Where crops lie", expertLevel=params.LEVEL_ADVANCED)
-        self._addOption(form, TrainConfig, "batch_size", params.IntParam, "Crops per step")
-        self._addOption(form, TrainConfig, "validation", params.FloatParam, "Fraction held out")
+        self._addChoice(form, TrainConfig, "crops", "Crop positions", expertLevel=params.LEVEL_ADVANCED)
+        self._addOption(form, TrainConfig, "validation", params.FloatParam, "Held-out fraction")
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
+        self._addOption(form, TrainConfig, "batch_size", params.IntParam, "Crops per step", **advanced)
         self._addOption(form, TrainConfig, "lr", params.FloatParam, "Learning rate", **advanced)
-        self._addOption(form, TrainConfig, "ema", params.FloatParam, "Weight averaging", **advanced)
-        self._addOption(form, TrainConfig, "patience", params.IntParam, "Stop early after (epochs)", **advanced)
-        self._addOption(form, TrainConfig, "min_batches", params.IntParam, "Batches per epoch at least", **advanced)
-        self._addOption(form, TrainConfig, "max_batches", params.IntParam, "Batches per epoch at most", **advanced)
+        self._addOption(form, TrainConfig, "ema", params.FloatParam, "Weight averaging (EMA)", **advanced)
+        self._addOption(form, TrainConfig, "patience", params.IntParam, "Early stopping (epochs)", **advanced)
+        self._addOption(form, TrainConfig, "min_batches", params.IntParam, "Minimum batches per epoch", **advanced)
+        self._addOption(form, TrainConfig, "max_batches", params.IntParam, "Maximum batches per epoch", **advanced)
         self._addChoice(form, TrainConfig, "normalization", "Normalisation", **advanced)
-        self._addChoice(form, TrainConfig, "precision", "Arithmetic", **advanced)
+        self._addChoice(form, TrainConfig, "precision", "Numerical precision", **advanced)
         self._addChoice(form, TrainConfig, "compile", "Compile the network", **advanced)
-        self._addChoice(form, TrainConfig, "keep", "Keep models", **advanced)
-        self._addOption(form, TrainConfig, "seed", params.IntParam, "Seed", **advanced)
+        self._addChoice(form, TrainConfig, "keep", "Models to keep", **advanced)
+        self._addOption(form, TrainConfig, "seed", params.IntParam, "Random seed", **advanced)
 
     def _defineNetworkParams(self, form: params.Form) -> None:
         self._addOption(
@@ -141,7 +142,7 @@ class CryodenProtTrain(HalvesInput):
             TrainConfig,
             "channels",
             params.NumericListParam,
-            "Channels of the U-Net",
+            "U-Net channels",
             default=" ".join(str(n) for n in TrainConfig.default_of("channels")),
             condition=f"network=={NETWORKS.index('unet')}",
             expertLevel=params.LEVEL_ADVANCED,
@@ -152,7 +153,7 @@ class CryodenProtTrain(HalvesInput):
             pointerClass="CryodenModel",
             allowsNull=True,
             label="Start from model",
-            help="Go on from the weights of an earlier model of the same network (fine-tuning) instead of random ones.",
+            help="Start from the weights of an earlier model of the same network (fine-tuning) instead of random ones.",
         )
 
     def _defineMemoryParams(self, form: params.Form) -> None:
@@ -162,11 +163,12 @@ class CryodenProtTrain(HalvesInput):
             choices=["keep all if they fit", "stream unless small", "always stream"],
             default=AUTO,
             label="Micrographs in memory",
-            help="*keep all if they fit*: in the GPU's memory, else the computer's, else stream.\n"
-            "*stream unless small*: read during training through a window, unless all fit into the window.\n"
-            "*always stream*: even then.",
+            help="*keep all if they fit*: in GPU memory, otherwise in the computer's memory, otherwise stream.\n"
+            "*stream unless small*: read micrographs during training, unless all of them fit into the streaming "
+            "window.\n"
+            "*always stream*: read them during training in any case.",
         )
-        self._addOption(form, TrainConfig, "memory", params.FloatParam, "Memory to keep all in (GiB)")
+        self._addOption(form, TrainConfig, "memory", params.FloatParam, "Memory for micrographs (GiB)")
         self._addOption(form, TrainConfig, "window", params.FloatParam, "Streaming window (GiB)")
 
     # --------------------------- INSERT steps functions -----------------------
@@ -184,7 +186,7 @@ class CryodenProtTrain(HalvesInput):
         self._writeHalvesStars()
 
     def trainStep(self) -> None:
-        """Run `cryoden train`; after a stop it goes on from the last checkpoint."""
+        """Run `cryoden train`; after a stop it resumes from the last checkpoint."""
         self._runCryoden("train", self._config(), isShared=True)
 
     def createOutputStep(self) -> None:
@@ -205,11 +207,11 @@ class CryodenProtTrain(HalvesInput):
         nGpus = len(self.getGpuList()) if self.usesGpu() else 1
         if nGpus > 1 and self.batch_size.get() % nGpus:
             problems.append(
-                f"*Crops per step* is {self.batch_size.get()}, which {nGpus} GPUs cannot share evenly; choose a "
-                f"multiple of {nGpus}."
+                f"*{self._labelOf('batch_size')}* is {self.batch_size.get()}, which {nGpus} GPUs cannot share evenly; "
+                f"choose a multiple of {nGpus}."
             )
         if self.waitForPairs.get() < 0:
-            problems.append("Wait for micrographs is negative; it must be 0 or more.")
+            problems.append(f"*{self._labelOf('waitForPairs')}* is negative; it must be 0 or more.")
         if self.startModel.get() is not None:
             try:
                 read_card(self.startModel.get().getFileName())
@@ -236,9 +238,10 @@ class CryodenProtTrain(HalvesInput):
             return self._progressLines()
         model = self.outputModel
         lines = [
-            f"*{model.getNetwork()}* at *{model.getSamplingRate():.2f} A/px*, trained on {model._nPairs} pairs.",
+            f"*{model.getNetworkLabel()}* at *{model.getSamplingRate():.2f} Å/px*, trained on "
+            f"{counted(model._nPairs.get(), 'pair')} of halves.",
             f"It explains *{100 * model.getR2():.1f} %* of the signal variance of held-out micrographs "
-            "(R2, 300-8 A; 0 % is a constant image, 100 % the unknown clean one).",
+            "(R2, 300-8 Å; 0 % is a constant image, 100 % the unknown clean one).",
         ]
         return lines + self._failureLines()
 
@@ -249,9 +252,35 @@ class CryodenProtTrain(HalvesInput):
         except CryodenError as error:  # the training writes it again
             return [self._errorText(error)]
         if status is None:
-            return ["No model yet. *Analyze results* shows the curves as soon as the first epoch has ended."]
-        curves = "*Analyze results* shows the curves." if status.r2 is not None else "The curves come with epoch 2."
+            return ["No model yet. *Analyze Results* shows the curves after the first epoch."]
+        curves = "*Analyze Results* shows the curves." if status.r2 is not None else "The curves come with epoch 2."
         return [f"*{status.sentence(is_running=self.isActive())}* {curves}"]
+
+    def _methods(self) -> List[str]:
+        if not self.hasAttribute(TrainOutputs.outputModel.name):
+            return []
+
+        card = read_card(self.outputModel.getFileName())
+        network = f"{card.label} [Ronneberger2015]" if card.network == "unet" else card.label
+        facts = card.training
+        nHeldOut = len(set(facts["held_out"]).difference(facts["trained_on"]))  # a single micrograph is cut in two
+        lines = [
+            f"A {network} was trained with cryoden {card.version} to predict one half of a micrograph from the other "
+            f"according to Noise2Noise [Lehtinen2018], on {counted(len(facts['trained_on']), 'pair')} of odd and even "
+            f"micrographs at {card.sampling_rate:.3g} Å/px in crops of {facts['crop']} px"
+            + (f"; {counted(nHeldOut, 'pair')} more served for validation." if nHeldOut else "."),
+        ]
+        if card.r2 is not None:
+            lines.append(
+                f"The model of epoch {facts['epoch']} explains {100 * card.r2:.1f} % of the signal variance of "
+                f"held-out micrographs between {facts['score_band_A'][0]:g} and {facts['score_band_A'][1]:g} Å "
+                f"(R2 = {card.r2:.3f})."
+            )
+        return lines
+
+    def _citations(self) -> List[str]:
+        isUNet = NETWORKS[self.network.get()] == "unet"
+        return ["Lehtinen2018", "Ronneberger2015"] if isUNet else ["Lehtinen2018"]
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self) -> TrainConfig:
@@ -297,7 +326,7 @@ class CryodenProtTrain(HalvesInput):
             )
             if isComplete or size >= self.waitForPairs.get():
                 return
-            self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} are there.")
+            self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} so far.")
             time.sleep(WAIT_SECONDS)
 
     def getLogFile(self) -> str:

@@ -102,7 +102,7 @@ class StreamingRun(CryodenProtBase):
         nWithoutRoom = len(self._failedForFullDisk())
         if nWithoutRoom:
             raise CommandError(
-                f"The disk is full: {nWithoutRoom} of {len(items)} are still to be done, what is finished is "
+                f"The disk is full: {nWithoutRoom} of {len(items)} still to be done; what is finished is "
                 "kept. Free some space and Continue."
             )
 

@@ -7,8 +7,8 @@ from typing import Callable, Optional
 from cryoden.errors import CryodenError, Words
 
 RESTART_OR_COPY = (
-    "Set it back and Continue; or choose Restart, which deletes what this run has made and makes all again; or run a "
-    "copy of it, which keeps both."
+    "Set it back and Continue; or choose Restart, which deletes the results of this run and computes all again; or run "
+    "a copy of it, which keeps both."
 )
 
 ACTIONS = {
@@ -19,12 +19,12 @@ ACTIONS = {
     "other_folder": RESTART_OR_COPY,
     "overwrite": RESTART_OR_COPY,
     "resume": "Press Continue; or run a copy of it.",
-    "continue": "Continue goes on from there; what is finished is kept.",
+    "continue": "Continue resumes from there; what is finished is kept.",
     "free_disk": "Free some space and Continue; what is finished is kept.",
 }
 """What to do, for every action that a remedy of the denoiser can name."""
 
-DIFFERENCE = "What this run has made so far was made with another value of {changes}."
+DIFFERENCE = "The results of this run so far were computed with another value of {changes}."
 
 
 def formWords(labelOf: Callable[[str], Optional[str]]) -> Words:

@@ -118,7 +118,7 @@ class TestCryodenContinued(CryodenDenoiseTest):
         other = self.importMicrographs("strange", 2, shape=MOVIE_SHAPE)
         for changes, words in (
             ({"epochs": 3}, "*Epochs* (was 1, is now 3)."),
-            ({"sampling_rate": 9.0}, "*Working pixel size (A/px)* (was 4.0, is now 9.0)."),
+            ({"sampling_rate": 9.0}, "*Working pixel size (Å/px)* (was 4.0, is now 9.0)."),
             ({"inputMicrographsEven": other}, "*Even micrographs* is another set"),
         ):
             self.assertRefused(self.continued(training, **changes), words)
@@ -145,13 +145,13 @@ class TestCryodenInterrupted(CryodenDenoiseTest):
         self.addCleanup(subprocess.run, ["umount", extra], check=True)
         with self.assertRaises(Exception):
             self.launchProtocol(protocol)
-        message = "disk is full: 2 of 4 are still to be done, what is finished is kept. Free some space and Continue."
+        message = "disk is full: 2 of 4 still to be done; what is finished is kept. Free some space and Continue."
         self.assertIn(message, protocol.getErrorMessage())
         files, isOpen = self.outputOf(protocol)
         self.assertEqual(([objId for objId, _ in files], isOpen), ([1, 2], False))
         summary = protocol.summary()
-        self.assertIn("*2* of 4 micrographs are denoised", summary[0])
-        self.assertIn("*The disk was full*: 2 are still to be done. Free some space and Continue.", summary)
+        self.assertIn("Denoised: *2* of 4 micrographs", summary[0])
+        self.assertIn("*The disk was full*: 2 still to be done. Free some space and Continue.", summary)
         subprocess.run(["mount", "-o", f"remount,size={10 * room}", extra], check=True)
         protocol = self.continueRun(protocol)
         self.checkOutput(protocol, 4)
@@ -181,7 +181,7 @@ class TestCryodenOnSeveralGpus(CryodenDenoiseTest):
         protocol = self.stored(protocol)
         self.assertTrue(protocol.isFailed())
         self.assertIn("One of the 2 processes of cryoden", protocol.getErrorMessage())
-        self.assertIn("Continue goes on from there.", protocol.getErrorMessage())
+        self.assertIn("Continue resumes from there.", protocol.getErrorMessage())
         return protocol
 
     def testDeathOfOneEndsDenoising(self):
@@ -203,7 +203,7 @@ class TestCryodenOnSeveralGpus(CryodenDenoiseTest):
         files, isOpen = self.outputOf(protocol)
         self.assertEqual((sorted(objId for objId, _ in files), isOpen), ([1, 2, 3, 4, 5, 6], False))
         summary = "\n".join(protocol.summary())
-        self.assertIn("*6* of 8 micrographs are denoised", summary)
+        self.assertIn("Denoised: *6* of 8 micrographs", summary)
         self.assertIn("*Left out: 2*", summary)
         for number in (7, 8):
             self.assertIn(f"dead_{number}.mrc", summary)

@@ -276,7 +276,7 @@ class TestCryodenTrain(CryodenTest):
         twice = self.newProtocol(CryodenProtTrain, inputMicrographsOdd=odd, inputMicrographsEven=odd)
         self.assertIn("Odd and even are the same set", "".join(twice.validate()))
         unlinked = self.newProtocol(CryodenProtTrain, halvesFrom=LINKED_SET, inputMicrographs=odd)
-        self.assertIn("links no halves", "".join(unlinked.validate()))
+        self.assertIn("is not linked to halves", "".join(unlinked.validate()))
         wrong = self.newProtocol(
             CryodenProtTrain,
             inputMicrographsOdd=odd,
@@ -419,7 +419,7 @@ class TestCryodenDenoise(CryodenTest):
         again = self.newProtocol(
             CryodenProtDenoise, inputMicrographs=self.denoised.outputMicrographs, inputModel=self.model
         )
-        self.assertIn("denoised set already", "".join(again._warnings()))
+        self.assertIn("already a denoised set", "".join(again._warnings()))
 
     def testOwnWordsOfTheDenoiserReachTheUser(self):
         """A micrograph that vanished: the run fails only if nothing can be done, with the denoiser's line."""

@@ -52,9 +52,7 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         self.proj.launchProtocol(protocol, wait=False)
         self.waitUntil(lambda: len(self.outputOf(protocol)[0]) == 2)
         self.assertTrue(self.outputOf(protocol)[1])
-        self.assertIn(
-            "*2* of 2 micrographs are denoised, at 3.00 A/px, more may come.", self.stored(protocol).summary()
-        )
+        self.assertIn("Denoised: *2* of 2 micrographs, at 3.00 Å/px, more may come.", self.stored(protocol).summary())
         third, fourth, fifth = self.more(micrographs, (3, 4, 5))
         self.append(micrographs, [third], Set.STREAM_OPEN)
         self.waitUntil(lambda: "Waiting for more input: 3 so far" in self.logOf(protocol))
@@ -121,7 +119,7 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         self.waitUntil(lambda: self.stored(protocol).isFinished())
         self.assertEqual([objId for objId, _ in self.outputOf(protocol)[0]], [2, 3])
         summary = "\n".join(self.stored(protocol).summary())
-        self.assertIn("*2* of 3 micrographs are denoised", summary)
+        self.assertIn("Denoised: *2* of 3 micrographs", summary)
         self.assertIn("*Left out: 1*", summary)
         self.assertIn("bad_1.mrc", summary)
         warning = next(line for line in summary.splitlines() if line.startswith("*Warning:*"))
@@ -219,7 +217,7 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         self.assertEqual(set(table.images["rlnDefocusV"].astype(float)), {11500.0, 20500.0})
         self.assertEqual(set(table.images["rlnCtfMaxResolution"].astype(float)), {4.5})
         self.assertEqual(set(table.images["rlnPhaseShift"].astype(float)), {90.0})
-        self.assertIn("1 micrographs have no CTF and are not in micrographs.star.", protocol.summary())
+        self.assertIn("Without a CTF, not in the STAR file: 1 micrograph.", protocol.summary())
 
     def makeCtfs(self, name, defoci):
         """Return a set of CTFs of the given micrographs."""
@@ -256,8 +254,8 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         twoSets = {"predictFrom": TWO_SETS, "inputMicrographsOdd": self.odd, "inputMicrographsEven": self.even}
         cases = [
             ({"inputMicrographs": both}, "would both be written as mic_1.mrc"),
-            ({"inputModel": fine}, "coarser than the 1.5 A/px"),
-            ({"predictFrom": LINKED_HALVES}, "links no halves"),
+            ({"inputModel": fine}, "coarser than the 1.5 Å/px"),
+            ({"predictFrom": LINKED_HALVES}, "is not linked to halves"),
             ({**twoSets, "inputMicrographsEven": self.odd}, "the same set"),
             ({**twoSets, "inputMicrographsEven": small}, "Even micrographs are 64 x 64 px"),
             ({"predictFrom": TWO_SETS}, "Odd or even micrographs are missing"),
@@ -278,7 +276,7 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         self.assertEqual(self.denoise(self.micrographs)._warnings(), [])
         coarse = self.importModel("coarse.safetensors", samplingRate=6.0, crop=512)
         warnings = self.denoise(self.micrographs, inputModel=coarse)._warnings()
-        self.assertIn("trained on micrographs of 6 A/px, these have 3 A/px", warnings[0])
+        self.assertIn("trained on micrographs of 6 Å/px, these have 3 Å/px", warnings[0])
         self.assertIn("48 px wide, smaller than the crops that it was trained on (512 px)", warnings[1])
         meant = self.importModel("meant.safetensors", samplingRate=6.0, options={"sampling_rate": 6.0})
         self.assertEqual(self.denoise(self.micrographs, inputModel=meant)._warnings(), [])

@@ -131,13 +131,13 @@ class TestCryodenEvaluate(CryodenTest):
         wrong = self.newProtocol(CryodenProtEvaluate, **self.options(), **self.twoSets(), bandLow=5.0, bandHigh=8.0)
         problems = wrong.validate()
         self.assertEqual(len(problems), 1, problems)
-        self.assertTrue(problems[0].startswith("*Score band (A)* is 5 8"), problems)
+        self.assertTrue(problems[0].startswith("*Score band (Å)* is 5 8"), problems)
 
     def testSummaryHasTheTable(self):
         """A newcomer reads the numbers without opening anything."""
         lines = "\n".join(self.evaluation.summary())
         for words in (
-            "R2 in 300-8 A on 1 micrographs",
+            "R2 at 300-8 Å on 1 micrograph ",
             "ring-wise Wiener: ",
             "*CNN3: ",
             "Topaz-Denoise unet: It was left out. Set *Topaz-Denoise* to auto.",

@@ -99,7 +99,7 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
         self.proj.launchProtocol(split, wait=False)
         self.waitUntil(lambda: self.sizes(split) == [2, 2, 2])
         self.assertTrue(all(isOpen for _, isOpen in self.outputs(split).values()))
-        self.assertIn("*2* of 2 movies are split, more may come.", self.stored(split).summary()[0])
+        self.assertIn("Split: *2* of 2 movies, more may come.", self.stored(split).summary()[0])
         self.addMovie(movies, 3, Set.STREAM_OPEN)
         self.waitUntil(lambda: self.sizes(split) == [3, 3, 3])
         self.addMovie(movies, 4, Set.STREAM_CLOSED)

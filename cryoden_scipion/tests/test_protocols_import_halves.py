@@ -86,7 +86,7 @@ class TestCryodenImportHalves(StreamingTest):
         self.assertEqual(itemsOfFile(protocol.outputMicrographs.getFileName())[0].getMicName(), "m1.mrc")
         self.assertTrue(os.path.islink(itemsOfFile(protocol.outputMicrographs.getFileName())[0].getFileName()))
         summary = "\n".join(protocol.summary())
-        self.assertIn("*2* micrographs with both halves.", summary)
+        self.assertIn("2 micrographs with both halves.", summary)
         self.assertIn("'m 3' has an odd half but no even half.", summary)
         self.assertIn(self.folder, protocol.methods()[0])
         self.assertEqual(len(CryodenHalvesViewer(project=self.proj)._pairsOf(protocol)), 2)
@@ -130,7 +130,7 @@ class TestCryodenImportHalves(StreamingTest):
         self.waitUntil(lambda: (len(self.content(path)[0]), self.content(path)[1]) == (1, True))
         write(2)
         self.waitUntil(lambda: len(self.content(path)[0]) == 2)
-        self.assertIn("*2* micrographs with both halves, more may come.", self.stored(protocol).summary())
+        self.assertIn("2 micrographs with both halves, more may come.", self.stored(protocol).summary())
         with open(protocol._getExtraPath(STOP_FILE), "w"):
             pass
         self.waitUntil(lambda: not self.content(path)[1])

@@ -30,7 +30,7 @@ class TestCryodenSimulateMovies(BaseTest):
 
     def testMoviesAndTruth(self):
         """Sizes, counts, acquisition, gain; the corrected sum scatters around the truth."""
-        movies, truths = self.simulation.outputMovies, self.simulation.outputMicrographs
+        movies, truths = self.simulation.outputMovies, self.simulation.trueMicrographs
         self.assertSetSize(movies, 2)
         self.assertSetSize(truths, 2)
         self.assertEqual(movies.getDim(), (SHAPE[1], SHAPE[0], N_FRAMES))
@@ -49,7 +49,7 @@ class TestCryodenSimulateMovies(BaseTest):
 
     def testCoordinates(self):
         """Particles lie inside the micrographs, in boxes somewhat larger than they."""
-        coordinates = self.simulation.outputCoordinates
+        coordinates = self.simulation.trueCoordinates
         self.assertGreater(coordinates.getSize(), 4)
         self.assertTrue(30 < coordinates.getBoxSize() < 80)
         names = set()
@@ -64,7 +64,7 @@ class TestCryodenSimulateMovies(BaseTest):
         split = self.launchProtocol(self.newProtocol(CryodenProtSplitHalves, inputMovies=self.simulation.outputMovies))
         self.assertSetSize(split.outputMicrographsOdd, 2)
         names = {micrograph.getMicName() for micrograph in split.outputMicrographs}
-        self.assertEqual(names, {micrograph.getMicName() for micrograph in self.simulation.outputMicrographs})
+        self.assertEqual(names, {micrograph.getMicName() for micrograph in self.simulation.trueMicrographs})
 
     def testOptionsReachTheCommand(self):
         """A map of one's own, other optics and detector: other movies."""
@@ -84,7 +84,7 @@ class TestCryodenSimulateMovies(BaseTest):
             "movies": 1,
         }
         other = self.simulate(**options)
-        truths = [p.outputMicrographs.getFirstItem().getFileName() for p in (self.simulation, other)]
+        truths = [p.trueMicrographs.getFirstItem().getFileName() for p in (self.simulation, other)]
         self.assertFalse(np.array_equal(*(mrcfile.read(file) for file in truths)))
         for protocol, number in ((self.simulation, 80), (other, 40)):
             with open(protocol._getExtraPath("defects.txt")) as defects:

@@ -9,8 +9,10 @@ import sys
 import tempfile
 from unittest import mock
 
-from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING
+from pwem.protocols import EMProtocol
+from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING, params
 from pyworkflow.tests import BaseTest
+from pyworkflow.utils import Message
 
 from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
 from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
@@ -85,11 +87,11 @@ class TestCryodenWords(BaseTest):
         """By the field, by the line of several fields, by the field of another name; else by the option's own."""
         split, train = CryodenProtSplitHalves()._words, CryodenProtTrain()._words
         self.assertEqual(split.option("frames"), "*Frames to use*")
-        self.assertEqual(split.option("gain"), "*Multiply by the gain reference*")
+        self.assertEqual(split.option("gain"), "*Apply the gain reference*")
         self.assertEqual(train.option("from_model"), "*Start from model*")
         self.assertEqual(train.option("lr"), "*Learning rate*")
         self.assertEqual(train.option("folders"), "folders")
-        self.assertEqual(CryodenProtSimulateMovies()._words.option("size"), "*Size (px)*")
+        self.assertEqual(CryodenProtSimulateMovies()._words.option("size"), "*Frame size (px)*")
 
     def testBrokenRuleBeginsWithTheField(self):
         """As `_validate` says it, one text for each rule."""
@@ -98,7 +100,7 @@ class TestCryodenWords(BaseTest):
             raise OptionError([option_problem("lr", "is -1; it must be above 0."), option_problem("seed", "is bad.")])
 
         problems = CryodenProtTrain()._problemsOf(makeConfig)
-        self.assertEqual(problems, ["*Learning rate* is -1; it must be above 0.", "*Seed* is bad."])
+        self.assertEqual(problems, ["*Learning rate* is -1; it must be above 0.", "*Random seed* is bad."])
 
     def testOtherOptionsAreNamedWithTheirValues(self):
         """What was and what is, except of paths."""
@@ -106,18 +108,59 @@ class TestCryodenWords(BaseTest):
         error = ExistingResultsError("", remedy=Remedy("overwrite"), differences=differences)
         text = CryodenProtTrain()._errorText(error)
         said = (
-            "What this run has made so far was made with another value of *Learning rate* (was 0.1, is now 0.2) and "
-            "*Compile the network* (was Yes, is now No) and *Start from model*. Set it back and Continue; or choose "
+            "The results of this run so far were computed with another value of *Learning rate* (was 0.1, is now 0.2) "
+            "and *Compile the network* (was Yes, is now No) and *Start from model*. Set it back and Continue; or "
         )
         self.assertTrue(text.startswith(said), text)
 
-    def testFormsNameNoOption(self):
-        """Labels and help of every field."""
+    def fields(self):
+        """Yield name, label and help of every field of every form; those that Scipion has a place for excepted."""
         self.assertGreaterEqual(len(PROTOCOLS), 8)
         for kind in PROTOCOLS:
+            inherited = {*dict(EMProtocol()._definition.iterAllParams()), params.USE_GPU, params.GPU_LIST}
             for name, param in kind()._definition.iterAllParams():
-                for text in (param.label.get(), param.help.get()):
-                    self.assertNotRegex(text or "", r"(^|\W)--[a-z]|`cryoden ", f"{kind.__name__}.{name}")
+                if name not in inherited and not isinstance(param, params.ElementGroup):
+                    yield f"{kind.__name__}.{name}", param.label.get() or "", param.help.get() or ""
+
+    def testFormsNameNoOption(self):
+        """Labels and help of every field."""
+        for name, *texts in self.fields():
+            for text in texts:
+                self.assertNotRegex(text, r"(^|\W)--[a-z]|`cryoden ", name)
+
+    def testUnitsAreWrittenAsInTheField(self):
+        """Å, Å/px, e/Å², µm; the network's name; no field that only has a name of its own."""
+        for name, *texts in self.fields():
+            for text in texts:
+                self.assertNotRegex(
+                    text, r"A/px|e/A|\bA\^2|[\d(] ?A\b|\bin A\b|\bum\b|\+-|U-net|(?<![(`])\bunet\b", name
+                )
+
+    def testHelpIsInWholeSentences(self):
+        """Of every field that has some, and of the protocol: one line for each paragraph, which the window wraps."""
+        ofScipion = vars(Message).values()  # its own words for an acquisition
+        for name, label, text in self.fields():
+            self.assertTrue(label, name)
+            for line in text.splitlines() if text not in ofScipion else ():
+                self.assertRegex(line, r"^[*_]?\S.*[.?]$", name)
+        for kind in PROTOCOLS:
+            for paragraph in kind.getHelpText().split("\n\n"):
+                self.assertRegex(paragraph, r"^[A-Z][^\n]*\.$", kind.__name__)
+
+    def testWhatFewNeedIsAdvanced(self):
+        """At the normal expert level a simulation asks for no more than a handful of numbers, a split not for EER."""
+        fields = dict(CryodenProtSimulateMovies()._definition.iterAllParams())
+        normal = {name for name, param in fields.items() if not param.isExpert()}
+        self.assertLessEqual({"movies", "frames", "particles", "defocus", "dose_per_frame"}, normal)
+        self.assertFalse(normal & {"potential", "carbon", "drift", "blur", "gain_spread", "voltage"})
+        for kind, names in (
+            (CryodenProtSplitHalves, ("eer_frames", "eer_dose", "eer_sampling")),
+            (CryodenProtTrain, ("batch_size", "lr")),
+            (CryodenProtDenoise, ("dtype", "tile")),
+            (CryodenProtEvaluate, ("topaz", "topaz_network")),
+        ):
+            for name in names:
+                self.assertTrue(kind().getParam(name).isExpert(), name)
 
     # --------------------------- what lies in a run's folder, of this version and of 0.1 ---------------------------
     def protocol(self, kind):
@@ -163,7 +206,7 @@ class TestCryodenWords(BaseTest):
         write_status(self.folder, TrainingStatus(3, 20, 40, 400, 0.1, 720.0, 0.9, 0.2134))
         protocol.setStatus(STATUS_RUNNING)
         self.assertEqual(
-            protocol._summary(), ["*Epoch 3 of 20, R2 0.21, 12 minutes left.* *Analyze results* shows the curves."]
+            protocol._summary(), ["*Epoch 3 of 20, R2 0.21, 12 minutes left.* *Analyze Results* shows the curves."]
         )
         protocol.setStatus(STATUS_ABORTED)
         self.assertTrue(protocol._summary()[0].startswith("*Stopped in epoch 3 of 20, R2 0.21.*"))
@@ -177,7 +220,7 @@ class TestCryodenWords(BaseTest):
         failures["late.mrc"] = Problem("full_disk", "The disk is full.", remedy=Remedy("free_disk")).to_dict()
         self.write("failures.json", failures)
         lines = self.protocol(CryodenProtDenoise)._failureLines()
-        self.assertEqual(lines[0], "*The disk was full*: 1 are still to be done. Free some space and Continue.")
+        self.assertEqual(lines[0], "*The disk was full*: 1 still to be done. Free some space and Continue.")
         self.assertEqual(lines[1:3], ["*Left out: 13*", "  0.mrc is bad."])
         self.assertEqual(len(lines), 13)
         self.assertTrue(lines[-1].startswith("  and 3 more; see "), lines[-1])
@@ -234,7 +277,7 @@ class TestCryodenWords(BaseTest):
             self.assertEqual(
                 first,
                 "cryoden halves was killed (signal 9). The memory may not have been enough. What is finished is kept: "
-                "Continue goes on from there.",
+                "Continue resumes from there.",
             )
             self.assertEqual(rest, lines[-MAX_STDERR_LINES:])
 
@@ -244,7 +287,7 @@ class TestCryodenWords(BaseTest):
         for ending, end in ((None, "\n[rank1] died"), (lost, "\nConnection reset by peer.")):
             text, _ = self.errorOf(1, ending, ["[rank1] died"], (0, 1))
             self.assertTrue(text.startswith("One of the 2 processes of cryoden halves ended early"), text)
-            self.assertTrue(text.endswith(f"Continue goes on from there.{end}"), text)
+            self.assertTrue(text.endswith(f"Continue resumes from there.{end}"), text)
         known = Ending(FAILED, (Problem("training", "The loss is not a number."),))
         self.assertEqual(self.errorOf(1, known, [], (0, 1))[0], "The loss is not a number.")
 

@@ -173,7 +173,7 @@ def test_unbinned_halves_under_a_binned_header_are_refused(tmp_path: Path, folde
         find_pairs(folder, folder)
     assert str(caught.value) == (
         f"{folder} and {folder} have no usable pair of halves; the first reason: The halves of 'm' are 96 x 96 px at "
-        f"{RATE:g} A/px, but the full sum {folder}/m.mrc is 48 x 48 px at {RATE:g} A/px: they cannot show the same "
+        f"{RATE:g} Å/px, but the full sum {folder}/m.mrc is 48 x 48 px at {RATE:g} Å/px: they cannot show the same "
         "area. RELION 5.0.1 leaves halves unbinned under a binned header where early binning is off; make them again "
         "with early binning, or mend the pixel size in their headers."
     )

@@ -38,7 +38,7 @@ def test_what_correlates_is_kept(tmp_path: Path, end_A: float, lowest: float, hi
     chosen = choose_rate(spread_pairs("odd", "even"))
     assert isinstance(chosen.value, float)
     assert lowest <= chosen.value <= highest
-    assert str(chosen) == f"{chosen.value:g} A/px, from the FRC of the halves of 3 micrographs (full: 1 A/px)"
+    assert str(chosen) == f"{chosen.value:g} Å/px, from the FRC of the halves of 3 micrographs (full: 1 Å/px)"
 
 
 @pytest.mark.parametrize(("rate", "end_A"), [(3.8, 20.0), (5.0, 20.0), (1.0, 2.05)])
@@ -88,7 +88,7 @@ def test_what_the_option_asks_for(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert working_rate("auto", "odd", "even", known=2.5) == 2.5
     assert working_rate("auto", "odd", "even", known=0.7) == 4.0
     assert caplog.messages == [
-        "Working pixel size: 4 A/px, from the FRC of the halves of 3 micrographs (full: 1 A/px).",
-        "Working pixel size: 2.5 A/px, that of the model to start from.",
-        "Working pixel size: 4 A/px, from the FRC of the halves of 3 micrographs (full: 1 A/px).",
+        "Working pixel size: 4 Å/px, from the FRC of the halves of 3 micrographs (full: 1 Å/px).",
+        "Working pixel size: 2.5 Å/px, that of the model to start from.",
+        "Working pixel size: 4 Å/px, from the FRC of the halves of 3 micrographs (full: 1 Å/px).",
     ]

@@ -128,7 +128,7 @@ def test_pixel_size_is_chosen_once_and_kept(tmp_path: Path, caplog: pytest.LogCa
     assert card.sampling_rate == pytest.approx(4.0, rel=0.01)
     assert card.training["options"]["sampling_rate"] == 4.0
     assert checkpoint_of("out")["options"]["sampling_rate"] == 4.0
-    assert "Working pixel size: 4 A/px, from the FRC of the halves" in caplog.text
+    assert "Working pixel size: 4 Å/px, from the FRC of the halves" in caplog.text
     caplog.clear()
     write_halves(tmp_path, 3, (160, 160), rate=RATE, noise=4.0)
     assert settle_working_rate(QUICK).sampling_rate == "full"
