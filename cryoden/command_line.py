@@ -24,6 +24,7 @@ from cryoden.config.exchange import (
     VerifyExportConfig,
 )
 from cryoden.config.fetch import FetchConfig
+from cryoden.config.relion import RelionCoordinatesConfig
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
 from cryoden.errors import UNEXPECTED, CryodenError, DeviceError, OptionError, Problem, one_line, option_problem
 from cryoden.formats import outcome, outputs
@@ -164,6 +165,7 @@ def _later(room: str, name: str) -> Callable[[Any], Failures]:
 GROUPS = {
     "patches": "Exchange training data with other trainers.",
     "verify": "Prove that another implementation computes the same; take over its weights.",
+    "relion": "Go between sets of micrographs in RELION.",
     "simulate": "Make data whose truth is known.",
 }
 """First words of commands that have two, and what the help says of them."""
@@ -181,6 +183,7 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Failures]]] = {
     "verify compare": (VerifyCompareConfig, _later("exchange", "run_verify_compare")),
     "verify import-weights": (ImportWeightsConfig, _later("exchange", "run_import_weights")),
     "verify benchmark": (StepBenchmarkConfig, _later("exchange", "run_step_benchmark")),
+    "relion coordinates": (RelionCoordinatesConfig, _later("exchange", "run_relion_coordinates")),
     "simulate pairs": (SimulatePairsConfig, _later("simulate", "run_simulate_pairs")),
     "simulate movies": (SimulateMoviesConfig, _later("simulate", "run_simulate_movies")),
     "fetch": (FetchConfig, _later("fetch", "run_fetch")),

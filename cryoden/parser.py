@@ -68,12 +68,19 @@ def _command_tree(commands: Mapping[str, Type[Options]], families: Mapping[str, 
         grouped.setdefault(first, []).append(leaf)
 
     branches = tuple(
-        Annotated[Union[tuple(leaves)], tyro.conf.subcommand(first, description=families[first], prefix_name=False)]
+        Annotated[
+            Union[tuple([*leaves, _HIDDEN])],
+            tyro.conf.subcommand(first, description=families[first], prefix_name=False),
+        ]
         if first in families
         else leaves[0]
         for first, leaves in grouped.items()
     )
     return cast(Any, Union[branches])
+
+
+_HIDDEN = Annotated[None, tyro.conf.Suppress]
+"""Not to be chosen: tyro makes sub-commands of a union only, and a family may have one command."""
 
 
 class _Group:

@@ -16,6 +16,8 @@ TEXTS: Dict[str, str] = {
     "even": HALVES,
     "truth": HALVES,
     "inputs": "INPUT",
+    "picks": HALVES,
+    "picked": "STAR",
     "movies": "MOVIE|STAR",
     "micrographs": "IMAGE|DIR|STAR",
     "images": "IMAGE",
@@ -63,7 +65,7 @@ KINDS: Dict[Any, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 FOLDER = "DIR"
 """Word of values that can be folders only."""
 
-FILES = frozenset((HALVES, "INPUT", "MOVIE|STAR", "IMAGE|DIR|STAR", "IMAGE", "MRC", "MODEL", FOLDER))
+FILES = frozenset((HALVES, "INPUT", "STAR", "MOVIE|STAR", "IMAGE|DIR|STAR", "IMAGE", "MRC", "MODEL", FOLDER))
 """Words of values that are files or folders: a shell completes their names."""
 
 

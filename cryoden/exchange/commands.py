@@ -13,12 +13,14 @@ from cryoden.config.exchange import (
     VerifyCompareConfig,
     VerifyExportConfig,
 )
+from cryoden.config.relion import RelionCoordinatesConfig
 from cryoden.errors import Problem
 from cryoden.exchange.patch_export import export_patches
 from cryoden.exchange.patch_verify import verify_patches
+from cryoden.exchange.relion_coordinates import rescale_coordinates
 from cryoden.formats import outputs
 from cryoden.formats.patch_file import PatchFolder, open_patches
-from cryoden.wording import counted
+from cryoden.wording import counted, counted_of
 
 
 def run_patches_export(config: PatchesExportConfig) -> Mapping[str, Problem]:
@@ -40,6 +42,14 @@ def run_patches_verify(config: PatchesVerifyConfig) -> Mapping[str, Problem]:
         manifest = "" if folder.manifest else " There is no manifest: checksums and sources could not be checked."
         print(f"{config.folder}: {_counts(folder)}, {folder.patch} x {folder.patch} px; all is well.{manifest}")
     return problems
+
+
+def run_relion_coordinates(config: RelionCoordinatesConfig) -> Mapping[str, Problem]:
+    """Rescale picks and say where they are; returns the failures."""
+    outcome = rescale_coordinates(config)
+    star = f"{config.output}/{outputs.COORDINATES_STAR}"
+    print(f"Picks of {counted_of(outcome.n_done, outcome.n_inputs, 'micrograph')} rescaled: {star}")
+    return outcome.failures
 
 
 def run_verify_export(config: VerifyExportConfig) -> Mapping[str, Problem]:

@@ -70,6 +70,7 @@ TRAINING_ODD, TRAINING_EVEN = "training_odd.star", "training_even.star"
 """The halves from which the model is trained, listed when training began: others may have come since."""
 
 # ---------------------------------------------------------------------- jobs of RELION
+COORDINATES_RECORD = "coordinates.json"
 RELION_OPTIONS, RELION_LOG = "cryoden_options.json", "logfile.pdf"
 
 # ---------------------------------------------------------------------- exchange and fetching
@@ -79,7 +80,7 @@ ENTRY_RECORD = "entry.json"
 
 RECORDS = (
     HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SHOW_RECORD, SIMULATION_RECORD, PAIRS_RECORD, MANIFEST,
-    BUNDLE_INDEX,
+    BUNDLE_INDEX, COORDINATES_RECORD,
 )  # fmt: skip
 """By which a folder is known to be filled by a command."""
 

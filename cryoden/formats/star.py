@@ -168,11 +168,10 @@ def new_table(
     return ImageTable(optics, pd.DataFrame({NAME: names, OPTICS_GROUP: [1] * len(names)}), NAME)
 
 
-def write_table(path: PathLike, table: ImageTable) -> None:
-    """Write a STAR file with `data_optics` and `data_micrographs` (or `data_movies`)."""
-    write_blocks(
-        path, {"optics": table.optics, MOVIES if table.name_label == MOVIE_NAME else MICROGRAPHS: table.images}
-    )
+def write_table(path: PathLike, table: ImageTable, comment: str = "") -> None:
+    """Write a STAR file with `data_optics` and `data_micrographs` (or `data_movies`), and a comment at its top."""
+    kind = MOVIES if table.name_label == MOVIE_NAME else MICROGRAPHS
+    write_blocks(path, {"optics": table.optics, kind: table.images}, comment)
 
 
 def write_names(path: PathLike, files: Mapping[str, str]) -> None:
@@ -238,6 +237,7 @@ def write_results(
     rows: List[int],
     names: List[str],
     pixel_sizes: List[float],
+    comment: str = "",
 ) -> None:
     """Write the STAR file of micrographs that were made from images.
 
@@ -255,6 +255,8 @@ def write_results(
         Of the micrographs.
     pixel_sizes
         Of the micrographs, in A/px.
+    comment
+        At the top of the file.
 
     Raises
     ------
@@ -263,7 +265,7 @@ def write_results(
     """
     if table is None:
         table = new_table([""] * (max(rows) + 1), pixel_sizes[0], *optics)
-    write_table(path, table.with_images(rows, names, pixel_sizes))
+    write_table(path, table.with_images(rows, names, pixel_sizes), comment)
 
 
 def read_global_shifts(path: PathLike) -> Dict[int, Tuple[float, float]]:

@@ -96,15 +96,24 @@ def _tokens(line: str) -> List[str]:
     return [match[match.lastgroup] for match in _TOKEN.finditer(line) if match.lastgroup]
 
 
-def write_blocks(path: PathLike, blocks: Mapping[str, pd.DataFrame]) -> None:
+def write_blocks(path: PathLike, blocks: Mapping[str, pd.DataFrame], comment: str = "") -> None:
     """Write every table as a loop; text is quoted where needed, numbers that are not whole have six decimals.
+
+    Parameters
+    ----------
+    path
+        The file.
+    blocks
+        Name -> table.
+    comment
+        One line for people, at the top.
 
     Raises
     ------
     FileError
         If a text cannot stand in a STAR file, or as `whole_file`.
     """
-    lines = []
+    lines = [f"# {comment}"] if comment else []
     for name, table in blocks.items():
         lines += ["", f"data_{name}", "", "loop_"]
         lines += [f"_{column} #{number}" for number, column in enumerate(table.columns, 1)]

@@ -12,7 +12,7 @@ from typing import Any, Dict, Generator, Iterator, List, Mapping, Sequence, Tupl
 import torch
 
 from cryoden.config import DenoiseConfig
-from cryoden.errors import NOT_REACHED, FullDiskError, NothingDoneError, Problem, problem_of
+from cryoden.errors import NOT_REACHED, CryodenError, FullDiskError, NothingDoneError, Problem, problem_of
 from cryoden.formats import outputs
 from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import ModelCard
@@ -85,7 +85,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         raise NothingDoneError("micrograph", "denoised", micrographs.n_inputs, failures)
     if rank() == 0:
         rows, names = [job.row for job in done], [star_path(job.output) for job in done]
-        write_results(star, micrographs.table, USUAL_OPTICS, rows, names, [rates[row] for row in rows])
+        pixel_sizes = [rates[row] for row in rows]
+        write_results(star, micrographs.table, USUAL_OPTICS, rows, names, pixel_sizes, _scale_of_picks(done))
     return Outcome(micrographs.n_inputs, failures)
 
 
@@ -169,6 +170,25 @@ def _successes(
 
 
 # ---------------------------------------------------------------------- what came out
+def _scale_of_picks(done: Sequence[Job]) -> str:
+    """Return for people whether coordinates on the results hold for the micrographs; nothing where that is not known.
+
+    No column of RELION's says it.
+    """
+    for job in done:
+        try:
+            before, after = open_stack(job.path).shape, open_stack(job.output).shape
+        except CryodenError:  # an input that was removed since
+            continue
+        if before == after:
+            return "The micrographs have as many pixels as those that were denoised: coordinates hold for both."
+        return (
+            f"The micrographs have {after[1]} x {after[0]} px, those that were denoised {before[1]} x {before[0]}: "
+            f"coordinates are to be multiplied by {before[1] / after[1]:.5g} for these."
+        )
+    return ""
+
+
 def _deleted(jobs: Sequence[Job], rates: Mapping[int, float]) -> Dict[str, Problem]:
     """Return the micrographs whose results were deleted after they were written: no STAR file may list them."""
     problems = {}
