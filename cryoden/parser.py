@@ -66,10 +66,12 @@ def _command_tree(commands: Mapping[str, Type[Options]], families: Mapping[str, 
         shown = tyro.conf.subcommand(last, default=default, description=kind.__doc__, prefix_name=False)
         leaf = Annotated[kind, shown]  # type: ignore[valid-type]
         grouped.setdefault(first, []).append(leaf)
+    for leaves in grouped.values():
+        leaves.append(_HIDDEN)
 
     branches = tuple(
         Annotated[
-            Union[tuple([*leaves, _HIDDEN])],
+            Union[tuple(leaves)],
             tyro.conf.subcommand(first, description=families[first], prefix_name=False),
         ]
         if first in families

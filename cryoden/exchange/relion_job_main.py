@@ -5,7 +5,6 @@ A process of its own runs the command, so that this one can still tell RELION wh
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Sequence, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple, Type
 
 from cryoden import __version__
 from cryoden.config import DenoiseConfig, HalvesConfig, Options, RunConfig, TrainConfig
@@ -204,7 +203,7 @@ def _performed(job: Job, config: Options, words: JobWords, is_to_stop: Callable[
             errors="replace",
         )
         with command as process:
-            relay = threading.Thread(target=_relay, args=(process.stderr,))
+            relay = threading.Thread(target=_relay, args=(process.stderr or (),))
             relay.start()
             try:
                 is_stopped = _wait(process, is_to_stop)
@@ -247,24 +246,10 @@ def _environment(words: JobWords) -> Dict[str, str]:
     return environment
 
 
-def _relay(errors: IO[str]) -> None:
-    """Write what a command says to where RELION shows it: progress as a line of text, problems apart."""
+def _relay(errors: Iterable[str]) -> None:
+    """Write what a command says to where RELION shows it: progress in one window, problems in the other."""
     for line in errors:
-        if line.startswith("cryoden: "):
-            print(line, end="", file=sys.stderr, flush=True)
-        else:
-            print(progress_line(line), flush=True)
-
-
-def progress_line(line: str) -> str:
-    """Return a JSON line of progress as people read it; other lines as they are."""
-    try:
-        facts = json.loads(line)
-        done, n_items = facts.pop("done"), facts.pop("of")
-        name = next(facts[kind] for kind in ("movie", "micrograph", "pair") if kind in facts)
-        return f"{done}/{n_items} {name}: {facts['status']}"
-    except (ValueError, AttributeError, KeyError, TypeError, StopIteration):
-        return line.rstrip("\n")
+        print(line, end="", file=sys.stderr if line.startswith("cryoden: ") else sys.stdout, flush=True)
 
 
 # ---------------------------------------------------------------------- what it leaves
