@@ -12,8 +12,9 @@ from cryoden.metrics.measurement import Measurement
 from cryoden.metrics.ring_covariance import A, B
 from cryoden.report.evaluation_result import Evaluated, denoised_cut
 from cryoden.report.evaluation_table import Number
-from cryoden.report.figures import plain, power_spectrum, show_image
+from cryoden.report.figures import plain, power_spectrum, show_image, show_with_scale_bar
 from cryoden.report.pictures import MAX_BARS, PER_ROW
+from cryoden.report.tables import with_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,10 +23,39 @@ LAGS = 24
 """Pixels on each side that are shown of an autocorrelation."""
 
 
+RESOLUTIONS_A = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4, 3.5, 3, 2.5, 2, 1.5, 1)
+"""Periods that may be named above an axis of frequencies."""
+
+
 def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
-    """Draw R2_corr of every denoiser in every band, and of what its error consists."""
-    axes: Any = figure.subplots(1, 2)
-    left, right = axes
+    """Draw R2 of every denoiser in the score band, with its error; what is worse than a constant image has no bar."""
+    axes: Any = figure.subplots()
+    rows, main = evaluated.rows(), evaluated.table.bands[0]
+
+    for place, row in enumerate(rows):
+        r2 = row.bands[main].r2
+        value = r2.value or 0.0
+        length, error = (value, r2.error or 0.0) if value > 0 else (0.0, 0.0)
+        axes.barh(place, length, 0.62, xerr=error or None, color=evaluated.colour(row), capsize=3)
+        true = row.truth.r2.value if row.truth else None
+        if true is not None and true > 0:
+            axes.plot(true, place, "kd", ms=6, label="with the truth")
+
+        says = with_error(r2, 3) + ("" if value > 0 else "\n(worse than a constant image)")
+        axes.text(max(length + error, true or 0.0) + 0.03, place, says, va="center", fontsize=10)
+
+    axes.axvline(1, color="k", lw=1, ls="--")
+    axes.set_yticks(range(len(rows)), [plain(row.label).replace(" ", "\n", 1) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1.04)
+    axes.set(xlabel=f"$R^2$ in {main} Å (1: the clean image)", title="Signal recovered")
+    axes.grid(axis="x", alpha=0.3)
+    _legend_once(axes, loc="lower right")
+
+
+def plot_bands(figure: Figure, evaluated: Evaluated) -> None:
+    """Draw R2_corr of every denoiser in every band."""
+    axes: Any = figure.subplots()
     rows, bands = evaluated.rows(), evaluated.table.bands
 
     width = 0.8 / len(rows)
@@ -34,31 +64,34 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
         x = np.arange(len(bands)) + (place - (len(rows) - 1) / 2) * width
         values = [number.value or 0.0 for number in numbers]
         errors = [number.error or 0.0 for number in numbers]
-        left.bar(x, values, 0.9 * width, yerr=errors, color=evaluated.colour(row), label=plain(row.label), capsize=2)
+        axes.bar(x, values, 0.9 * width, yerr=errors, color=evaluated.colour(row), label=plain(row.label), capsize=2)
 
-    left.axhline(1, color="k", lw=1, ls="--")
-    left.text(-0.45, 1.01, "perfect", va="bottom", fontsize=9)
-    left.set_xticks(range(len(bands)), [f"{band} Å" for band in bands])
-    left.set(ylabel="$R^2_{corr}$: share of the signal explained", title="Quality in each band", ylim=(0, 1.08))
-    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=3, frameon=False)
+    axes.axhline(1, color="k", lw=1, ls="--")
+    axes.text(-0.45, 1.01, "perfect", va="bottom", fontsize=9)
+    axes.set_xticks(range(len(bands)), [f"{band} Å" for band in bands])
+    axes.set(ylabel="$R^2_{corr}$: share of the signal explained", title="Quality in each band", ylim=(0, 1.08))
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncol=2, frameon=False)
+    axes.grid(axis="y", alpha=0.3)
 
-    # The right half: both parts of the error on top of each other, in units of the signal.
+
+def plot_errors(figure: Figure, evaluated: Evaluated) -> None:
+    """Draw both parts of every denoiser's error on top of each other, in units of the signal."""
+    axes: Any = figure.subplots()
     main = evaluated.table.bands[0]
-    shown = [row for row in rows if row.key != "raw"]
+    shown = [row for row in evaluated.rows() if row.key != "raw"]
     labels = [plain(row.label) for row in shown]
     scores = [row.bands[main] for row in shown]
     signal = _values([score.signal_variance for score in scores])
     bias = _values([score.bias2 for score in scores]) / signal
     variance = _values([score.variance for score in scores]) / signal
-    right.barh(labels, bias, 0.55, color="tab:blue", alpha=0.75, label="deleted or shared (bias$^2$)")
-    right.barh(labels, variance, 0.55, left=bias, color="tab:red", alpha=0.75, label="noise let through (variance)")
 
-    right.axvline(1, color="k", lw=1, ls="--")
-    right.set(xlabel="error / signal variance (1 = a constant image)", title=f"Of what the error consists, {main} Å")
-    right.set_ylim(len(shown) + 0.3, -0.6)
-    right.legend(fontsize=8, loc="lower right", ncol=2)
-    left.grid(axis="y", alpha=0.3)
-    right.grid(axis="x", alpha=0.3)
+    axes.barh(labels, bias, 0.55, color="tab:blue", alpha=0.75, label="deleted or shared (bias$^2$)")
+    axes.barh(labels, variance, 0.55, left=bias, color="tab:red", alpha=0.75, label="noise let through (variance)")
+    axes.axvline(1, color="k", lw=1, ls="--")
+    axes.set(xlabel="error / signal variance (1 = a constant image)", title=f"What the error consists of, {main} Å")
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=2, frameon=False)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
@@ -73,7 +106,7 @@ def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
             continue
         values = np.where(known, row.curves.frc_clean, np.nan)
         spread = row.curves.frc_clean_error
-        label = "raw half (the same for every ring-wise filter)" if row.key == "raw" else plain(row.label)
+        label = "raw half, and every ring-wise filter" if row.key == "raw" else plain(row.label)
         axes.plot(frequency, values, color=evaluated.colour(row), lw=1.8, label=label)
         if spread is not None:
             axes.fill_between(frequency, values - spread, values + spread, color=evaluated.colour(row), alpha=0.2, lw=0)
@@ -83,15 +116,13 @@ def plot_fidelity(figure: Figure, evaluated: Evaluated) -> None:
     axes.axhline(1, color="k", lw=1, ls="--", label="ceiling: a perfect denoiser")
     if not known.all():
         last = frequency[known].max(initial=frequency[0])
-        axes.axvline(last, color="0.6", lw=1, ls=":", label="beyond, the halves no longer correlate")
+        axes.axvline(last, color="0.6", lw=1, ls=":", label="the halves correlate up to here")
 
-    truth = ", dotted: measured with the truth" if any(row.truth for row in evaluated.rows()) else ""
-    axes.set(
-        xlabel="spatial frequency (1/Å)", ylabel="correlation with the unknown clean image", ylim=(-0.1, 1.12),
-        title=f"Fidelity per ring: FRC(f(a), b) / sqrt(FRC(a, b)){truth}",
-    )  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper right")
+    truth = " (dotted: measured with the truth)" if any(row.truth for row in evaluated.rows()) else ""
+    axes.set(ylabel="FRC with the unknown clean image", ylim=(-0.05, 1.32), title=f"Fidelity per ring{truth}")
+    axes.set_yticks(np.arange(0, 1.01, 0.2))
+    _frequency_axes(axes, frequency)
+    axes.legend(fontsize=7.5, loc="upper right", ncol=2, columnspacing=1.0)
 
 
 def plot_spectra(figure: Figure, evaluated: Evaluated) -> None:
@@ -110,10 +141,10 @@ def plot_spectra(figure: Figure, evaluated: Evaluated) -> None:
             power = np.maximum(row.curves.power, 1e-12)
             axes.semilogy(frequency, power, color=evaluated.colour(row), lw=1.5, label=plain(row.label))
 
-    axes.set(xlabel="spatial frequency (1/Å)", ylabel="power per ring", title="Power spectra")
+    axes.set(ylabel="power per ring", title="Power spectra")
     low = np.nanmin(np.where(signal > 0, signal, np.nan))
     axes.set_ylim(bottom=low / 100 if np.isfinite(low) else None)
-    axes.grid(alpha=0.3)
+    _frequency_axes(axes, frequency)
     axes.legend(fontsize=8)
 
 
@@ -136,11 +167,9 @@ def plot_residual(figure: Figure, evaluated: Evaluated) -> None:
     # The lowest rings hold illumination gradients, far above all else: they do not set the scale.
     inner = frequency > 2 / evaluated.table.band_A[0]
     top = float(np.nanmax(constant[inner]))
-    axes.set(
-        xlabel="spatial frequency (1/Å)", ylabel="power of a - f(b) / power of the noise",
-        ylim=(0.9, min(max(1.15, 1.1 * top), 3.0)), title="Residual: what the prediction leaves of the other half",
-    )  # fmt: skip
-    axes.grid(alpha=0.3)
+    axes.set(ylabel="power of a - f(b) / power of the noise", ylim=(0.9, min(max(1.15, 1.1 * top), 3.0)))
+    axes.set_title("Residual: what the prediction leaves of the other half")
+    _frequency_axes(axes, frequency)
     axes.legend(fontsize=8)
 
 
@@ -162,17 +191,33 @@ def plot_micrograph_scores(figure: Figure, evaluated: Evaluated) -> None:
 
         axes.set_yticks(place, [plain(name) for name in scored])
         axes.set_ylim(len(scored) - 0.3, -0.7)
-        axes.set_xlim(left=min(0.0, min(v for v in values if v is not None) - 0.05))
-        axes.set(xlabel="$R^2$", title="R2 of each micrograph, with the error that its noise leaves")
+        known = [value for value in values if value is not None]
+        axes.set_xlim(min(0.0, min(known) - 0.05), 1.3 * max(0.1, *known))  # the legend stands on the right
+        axes.set(xlabel="$R^2$", title="$R^2$ of each micrograph, with the error that its noise leaves")
     else:
         edges = np.linspace(*_range([leader.micrographs[name].r2 for name in scored]), 31)
         for row in evaluated.rows():
             if row.kind != "baseline":
                 values = [row.micrographs[name].r2 for name in scored]
                 axes.hist(values, edges, color=evaluated.colour(row), alpha=0.6, label=plain(row.label))
-        axes.set(xlabel="$R^2$", ylabel="micrographs", title="R2 of each micrograph")
+        axes.set(xlabel="$R^2$", ylabel="micrographs", title="$R^2$ of each micrograph")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper right")
+
+
+def plot_raw(figure: Figure, evaluated: Evaluated, name: str) -> None:
+    """Draw the central cut-out of one half of a micrograph."""
+    measurement = evaluated.measurement(name)
+    title, width_nm = f"{name}: one half, unprocessed", _extent(measurement)[1]
+    show_with_scale_bar(figure.subplots(), measurement.half_cuts()[A], title, width_nm)
+
+
+def plot_denoised(figure: Figure, evaluated: Evaluated, name: str, key: str = "") -> None:
+    """Draw the same cut-out as a denoiser leaves it."""
+    measurement, row = evaluated.measurement(name), evaluated.row_or_leader(key)
+    r2, width_nm = row.micrographs[name].r2, _extent(measurement)[1]
+    title = f"{name}: denoised by {row.label}{'' if r2 is None else f', R² {r2:.2f}'}"
+    show_with_scale_bar(figure.subplots(), denoised_cut(row, measurement), title, width_nm)
 
 
 def plot_side_by_side(figure: Figure, evaluated: Evaluated, name: str) -> None:
@@ -187,7 +232,7 @@ def plot_side_by_side(figure: Figure, evaluated: Evaluated, name: str) -> None:
 
     for place, row in zip(axes, rows):
         r2 = row.micrographs[name].r2_corr
-        title = row.label if r2 is None else f"{row.label}   R2_corr {r2:.2f}"
+        title = row.label if r2 is None else f"{row.label}   R²corr {r2:.2f}"
         show_image(place, denoised_cut(row, measurement), title, extent)
 
     if measurement.has_truth:
@@ -204,7 +249,7 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     second does not have is signal that the denoiser missed.
     """
     measurement = evaluated.measurement(name)
-    row = next((r for r in evaluated.rows() if r.key == key), evaluated.leader())
+    row = evaluated.row_or_leader(key)
     a, b = measurement.half_cuts()
     fa = denoised_cut(row, measurement, A)
     fb = denoised_cut(row, measurement, B)
@@ -235,7 +280,7 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     axes[1, 3].legend(fontsize=8)
 
     scores = row.micrographs[name]
-    number = "" if scores.r2 is None else f", R2 = {scores.r2:.3f} ± {scores.r2_error or 0:.3f}"
+    number = "" if scores.r2 is None else f", R² = {scores.r2:.3f} ± {scores.r2_error or 0:.3f}"
     figure.suptitle(f"{plain(name)}{number}")
 
 
@@ -293,6 +338,28 @@ def _extent(measurement: Measurement) -> Tuple[float, float, float, float]:
 def _shade_band(axes: Any, evaluated: Evaluated) -> None:
     low, high = evaluated.table.band_A
     axes.axvspan(1 / low, 1 / high, color="tab:green", alpha=0.06, lw=0, label=f"score band {low:g}-{high:g} Å")
+
+
+def _frequency_axes(axes: Any, frequency: np.ndarray) -> None:
+    """Name frequencies below, and the periods that microscopists speak of above."""
+    low, high = 0.0, float(frequency[-1])
+    periods = [period for period in RESOLUTIONS_A if period * high >= 1]
+    # Names that would stand on each other are left out, the coarse ones first.
+    while any(1 / b - 1 / a < high / 14 for a, b in zip(periods, periods[1:])):
+        crowded = next(n for n, (a, b) in enumerate(zip(periods, periods[1:])) if 1 / b - 1 / a < high / 14)
+        del periods[crowded]
+    axes.set_xlim(low, high)
+    axes.set_xlabel("spatial frequency (1/Å)")
+    axes.grid(alpha=0.3)
+    above = axes.secondary_xaxis("top")
+    above.set_xticks([1 / period for period in periods], [f"{period:g} Å" for period in periods], fontsize=8)
+
+
+def _legend_once(axes: Any, **where: Any) -> None:
+    """Show a legend in which each word stands once, if there is any."""
+    handles = dict(zip(*axes.get_legend_handles_labels()[::-1]))
+    if handles:
+        axes.legend(handles.values(), handles.keys(), fontsize=8, **where)
 
 
 def _autocorrelation(image: np.ndarray) -> np.ndarray:

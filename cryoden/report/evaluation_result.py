@@ -42,6 +42,10 @@ class Evaluated:
         """Return the row that the report is about."""
         return self.table.leading_row
 
+    def row_or_leader(self, key: str) -> Row:
+        """Return the row of a key, and the one that the report is about where there is none."""
+        return next((row for row in self.rows() if row.key == key), self.leader())
+
     def measurement(self, name: str) -> Measurement:
         """Return what was measured on one micrograph."""
         return load_measurement(measurement_path(self.folder, name))

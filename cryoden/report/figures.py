@@ -29,6 +29,12 @@ OUTLIER_DEVIATIONS = 8.0
 MAX_CIRCLES = 500
 """More are no circles any more."""
 
+BARS_NM = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5))
+"""Round lengths of scale bars."""
+
+BAR_SHARE = 0.3
+"""Of the width that a scale bar takes at most."""
+
 DISPLAY_SIDE = 1024
 """Longest side in pixels at which images are drawn: a screen shows no more."""
 
@@ -234,6 +240,23 @@ def show_image(axes: Any, image: np.ndarray, title: str, extent: Tuple[float, fl
         image = fourier_crop(image, (rows, columns))
     axes.imshow(image, cmap="gray", origin="lower", extent=extent, **grey_range(image, GREY_PERCENTILES))
     axes.set(title=plain(title), xlabel="nm", ylabel="nm")
+
+
+def show_with_scale_bar(axes: Any, image: np.ndarray, title: str, width_nm: float) -> None:
+    """Draw a micrograph in grey without axes, with a bar of a round length in one corner."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import Normal, Stroke
+
+    show_image(axes, image, title, (0.0, width_nm, 0.0, width_nm * image.shape[0] / image.shape[1]))
+    axes.set_axis_off()
+
+    length = max((bar for bar in BARS_NM if bar <= BAR_SHARE * width_nm), default=BARS_NM[0])
+    start, height = 0.04 * width_nm, 0.014 * width_nm
+    axes.add_patch(Rectangle((start, start), length, height, facecolor="w", edgecolor="k", lw=0.8))
+    axes.text(
+        start + length / 2, start + 2 * height, f"{length:g} nm", ha="center", color="w", fontsize=11, weight="bold",
+        path_effects=[Stroke(linewidth=2, foreground="k"), Normal()],
+    )  # fmt: skip
 
 
 def grey_range(image: np.ndarray, percentiles: Tuple[float, float]) -> Dict[str, Optional[float]]:

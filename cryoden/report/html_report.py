@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -14,14 +15,28 @@ import jinja2
 from cryoden import __version__
 from cryoden.formats import outputs
 from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.outcome import read_failures
 from cryoden.report.evaluation_result import Evaluated, read_evaluation
 from cryoden.report.evaluation_table import Number, Row
 from cryoden.report.figures import save_figure
 from cryoden.report.inspection_figures import plot_inside, read_inside
-from cryoden.report.pictures import EXAMPLE_WORDS, EXAMPLES, INSIDE_INCHES, OVERALL, Picture
+from cryoden.report.pictures import (
+    BESIDE,
+    EXAMPLE_WORDS,
+    EXAMPLES,
+    GLANCE,
+    INSIDE_INCHES,
+    METHODS,
+    OVERALL,
+    Picture,
+)
 from cryoden.report.tables import with_error
+from cryoden.wording import counted
 
 TEMPLATE_NAME = "report.html.jinja"
+
+SECTIONS = ("glance", "extremes", "micrographs", "methods", "examples", "inside")
+"""Where in a report a picture stands."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +63,26 @@ def write_report(folder: PathLike) -> Path:
         for kind in EXAMPLES:
             (evaluated.folder / kind.file_name(word)).unlink(missing_ok=True)
 
-    shown: List[Dict[str, str]] = []
+    shown: Dict[str, List[Dict[str, str]]] = {section: [] for section in SECTIONS}
     for picture in list_pictures(evaluated):
         path = evaluated.folder / f"{picture.name}.png"
         save_figure(picture.plot, picture.size_inches, path)
         image = base64.b64encode(path.read_bytes()).decode("ascii")
-        shown.append({"section": picture.section, "name": picture.name, "caption": picture.caption, "image": image})
+        shown[picture.section].append({"name": picture.name, "caption": picture.caption, "image": image})
 
     loader = jinja2.FileSystemLoader(str(Path(__file__).parent))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     html = environment.get_template(TEMPLATE_NAME).render(
         table=evaluated.table,
+        failures=read_failures(evaluated.folder) or evaluated.table.failures,
+        facts=facts_line(evaluated),
         leader=evaluated.leader(),
         best_filter=_best_filter(evaluated),
         number=with_error,
         ratio=_ratio,
         micrographs=micrograph_table(evaluated),
         pictures=shown,
-        version=__version__,
+        counted=counted,
     )
     path = evaluated.folder / outputs.REPORT
     with whole_file(path) as temporary:
@@ -73,17 +90,47 @@ def write_report(folder: PathLike) -> Path:
     return path
 
 
+def facts_line(evaluated: Evaluated) -> List[str]:
+    """Return what a report begins with: its run, its date, the version, and the data."""
+    table, folder = evaluated.table, evaluated.folder.resolve()
+    when = datetime.fromtimestamp((folder / outputs.METRICS).stat().st_mtime)
+    names = sorted(table.leading_row.micrographs)
+    rows, columns = evaluated.measurement(names[0]).shape
+    named = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+    return [
+        "/".join(folder.parts[-2:]).lstrip("/"),
+        f"{when.day} {when:%B %Y, %H:%M}",
+        f"cryoden {__version__}",
+        f"{counted(len(names), 'micrograph')}, {named}",
+        f"{columns} x {rows} px at {table.sampling_rate:.3g} Å/px",
+    ]
+
+
 def list_pictures(evaluated: Evaluated) -> List[ShownPicture]:
     """Return the pictures of a report in their order."""
-    n_scored = len(evaluated.table.order)
-    pictures = [
-        ShownPicture(
-            "overall", kind.name, kind.caption, partial(kind.draw, evaluated=evaluated), kind.size(n_scored, 0)
+    n_scored, chosen = len(evaluated.table.order), dict(chosen_micrographs(evaluated))
+    overall = {
+        kind.name: ShownPicture(
+            "", kind.name, kind.caption, partial(kind.draw, evaluated=evaluated), kind.size(n_scored, 0)
         )
         for kind in OVERALL
-    ]
-    for word, name in chosen_micrographs(evaluated):
-        pictures += _pictures_of(evaluated, word, name)
+    }
+    examples = {
+        word: {picture.name: picture for picture in _pictures_of(evaluated, word, name)}
+        for word, name in chosen.items()
+    }
+
+    # First what everybody looks at, two by two: a usual micrograph before and after, and how good the denoisers are.
+    usual = "median" if "median" in chosen else next(iter(chosen))
+    pictures = [replace(examples[usual].pop(f"{usual}_{name}"), section="glance") for name in BESIDE]
+    pictures += [replace(overall[name], section="glance") for name in GLANCE]
+    for others in examples.values():
+        beside = [name for name in others if name.endswith(tuple(f"_{kind}" for kind in BESIDE))]
+        pictures += [replace(others.pop(name), section="extremes") for name in beside]
+
+    pictures.append(replace(overall["micrographs"], section="micrographs"))
+    pictures += [replace(overall[name], section="methods") for name in METHODS]
+    pictures += [picture for others in examples.values() for picture in others.values()]
     for row in evaluated.rows():
         path = evaluated.folder / outputs.inspection_of(row.key)
         if path.is_file():

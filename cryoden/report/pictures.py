@@ -18,6 +18,9 @@ MAX_BARS = 30
 PER_ROW = 3
 """Images side by side."""
 
+TILE_INCHES = (5.6, 5.2)
+"""Width and height of the pictures that a report puts two by two."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -82,30 +85,44 @@ class Picture:
 
 OVERALL = (
     Picture(
-        "scores", "Scores of all denoisers",
-        "Share of the signal that each denoiser explains, and of what its error consists.", "plot_scores", (12, 4.6),
+        "scores", "Scores of all denoisers", "How much of the signal each denoiser recovers; 1 is the clean image.",
+        "plot_scores", TILE_INCHES,
     ),
     Picture(
         "fidelity", "Fidelity per ring, with the ceiling",
-        "How much of the prediction is true, ring by ring. The dashed line is a perfect denoiser.", "plot_fidelity",
-        (12, 4.6),
+        "How much of the prediction is true, ring by ring; the dashed line is a perfect denoiser.", "plot_fidelity",
+        TILE_INCHES,
+    ),
+    Picture(
+        "bands", "Scores in each band", "Quality in the whole band, and in its coarse and its fine part.", "plot_bands",
+        TILE_INCHES,
+    ),
+    Picture(
+        "errors", "What the errors consist of", "Structure that is deleted or added, and noise that is let through.",
+        "plot_errors", TILE_INCHES,
     ),
     Picture(
         "residual", "Residual against the noise",
-        "What is left of the other half without the prediction: ideally noise alone (1).", "plot_residual", (12, 4.2),
+        "What is left of the other half without the prediction: ideally noise alone (1).", "plot_residual",
+        TILE_INCHES,
     ),
     Picture(
         "spectra", "Power spectra", "Power of one half, of the signal in it, and of every prediction.", "plot_spectra",
-        (12, 4.6),
+        TILE_INCHES,
     ),
     Picture(
-        "micrographs", "R2 of every micrograph", "R2 of every scored micrograph.", "plot_micrograph_scores", (12, 2.2),
+        "micrographs", "R2 of every micrograph", "R² of every scored micrograph.", "plot_micrograph_scores", (12, 2.2),
         inches_per_micrograph=0.28,
     ),
 )  # fmt: skip
 """Of all micrographs."""
 
 EXAMPLES = (
+    Picture("raw", "One half, unprocessed", "one half, unprocessed", "plot_raw", TILE_INCHES),
+    Picture(
+        "denoised", "The same half, denoised", "the same half, denoised", "plot_denoised", TILE_INCHES,
+        is_of_one_denoiser=True,
+    ),
     Picture(
         "side_by_side", "Every denoiser side by side", "every denoiser", "plot_side_by_side", (13, 0.0),
         inches_per_row_of_images=4.4,
@@ -120,6 +137,15 @@ EXAMPLES = (
     ),
 )  # fmt: skip
 """Of one micrograph."""
+
+GLANCE = ("scores", "fidelity")
+"""Pictures of all micrographs that a report begins with, below one micrograph raw and denoised."""
+
+METHODS = ("bands", "errors", "residual", "spectra")
+"""Pictures of all micrographs for who wants to know why."""
+
+BESIDE = ("raw", "denoised")
+"""Pictures of one micrograph that stand side by side."""
 
 EXAMPLE_WORDS = ("best", "median", "worst", "only")
 """Which micrographs are shown; their pictures are called WORD_PICTURE.png."""

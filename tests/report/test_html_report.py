@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from dataclasses import asdict
+import shutil
+import subprocess
+from dataclasses import asdict, replace
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Callable, List, Tuple
@@ -13,15 +17,19 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from cryoden import __version__
 from cryoden.config import EvaluateConfig, ShowConfig
 from cryoden.data.normalize import STANDARD
-from cryoden.errors import FileError
+from cryoden.errors import FileError, Problem, Remedy
 from cryoden.evaluation.evaluate import evaluate
+from cryoden.formats.files import read_json, write_json
 from cryoden.formats.model_file import ModelCard, write_model
+from cryoden.formats.outcome import write_failures
 from cryoden.metrics.ground_truth import truth_maps
 from cryoden.model.inspection import inspect_network
 from cryoden.model.networks import CNN3, build_network
 from cryoden.report import evaluation_figures as figures
+from cryoden.report import html_report
 from cryoden.report.contact_sheet import pick_crops, plot_crops
 from cryoden.report.evaluation_result import Evaluated, denoised_cut, read_evaluation
 from cryoden.report.html_report import chosen_micrographs, write_report
@@ -74,11 +82,15 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: Evaluated) -> None:
-    old = evaluated.folder / "only_side_by_side.png"  # of a report on one micrograph
-    old.touch()
-    html = write_report(evaluated.folder).read_text()
-    assert not old.exists()
+@pytest.fixture(scope="module")
+def html(finished: Path) -> str:
+    """Return the report of the finished evaluation."""
+    (finished / "only_side_by_side.png").touch()  # of a report on one micrograph
+    return write_report(finished).read_text()
+
+
+def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: Evaluated, html: str) -> None:
+    assert not (evaluated.folder / "only_side_by_side.png").exists()
     page = Page(html)
     assert page.open == []
     assert len(page.sources) >= 10
@@ -91,11 +103,78 @@ def test_report_is_one_whole_file_that_needs_nothing_else(evaluated: Evaluated) 
                   "this"):  # fmt: skip
         assert words in page.text
     pictures = {path.stem for path in evaluated.folder.glob("*.png")}
+    kinds = ("raw", "denoised", "side_by_side", "residual", "truth")
     assert pictures == {
-        "scores", "fidelity", "residual", "spectra", "micrographs", "inside_model1",
-        *(f"{word}_{kind}" for word in ("best", "median", "worst") for kind in ("side_by_side", "residual", "truth")),
+        "scores", "fidelity", "bands", "errors", "residual", "spectra", "micrographs", "inside_model1",
+        *(f"{word}_{kind}" for word in ("best", "median", "worst") for kind in kinds),
     }  # fmt: skip
     assert leftovers(evaluated.folder) == []
+
+
+def test_report_says_first_what_run_it_is_about(html: str, finished: Path) -> None:
+    line = html[html.index('<p class="facts">') : html.index("<h1>")]
+    facts = re.findall("<span>(.*?)</span>", line)
+    assert facts[0] == "/".join(finished.parts[-2:])
+    assert datetime.strptime(facts[1], "%d %B %Y, %H:%M").date() == datetime.now().date()
+    assert facts[2:] == [f"cryoden {__version__}", "3 micrographs, mic0 to mic2", "96 x 96 px at 4 Å/px"]
+
+
+def test_pictures_stand_two_by_two_before_the_one_table(html: str, finished: Path) -> None:
+    visible = html[html.index("<h1>") : html.index("<details>")]
+    grids = visible.split('<div class="grid">')[1:]
+    shown = [re.findall(r"base64,([^\"]*)", grid.split("</div>")[0]) for grid in grids]
+    assert [len(images) for images in shown] == [4, 4]
+    sizes = {base64.b64decode(image)[16:24] for images in shown for image in images}  # width and height of a PNG
+    assert len(sizes) == 1
+    assert visible.count("<table>") == 1
+    assert visible.index("<img") < visible.index("<table>")
+
+    cells = re.findall(r"<td>(-?\d[^<]*)</td>", visible[visible.index("<table>") :])
+    assert len(cells) >= 5 * 4
+    assert all(re.fullmatch(r"-?\d+\.\d{3}( ± \d\.\d{3})?", cell) for cell in cells)
+    assert "Å" not in visible[visible.index("<table>") : visible.index("</table>")]  # one band, which is said beside it
+
+
+def test_details_are_folded_with_where_the_thresholds_come_from(html: str) -> None:
+    folded = html[html.index("Details for method developers") :]
+    for words in (
+        "the specification that cryoden was written to",
+        "PSNR &gt; 18 dB",
+        "R², 20-12 Å",
+        "Inside the network",
+    ):
+        assert words in folded
+        assert words not in html[: html.index("Details for method developers")]
+    assert "<details open" not in html
+
+
+def test_report_names_no_option(evaluated: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html_report, "list_pictures", lambda evaluated: [])
+    content, failures = read_json(evaluated.folder / "metrics.json"), read_json(evaluated.folder / "failures.json")
+    remedy = Remedy("set", "model")
+    absent = [replace(evaluated.table.absent[0], reason=Problem("file", "None was given.", remedy=remedy))]
+    write_json(evaluated.folder / "metrics.json", replace(evaluated.table, absent=absent).to_dict())
+    write_failures(evaluated.folder, {"mic9": Problem("file", "mic9 is damaged.", remedy=Remedy("other_folder"))})
+    text = Page(write_report(evaluated.folder).read_text()).text.split("}\n</style>")[-1]
+    write_json(evaluated.folder / "metrics.json", content)
+    write_json(evaluated.folder / "failures.json", failures)
+    assert "Left out: mic9 is damaged." in text
+    assert "None was given." in text
+    assert "--" not in text[text.index("recovers") :]
+
+
+@pytest.mark.long
+def test_report_prints_on_one_page_of_a4(finished: Path, html: str, tmp_path: Path) -> None:
+    (finished / "report.html").write_text(html)
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium here")
+    report, pdf = finished / "report.html", tmp_path / "report.pdf"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--print-to-pdf={pdf}"]
+    subprocess.run([browser, *options, f"file://{report}"], check=True, capture_output=True, timeout=120)
+    width, height = map(float, re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", pdf.read_bytes())[0])
+    assert (round(width), round(height)) == (595, 842)
+    assert len(re.findall(rb"/Type /Page\b", pdf.read_bytes())) == 2  # the best and the worst micrograph on the second
 
 
 def test_best_median_and_worst_are_in_the_order_of_r2(evaluated: Evaluated) -> None:
@@ -125,7 +204,7 @@ def test_dollars_in_names_are_no_formulas(cryoden: Run, make_model: Callable[...
     words = ["--odd", "odd", "--even", "even", "--output", "out", "--topaz", "no", "--model", *models]
     result = cryoden("evaluate", *words)
     assert result.status == 0, result.err
-    assert len(list(Path("out").glob("*.png"))) == 9
+    assert len(list(Path("out").glob("*.png"))) == 13
     figure = drawn(figures.plot_side_by_side, read_evaluation("out"), name)
     figure.canvas.draw()
     assert figure.get_suptitle() == r"a\$\frac{1\$b: one half, denoised"
