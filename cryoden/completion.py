@@ -69,7 +69,10 @@ def _options_of(kind: Type[Options]) -> List[Completed]:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     options = []
     for field in (fields[name] for group in kind.grouped().values() for name in group):
-        metavar, choices = metavar_of(field.name, hints[field.name]), field.metadata["choices"]
+        metavar, choices = (
+            metavar_of(field.name, hints[field.name]),
+            field.metadata["choices"] or field.metadata["words"],
+        )
         name = "" if field.metadata["positional"] else option_name(field.name)
         help = _first_sentence(field.metadata["help"])
         options.append(Completed(name, help, metavar, choices, metavar in FILES))
