@@ -119,6 +119,12 @@ class SimulateMoviesConfig(Config):
     drift: float = option(
         10.0, at_least=0, help="Drift of the specimen during the exposure in Å, fast at first and slower later."
     )
+    local_motion: float = option(
+        0.0,
+        at_least=0,
+        help="Local motion in Å: how far the part of the image that moves most goes beyond the drift of the whole; a "
+        "smooth field of displacements. Default: the specimen moves as a whole.",
+    )
     no_damage: bool = option(False, help="No radiation damage: fine detail does not fade as dose accumulates.")
     blur: float = option(
         0.4, at_least=0, help="Blur of the detector: standard deviation, in pixels, of where an electron is counted."

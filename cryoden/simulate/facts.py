@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List, Optional
 
 from cryoden.formats import outputs
 from cryoden.formats.files import PathLike, read_json, write_json
@@ -30,6 +30,8 @@ class Facts:
         Variance of the particles' part of the summed image over that of its counting noise, per pixel.
     diameter_px
         Of the smallest circle around a particle's centre that always holds it.
+    local_motion
+        The field of `cryoden.simulate.local_motion`; None where the specimen moves as a whole.
     """
 
     defocus: float
@@ -39,6 +41,7 @@ class Facts:
     contrast: float
     snr: float
     diameter_px: float
+    local_motion: Optional[Dict[str, Any]] = None
 
     @classmethod
     def read(cls, path: PathLike) -> Facts:

@@ -48,7 +48,7 @@ class ExpectedFrames:
     decay: np.ndarray
 
     def image(self, before: float, shift: Tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-        """Return the relative intensity of the frames `(y, x)`, float32, 1 without specimen.
+        """Return the relative intensity of a frame and its margin `(y, x)`, float32, 1 without specimen.
 
         Parameters
         ----------
@@ -70,7 +70,7 @@ class ExpectedFrames:
             spectrum[rows] += self.plain[rows]
             spectrum[rows] *= along_y[rows]
             spectrum[rows] *= along_x
-        return self.grid.cut(scipy.fft.irfft2(spectrum, self.grid.shape, overwrite_x=True))
+        return scipy.fft.irfft2(spectrum, self.grid.shape, overwrite_x=True)
 
 
 def expected_frames(config: SimulateMoviesConfig, grid: Grid, specimen: Specimen, optics: Optics) -> ExpectedFrames:
@@ -137,8 +137,8 @@ def drift(n_frames: int, dose_per_frame: float, length: float, rng: np.random.Ge
 
 
 def margin(config: SimulateMoviesConfig) -> float:
-    """Return how far detail of `MARGIN_RESOLUTION` may come from, in A: by delocalisation and by drift."""
+    """Return how far detail of `MARGIN_RESOLUTION` may come from, in A: by delocalisation and by motion."""
     k = min(1 / MARGIN_RESOLUTION, 0.5 / config.sampling_rate)
     lam = wavelength(config.voltage)
     defocus = 1e4 * (abs(config.defocus) + config.defocus_spread)
-    return lam * k * defocus + config.spherical_aberration * 1e7 * (lam * k) ** 3 + config.drift
+    return lam * k * defocus + config.spherical_aberration * 1e7 * (lam * k) ** 3 + config.drift + config.local_motion

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Sequence, Tuple
+from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from cryoden.formats.run_record import Result, RunRecord, deleted_file
 from cryoden.simulate.detector import Detector, count_type, make_detector, write_defects
 from cryoden.simulate.facts import Facts, facts_path
 from cryoden.simulate.imaging import ExpectedFrames, drift, expected_frames, margin, true_image
+from cryoden.simulate.local_motion import LocalMotion
 from cryoden.simulate.optics import Optics
 from cryoden.simulate.shapes import Particle, build_shape, read_map
 from cryoden.simulate.specimen import Film, Grid, make_specimen
@@ -143,6 +144,7 @@ def _simulate_movie(
     rng = _generator(config.seed, 2, number, 0)
     defocus = 1e4 * (config.defocus + config.defocus_spread * rng.uniform(-1, 1))
     shifts = drift(config.frames, config.dose_per_frame, config.drift / config.sampling_rate, rng)
+    local_motion = _draw_local_motion(config, number)
     film = Film(config.ice_thickness, config.ice_gradient, config.carbon)
     specimen = make_specimen(grid, particle, config.particles, film, config.voltage, rng)
     optics = Optics(config.voltage, config.spherical_aberration, config.amplitude_contrast, defocus)
@@ -153,7 +155,7 @@ def _simulate_movie(
         write_image(temporary, np.float32(n_electrons) * truth, config.sampling_rate)
 
     expected = expected_frames(config, grid, specimen, optics)
-    n_counts = _write_counts(config, number, files, expected, shifts, detector)
+    n_counts = _write_counts(config, number, files, expected, shifts, local_motion, detector)
     return Facts(
         defocus=defocus,
         shifts=shifts.tolist(),
@@ -162,7 +164,16 @@ def _simulate_movie(
         contrast=contrast,
         snr=n_electrons * contrast**2,
         diameter_px=particle.diameter_A / config.sampling_rate,
+        local_motion=local_motion.to_dict() if local_motion else None,
     )
+
+
+def _draw_local_motion(config: SimulateMoviesConfig, number: int) -> Optional[LocalMotion]:
+    """Return the local motion of a movie, drawn by a generator of its own: a movie without any stays what it was."""
+    if not config.local_motion:
+        return None
+    length = config.local_motion / config.sampling_rate
+    return LocalMotion.draw(config.frames, config.dose_per_frame, length, _generator(config.seed, 3, number))
 
 
 def _write_counts(
@@ -171,15 +182,19 @@ def _write_counts(
     files: MovieFiles,
     expected: ExpectedFrames,
     shifts: np.ndarray,
+    local_motion: Optional[LocalMotion],
     detector: Detector,
 ) -> int:
     """Write the frames of one movie; return the sum of their counts."""
     dose = config.dose_per_frame * config.sampling_rate**2
     kind = count_type(dose)
-    shape = expected.grid.frame_shape
+    grid = expected.grid
+    shape = grid.frame_shape
 
     def frame(index: int) -> np.ndarray:
-        image = expected.image(index * config.dose_per_frame, (shifts[index][0], shifts[index][1]))
+        shift = (float(shifts[index][0]), float(shifts[index][1]))
+        moved = expected.image(index * config.dose_per_frame, shift)
+        image = local_motion.warp(moved, grid.first, shape, index, shift) if local_motion else grid.cut(moved)
         return detector.count(image, dose, kind, _generator(config.seed, 2, number, index + 1))
 
     total = 0
@@ -223,7 +238,8 @@ def _make_particle(config: SimulateMoviesConfig) -> Particle:
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
-    """Return the generator of one purpose: detector (0), shape (1), movie (2, number, 0) and frame (2, number, n)."""
+    """Return the generator of one purpose: detector (0), shape (1), movie (2, number, 0), frame (2, number, n), local
+    motion (3, number)."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 
