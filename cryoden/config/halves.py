@@ -12,10 +12,14 @@ from cryoden.config.shared import AUTO, OFF
 from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 OF_MOVIES = (
-    "gain", "dark", "hot_pixels", "frames", "expect_frames", "shifts", "dose_per_frame", "flip_tiff", "eer_frames",
-    "eer_dose",
+    "gain", "dark", "hot_pixels", "frames", "expect_frames", "shifts", "local_motion", "dose_per_frame", "flip_tiff",
+    "row_order", "eer_frames", "eer_dose", "eer_grouping", "movie_folder", "dose_weighting",
 )  # fmt: skip
 """Options that say something of frames."""
+
+ON, NONE = "on", "none"
+MIDDLE, AS_RELION = "middle", "relion"
+FROM_TOP, FROM_BOTTOM = "top", "bottom"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +28,27 @@ class HalvesConfig(Config):
 
     groups: ClassVar[Groups] = {
         "input and output": ("movies", "output", "sampling_rate", "expect_frames"),
-        "reference": ("gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "flip_tiff"),
-        "frame": ("frames", "shifts", "dose_per_frame", "initial_dose", "eer_frames", "eer_dose", "eer_sampling"),
+        "reference": ("gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "flip_tiff", "row_order"),
+        "frame": (
+            "frames",
+            "shifts",
+            "local_motion",
+            "dose_per_frame",
+            "initial_dose",
+            "eer_frames",
+            "eer_dose",
+            "eer_grouping",
+            "eer_sampling",
+        ),
+        "finished motion correction": ("movie_folder", "dose_weighting"),
         "optics": ("voltage", "spherical_aberration", "amplitude_contrast"),
         "memory": ("jobs", "memory"),
     }
 
     movies: Tuple[str, ...] = option(
         positional=True,
-        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file that lists them.",
+        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file that lists them; with "
+        "the corrected_micrographs.star of a finished motion correction everything that it found is used.",
     )
     output: str = option(help="Folder for full/, odd/, even/, micrographs.star and log.jsonl.")
     gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain), by which frames are multiplied.")
@@ -71,6 +87,24 @@ class HalvesConfig(Config):
         help="Folder with the shifts of every movie in NAME.star, as RELION's motion correction writes them. Only "
         "global shifts are applied, not local motion.",
     )
+    local_motion: str = option(
+        AUTO,
+        choices=(AUTO, MIDDLE, AS_RELION, NONE),
+        help="Local motion of RELION's motion correction. middle: as it is in the middle of each frame, which is what "
+        "RELION measured; relion: as RELION itself applies it, half a frame earlier and with edges that wrap around, "
+        "to reproduce its sums; none: only global shifts. auto: middle for a finished motion correction, none for "
+        "separate shifts.",
+    )
+    movie_folder: Optional[str] = option(
+        None,
+        help="Folder with the movies (and the gain reference) of a finished motion correction, if they were moved "
+        "since. They are found by their names, with as many of their sub-folders as are there.",
+    )
+    dose_weighting: str = option(
+        AUTO,
+        choices=(AUTO, ON, OFF),
+        help="Whether to weight by the dose that a finished motion correction recorded. auto: if it did so itself.",
+    )
     dose_per_frame: Optional[float] = option(
         None,
         above=0,
@@ -83,6 +117,12 @@ class HalvesConfig(Config):
         "gain reference is an MRC file from these programs, or the shifts are theirs. The micrographs are then upside "
         "down.",
     )
+    row_order: str = option(
+        AUTO,
+        choices=(AUTO, FROM_TOP, FROM_BOTTOM),
+        help="Which row of TIFF files is the first: top, that of the file, or bottom, as RELION and MotionCor count. "
+        "auto: bottom with shifts or a finished motion correction, which are theirs; else top.",
+    )
     eer_frames: Optional[int] = option(
         None, at_least=2, help="Group the hardware frames of EER movies into this many frames."
     )
@@ -90,6 +130,12 @@ class HalvesConfig(Config):
         None,
         above=0,
         help="Instead of a number of frames: dose per frame of EER movies, in counted e/Å²; needs the pixel size.",
+    )
+    eer_grouping: Optional[int] = option(
+        None,
+        at_least=1,
+        help="Instead of a number of frames: hardware frames in each frame of EER movies, as in RELION; those left "
+        "over at the end are not used.",
     )
     eer_sampling: str = option(
         "4K", choices=("4K", "8K"), help="Sampling of EER movies: physical pixels (4K) or super-resolution (8K)."
@@ -139,6 +185,17 @@ class HalvesConfig(Config):
             yield option_problem(
                 "eer_frames", "and a dose per frame exclude each other.", Remedy("leave_out", "eer_dose")
             )
+        if self.eer_grouping is not None and (self.eer_frames, self.eer_dose) != (None, None):
+            other = "eer_dose" if self.eer_frames is None else "eer_frames"
+            yield option_problem(
+                "eer_grouping", "says already how hardware frames are grouped.", Remedy("leave_out", other)
+            )
+        if self.flip_tiff and self.row_order == FROM_TOP:
+            yield option_problem(
+                "row_order", "is top, but TIFF files are to be flipped.", Remedy("leave_out", "flip_tiff")
+            )
+        if self.local_motion in (MIDDLE, AS_RELION) and self.shifts is None and not self.is_star:
+            yield option_problem("local_motion", "has no meaning without shifts.", Remedy("set", "shifts"))
         if self.initial_dose and self.dose_per_frame is None:
             yield option_problem("initial_dose", "has no meaning alone.", Remedy("set", "dose_per_frame"))
         if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):
@@ -164,6 +221,22 @@ class HalvesConfig(Config):
             if getattr(self, name) != self.default_of(name):
                 reason = "has no meaning for single images; it belongs to movies."
                 yield option_problem(name, reason, Remedy("leave_out", name))
+
+    @property
+    def is_star(self) -> bool:
+        """Whether one STAR file is given in place of movies."""
+        return len(self.movies) == 1 and self.movies[0].endswith(".star")
+
+    def is_tiff_flipped(self, is_corrected: bool = False) -> bool:
+        """Return whether the rows of TIFF files count from the bottom.
+
+        Parameters
+        ----------
+        is_corrected
+            Whether the movies are those of a finished motion correction.
+        """
+        is_by_itself = self.row_order == AUTO and (is_corrected or self.shifts is not None)
+        return self.flip_tiff or self.row_order == FROM_BOTTOM or is_by_itself
 
 
 def parse_frame_range(text: Optional[str]) -> Tuple[int, Optional[int]]:

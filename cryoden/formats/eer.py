@@ -40,11 +40,14 @@ class EerRendering:
         is None.
     is_super_resolution
         8K (each detector pixel as 2 x 2) instead of 4K.
+    grouping
+        Hardware frames in each frame, those left over at the end are not used; used if it is not None.
     """
 
     n_frames: Optional[int] = None
     electrons_per_px: Optional[float] = None
     is_super_resolution: bool = False
+    grouping: Optional[int] = None
 
 
 class EerStack:
@@ -84,6 +87,14 @@ class EerStack:
 
     def _count_frames(self) -> int:
         n_hardware, wanted = len(self._pages), self._rendering.n_frames
+        if self._rendering.grouping is not None:
+            wanted = n_hardware // self._rendering.grouping
+            if not wanted:
+                raise FileError(
+                    f"{self.path} has {n_hardware} EER hardware frames, fewer than the {self._rendering.grouping} "
+                    "of one frame; group fewer.",
+                    subject=str(self.path),
+                )
         if wanted is None and self._rendering.electrons_per_px is None:
             raise FileError(
                 f"{self.path} is an EER movie of {n_hardware} hardware frames; into how many frames are they summed?",
@@ -108,7 +119,13 @@ class EerStack:
         return float(counts.mean(dtype=np.float64)) * len(self._pages) / len(sample)
 
     def hardware_frames(self, frame: int) -> range:
-        """Return the hardware frames of one frame: every one is used once, their numbers differ by 1 at most."""
+        """Return the hardware frames of one frame: every one is used once, their numbers differ by 1 at most.
+
+        With a grouping all frames have as many, and the last ones may be left over.
+        """
+        grouping = self._rendering.grouping
+        if grouping is not None:
+            return range(frame * grouping, (frame + 1) * grouping)
         n = len(self._pages)
         return range(frame * n // self.n_frames, (frame + 1) * n // self.n_frames)
 

@@ -20,8 +20,8 @@ from cryoden.formats.star_text import quoted
 from cryoden.formats.tiff import TiffStack
 
 _MRC_ENDINGS = (".mrc", ".mrcs", ".map")
-_TIFF_ENDINGS = (".tif", ".tiff")
-ENDINGS = (*_MRC_ENDINGS, *_TIFF_ENDINGS)
+TIFF_ENDINGS = (".tif", ".tiff")
+ENDINGS = (*_MRC_ENDINGS, *TIFF_ENDINGS)
 """What counts as an image where a folder is searched."""
 
 GAIN_ENDING = ".gain"
@@ -31,7 +31,7 @@ EER_ENDING = ".eer"
 
 _READERS: Dict[str, Callable[[PathLike], Stack]] = {
     **dict.fromkeys(_MRC_ENDINGS, MrcStack),
-    **dict.fromkeys(_TIFF_ENDINGS, TiffStack),
+    **dict.fromkeys(TIFF_ENDINGS, TiffStack),
     **{image + packing: CompressedMrcStack for image in _MRC_ENDINGS for packing in COMPRESSED_ENDINGS},
     GAIN_ENDING: TiffStack,
 }
@@ -70,7 +70,7 @@ def open_movie_stack(path: PathLike, rendering: EerRendering = EerRendering(), i
     """
     readers = {**_READERS, EER_ENDING: lambda path: EerStack(path, rendering)}
     if is_tiff_flipped:
-        readers.update(dict.fromkeys(_TIFF_ENDINGS, lambda path: TiffStack(path, is_flipped=True)))
+        readers.update(dict.fromkeys(TIFF_ENDINGS, lambda path: TiffStack(path, is_flipped=True)))
     return _open(path, readers)
 
 

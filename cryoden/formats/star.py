@@ -22,6 +22,8 @@ from cryoden.formats.star_text import read_blocks, write_blocks
 
 NAME = "rlnMicrographName"
 MOVIE_NAME = "rlnMicrographMovieName"
+UNWEIGHTED_NAME = "rlnMicrographNameNoDW"
+"""Of the unweighted sums, which a motion correction has if it weighted by dose and kept both."""
 ODD_NAME, EVEN_NAME = "rlnMicrographNameOdd", "rlnMicrographNameEven"
 METADATA = "rlnMicrographMetadata"
 """Column of micrographs: the file in which a motion correction of RELION says what it did with the movie."""
@@ -86,6 +88,10 @@ class ImageTable:
         """
         return self._optics_value(row, PIXEL_SIZES_A, "Å/px", "sampling_rate", PIXEL_SIZE, ORIGINAL_PIXEL_SIZE)
 
+    def original_sampling_rate(self, row: int) -> Optional[float]:
+        """Return the pixel size in A/px that the movie of a micrograph had; raises as `sampling_rate`."""
+        return self._optics_value(row, PIXEL_SIZES_A, "Å/px", "sampling_rate", ORIGINAL_PIXEL_SIZE)
+
     def voltage(self, row: int) -> Optional[float]:
         """Return the voltage in kV of one image's optics group, None where the file does not say.
 
@@ -127,7 +133,7 @@ class ImageTable:
         """
         for size in pixel_sizes:
             require_pixel_size(size)
-        images = self.images.iloc[rows].drop(columns=[MOVIE_NAME, NAME], errors="ignore")
+        images = self.images.iloc[rows].drop(columns=[MOVIE_NAME, NAME, UNWEIGHTED_NAME], errors="ignore")
         images = images.reset_index(drop=True)
         images.insert(0, NAME, names)
         kinds = [(str(group), round(size, 5)) for group, size in zip(images[OPTICS_GROUP], pixel_sizes)]

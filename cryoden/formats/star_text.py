@@ -48,8 +48,15 @@ class _Block:
         return pd.DataFrame(self.rows if self.is_loop else [self.values], columns=self.columns, dtype=str)
 
 
-def read_blocks(path: PathLike) -> Dict[str, pd.DataFrame]:
+def read_blocks(path: PathLike, only_first: bool = False) -> Dict[str, pd.DataFrame]:
     """Read every block as a table of text; single values make a table of one row.
+
+    Parameters
+    ----------
+    path
+        The file.
+    only_first
+        Leave all blocks but the first unread, which for long files takes a fraction of the time.
 
     Raises
     ------
@@ -68,6 +75,8 @@ def read_blocks(path: PathLike) -> Dict[str, pd.DataFrame]:
         text = line.strip(" \t\r")
         words = _tokens(text)
         if text.startswith("data_"):
+            if blocks and only_first:
+                break
             block = blocks[words[0][5:]] = _Block()
         elif text.startswith("loop_"):
             block.is_loop, block.columns, block.rows = True, [], []

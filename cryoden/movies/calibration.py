@@ -12,6 +12,7 @@ from cryoden.config.shared import OFF
 from cryoden.errors import FileError, PixelError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_movie_stack
+from cryoden.formats.stack import rows_of_band
 from cryoden.wording import counted
 
 
@@ -32,6 +33,9 @@ class Reference:
         `none`, `up-down` or `left-right`.
     is_tiff_flipped
         Whether the rows of TIFF files count from the bottom.
+    is_divisor
+        Whether frames are divided by the file's pixels, relative to their mean, as RELION does with the gain of EER
+        movies. What is 0 stays 0.
 
     Attributes
     ----------
@@ -45,7 +49,13 @@ class Reference:
     """
 
     def __init__(
-        self, kind: str, path: PathLike, quarter_turns: int = 0, flip: str = "none", is_tiff_flipped: bool = False
+        self,
+        kind: str,
+        path: PathLike,
+        quarter_turns: int = 0,
+        flip: str = "none",
+        is_tiff_flipped: bool = False,
+        is_divisor: bool = False,
     ) -> None:
         self.kind = kind
         self.path = Path(path)
@@ -64,6 +74,9 @@ class Reference:
         if quarter_turns % 2:
             self.shape = self.shape[::-1]
             self._rotated = np.rot90(self._stack.read_rows(0, 0, self._stack.shape[0]), quarter_turns)
+        self._divided: Optional[float] = None
+        if is_divisor:
+            self._divided = self._mean()
 
     def rows(self, first: int, last: int, shape: Optional[Tuple[int, int]] = None) -> np.ndarray:
         """Return rows `first` to `last` (excluded) as float32 for frames of a shape, by default its own.
@@ -79,7 +92,18 @@ class Reference:
         rows = self._stack.read_rows(0, first, last) if self._rotated is None else self._rotated[first:last]
         rows = rows[::-1] if self._is_up_down else rows
         rows = rows[:, ::-1] if self._is_left_right else rows
-        return rows.astype(np.float32)
+        rows = rows.astype(np.float32)
+        if self._divided is None:
+            return rows
+        return np.divide(np.float32(self._divided), rows, out=np.zeros_like(rows), where=rows != 0)
+
+    def _mean(self) -> float:
+        """Return the mean of the file's pixels."""
+        n_rows, step = self.shape[0], rows_of_band(self.shape[1], 4)
+        total = sum(
+            float(self.rows(first, min(first + step, n_rows)).sum(dtype=np.float64)) for first in range(0, n_rows, step)
+        )
+        return total / (n_rows * self.shape[1])
 
     def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool) -> None:
         """Refuse frames of another size.
@@ -176,11 +200,17 @@ class Calibration:
         """Whether bad pixels are looked for."""
         return self.hot_pixels != OFF
 
-    def require_usable(self) -> None:
-        """Look at every pixel of the references, before any movie is read; raises PixelError."""
+    def require_usable(self, may_be_zero: bool = False) -> None:
+        """Look at every pixel of the references, before any movie is read; raises PixelError.
+
+        Parameters
+        ----------
+        may_be_zero
+            Whether pixels whose gain is 0 are replaced in any case.
+        """
         for reference in (self.gain, self.dark):
             if reference is not None:
-                reference.require_usable(may_be_zero=self.replaces_pixels)
+                reference.require_usable(may_be_zero or self.replaces_pixels)
 
     def require_fit(self, movie: str, shape: Tuple[int, int], is_super_resolution: bool = False) -> None:
         """Refuse references of another size than the frames; raises FileError."""

@@ -46,7 +46,11 @@ class RowStatistics(NamedTuple):
 
 
 def find_by_counts(
-    odd: np.ndarray, even: np.ndarray, n_frames: Tuple[int, int], gain: Optional[np.ndarray] = None
+    odd: np.ndarray,
+    even: np.ndarray,
+    n_frames: Tuple[int, int],
+    gain: Optional[np.ndarray] = None,
+    known: Optional[np.ndarray] = None,
 ) -> np.ndarray:
     """Return rows and columns `(2, n)` of the pixels that counted too much or too little for their neighbourhood.
 
@@ -63,6 +67,8 @@ def find_by_counts(
         Odd and even.
     gain
         Gain of every pixel; those where it is 0 are bad in any case. None = 1.
+    known
+        Mask of other pixels that are bad in any case.
 
     Notes
     -----
@@ -72,6 +78,8 @@ def find_by_counts(
     statistics = _measure_rows(odd, even, total, n_frames)
     is_high, is_low = _candidates(total, statistics)
     dead = np.zeros(total.shape, dtype=bool) if gain is None else gain == 0
+    if known is not None:
+        dead |= known
     is_suspect = is_high | is_low | dead
 
     for mask, is_hot in ((is_high, True), (is_low, False)):

@@ -23,6 +23,12 @@ Bands = Tuple[np.ndarray, np.ndarray]
 NO_PIXELS = np.empty((2, 0), dtype=int)
 
 
+def _inside(pixels: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
+    """Return the pixels that an image has."""
+    is_inside = (pixels >= 0).all(axis=0) & (pixels < np.array(shape)[:, None]).all(axis=0)
+    return pixels[:, is_inside]
+
+
 class Movie:
     """The frames of one exposure that are used, opened and checked, pixels still on disk.
 
@@ -40,6 +46,9 @@ class Movie:
         How the electron events of an EER movie become frames.
     is_tiff_flipped
         Whether the rows of TIFF files count from the bottom.
+    defects
+        Rows and columns `(2, n)` of pixels that are known to be bad, such as those that a motion correction listed:
+        they are replaced, as are those whose gain is 0. Those outside the frame are passed over. None = nothing known.
 
     Attributes
     ----------
@@ -62,6 +71,7 @@ class Movie:
         n_expected: Optional[int] = None,
         rendering: EerRendering = EerRendering(),
         is_tiff_flipped: bool = False,
+        defects: Optional[np.ndarray] = None,
     ) -> None:
         self.path = Path(path)
         self.calibration = calibration
@@ -89,6 +99,7 @@ class Movie:
                 remedy=Remedy("change", "frames"),
             )
         self.frame_indices: List[int] = list(range(first - 1, last or self.n_frames))
+        self._defects = None if defects is None else _inside(defects, self.shape)
         calibration.require_fit(self.path.name, self.shape, rendering.is_super_resolution)
 
     @property
@@ -134,7 +145,7 @@ class Movie:
     def corrected_frames(self) -> Iterator[np.ndarray]:
         """Yield the used frames one after the other, calibrated and with bad pixels replaced; float32 `(y, x)`.
 
-        Bad pixels are found in the sum of all frames: where they are to be replaced the movie is read twice.
+        Bad pixels are found in the sum of all frames: where they are looked for the movie is read twice.
 
         Raises
         ------
@@ -142,7 +153,9 @@ class Movie:
             As `half_bands`.
         """
         bad = NO_PIXELS
-        if self.calibration.replaces_pixels:
+        if not self.calibration.replaces_pixels and self._defects is not None:
+            bad = self._defects_and_dead()
+        elif self.calibration.replaces_pixels:
             places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
             bad = np.concatenate(places, axis=1)
         self.n_bad_pixels = bad.shape[1]
@@ -158,11 +171,11 @@ class Movie:
 
     def _corrected_halves(self) -> Iterator[Tuple[int, Bands, np.ndarray]]:
         """Yield first row, calibrated halves, and rows (of the band) and columns of the pixels replaced."""
-        is_searched = self.calibration.replaces_pixels
-        for rows, around, (odd, even) in self._calibrated_sums(self.halves, HALO if is_searched else 0):
+        is_replaced = self.calibration.replaces_pixels or self._defects is not None
+        for rows, around, (odd, even) in self._calibrated_sums(self.halves, HALO if is_replaced else 0):
             bad = NO_PIXELS
             inner = slice(rows.start - around.start, rows.stop - around.start)
-            if is_searched:
+            if is_replaced:
                 bad = self._find_bad_pixels(odd, even, around)
                 odd = replace_pixels(odd, bad)
                 even = replace_pixels(even, bad)
@@ -175,11 +188,26 @@ class Movie:
     def _find_bad_pixels(self, odd: np.ndarray, even: np.ndarray, rows: slice) -> np.ndarray:
         """Return rows (of the sums given) and columns of the pixels to replace."""
         gain = self.calibration.gain_rows(rows.start, rows.stop, self.shape)
+        known = self._known_bad(gain, rows)
+        if not self.calibration.replaces_pixels:
+            return np.array(np.nonzero(known))
         if isinstance(self.calibration.hot_pixels, str):
             n_odd, n_even = map(len, self.halves)
-            return find_by_counts(odd, even, (n_odd, n_even), gain)
-        dead = None if gain is None else gain == 0
-        return find_by_deviations(odd + even, self.calibration.hot_pixels, dead)
+            return find_by_counts(odd, even, (n_odd, n_even), gain, known)
+        return find_by_deviations(odd + even, self.calibration.hot_pixels, known)
+
+    def _known_bad(self, gain: Optional[np.ndarray], rows: slice) -> np.ndarray:
+        """Return a mask of the pixels in some rows that are bad whatever they counted: listed, or of gain 0."""
+        is_bad = np.zeros((rows.stop - rows.start, self.shape[1]), dtype=bool) if gain is None else gain == 0
+        if self._defects is not None:
+            listed = self._defects[:, (self._defects[0] >= rows.start) & (self._defects[0] < rows.stop)]
+            is_bad[listed[0] - rows.start, listed[1]] = True
+        return is_bad
+
+    def _defects_and_dead(self) -> np.ndarray:
+        """Return rows and columns of the pixels that are known to be bad in the whole frame."""
+        whole = slice(0, self.shape[0])
+        return np.array(np.nonzero(self._known_bad(self.calibration.gain_rows(0, whole.stop, self.shape), whole)))
 
     def _calibrated_sums(
         self, groups: Sequence[Sequence[int]], halo: int = 0

@@ -5,21 +5,30 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Tuple
+
+import numpy as np
 
 from cryoden.config import GIB, HalvesConfig
+from cryoden.config.halves import AS_RELION, MIDDLE, NONE
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import mrc_name
-from cryoden.formats.images import EER_ENDING, EerRendering
+from cryoden.formats.images import EER_ENDING, EerRendering, open_movie_stack
+from cryoden.formats.relion_job import MovieCorrection, read_defects, read_movie_correction
 from cryoden.formats.stack import BAND_BYTES
 from cryoden.movies.calibration import Calibration, Reference
 from cryoden.movies.dose_weighting import DoseWeighting, doses_at_end
-from cryoden.movies.motion.stored_shifts import Shift, Shifts
+from cryoden.movies.motion.local_motion import LocalMotionModel
+from cryoden.movies.motion.motion import Motion, binned_shape
+from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.movie import Bands, Movie
 from cryoden.system.memory import free_host_bytes
 from cryoden.system.progress import Tell, tell_nobody
 
 log = logging.getLogger(__name__)
+
+BYTES_OF_WARPED_PIXEL = 24
+"""Two sums, a frame, its transform, the weights and their divisor, and the frame as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +39,54 @@ class PreparedMovie:
     ----------
     movie
         Opened, with the frames that are used.
-    shifts
+    motion
         Where each of them must be moved to; None = they stay where they are.
     """
 
     movie: Movie
-    shifts: Optional[List[Shift]] = None
+    motion: Optional[Motion] = None
+
+    @property
+    def binning(self) -> float:
+        """Of the sums."""
+        return self.motion.binning if self.motion else 1.0
+
+    @property
+    def shape(self) -> Tuple[int, int]:
+        """Rows and columns of the sums."""
+        return binned_shape(self.movie.shape, self.binning)
 
 
-def open_calibration(config: HalvesConfig) -> Calibration:
-    """Open the references that the options name; raises FileError."""
+def open_calibration(config: HalvesConfig, is_corrected: bool = False, is_gain_divisor: bool = False) -> Calibration:
+    """Open the references that the options name; raises FileError.
 
-    def reference(kind: str, path: Optional[str]) -> Optional[Reference]:
+    Parameters
+    ----------
+    config
+        References, and how they are oriented.
+    is_corrected
+        Whether the movies are those of a finished motion correction.
+    is_gain_divisor
+        Whether frames are divided by the gain reference.
+    """
+
+    def reference(kind: str, path: Optional[str], is_divisor: bool = False) -> Optional[Reference]:
+        if path is None:
+            return None
         quarter_turns = int(config.gain_rotation) // 90
-        return None if path is None else Reference(kind, path, quarter_turns, config.gain_flip, config.flip_tiff)
+        is_flipped = config.is_tiff_flipped(is_corrected)
+        return Reference(kind, path, quarter_turns, config.gain_flip, is_flipped, is_divisor)
 
-    return Calibration(reference("Gain", config.gain), reference("Dark", config.dark), config.hot_pixels)
+    gain = reference("Gain", config.gain, is_gain_divisor)
+    return Calibration(gain, reference("Dark", config.dark), config.hot_pixels)
 
 
 def prepare_movie(
-    path: str, config: HalvesConfig, calibration: Calibration, sampling_rate: Optional[float] = None
+    path: str,
+    config: HalvesConfig,
+    calibration: Calibration,
+    sampling_rate: Optional[float] = None,
+    correction: Optional[MovieCorrection] = None,
 ) -> PreparedMovie:
     """Open a movie and what belongs to it.
 
@@ -63,6 +100,8 @@ def prepare_movie(
         Opened references.
     sampling_rate
         A/px, which EER frames of a given dose need.
+    correction
+        What a finished motion correction found of it, which then is used in place of separate shifts.
 
     Raises
     ------
@@ -70,14 +109,58 @@ def prepare_movie(
         If the movie or its shifts cannot be read or do not fit.
     """
     rendering = _rendering(path, config, sampling_rate)
-    shifts = None
+    binning = correction.binning if correction else 1.0
+    is_flipped = config.is_tiff_flipped(correction is not None)
+    shifts = Shifts.of(correction) if correction else None
     if config.shifts is not None:
-        shifts = Shifts.read(Path(config.shifts) / Path(mrc_name(path)).with_suffix(".star"))
+        star = Path(config.shifts) / Path(mrc_name(path)).with_suffix(".star")
+        shifts = Shifts.read(star)
+        if config.local_motion in (MIDDLE, AS_RELION):
+            correction = read_movie_correction(star)
 
     # The motion correction says which frames it used, unless the user does.
     frames = config.frames or (shifts.used_range if shifts else None)
-    movie = Movie(path, calibration, frames, config.expect_frames, rendering, config.flip_tiff)
-    return PreparedMovie(movie, shifts.of_frames(movie.frame_indices, movie.n_frames) if shifts else None)
+    defects = _defects(correction) if correction else None
+    movie = Movie(path, calibration, frames, config.expect_frames, rendering, is_flipped, defects)
+    if shifts is None:
+        return PreparedMovie(movie)
+    if correction is not None:
+        _require_same_movie(movie, correction)
+    return PreparedMovie(movie, _motion(movie, config, shifts, correction, binning))
+
+
+def _motion(
+    movie: Movie, config: HalvesConfig, shifts: Shifts, correction: Optional[MovieCorrection], binning: float
+) -> Motion:
+    """Return how the used frames of a movie must be moved, with the local motion where it is known and wanted."""
+    moved = shifts.of_frames(movie.frame_indices, movie.n_frames)
+    is_as_relion = config.local_motion == AS_RELION
+    if correction is None or correction.coefficients is None or config.local_motion == NONE:
+        return Motion(moved, None, binning, is_circular=is_as_relion)
+
+    model = LocalMotionModel.of(correction)
+    fields = [model.fields(index + 1, is_as_relion) for index in movie.frame_indices]
+    return Motion(moved, fields, binning, is_as_relion, model.is_unbinned and binning != 1)
+
+
+def _defects(correction: MovieCorrection) -> np.ndarray:
+    """Return the pixels that a motion correction replaced: those that it found, and those that it was given."""
+    if correction.defects is None:
+        return correction.hot_pixels
+    return np.concatenate([correction.hot_pixels, read_defects(correction.defects, correction.shape)], axis=1)
+
+
+def _require_same_movie(movie: Movie, correction: MovieCorrection) -> None:
+    """Refuse a movie that is not what was corrected; raises FileError."""
+    if (movie.shape, movie.n_frames) == (correction.shape, correction.n_frames):
+        return
+    (rows, columns), (rows_then, columns_then) = movie.shape, correction.shape
+    raise FileError(
+        f"Movie {movie.path} has {movie.n_frames} frames of {columns} x {rows} px, but the motion correction "
+        f"{correction.source} is of {correction.n_frames} frames of {columns_then} x {rows_then} px. Give the movie "
+        "that was corrected, or correct this one.",
+        subject=str(movie.path),
+    )
 
 
 def preprocessed_halves(
@@ -111,21 +194,26 @@ def preprocessed_halves(
         As `Movie.half_bands`.
     """
     movie = prepared.movie
-    if prepared.shifts is None and config.dose_per_frame is None:
+    if prepared.motion is None and config.dose_per_frame is None:
         movie.watch(tell)
         return movie.half_bands()
-    from cryoden.movies.motion.aligned_sums import aligned_half_bands  # its Fourier transforms take time to load
+
+    # Their Fourier transforms take time to load.
+    from cryoden.movies.motion.aligned_sums import aligned_half_bands
+    from cryoden.movies.motion.warped_sums import warped_half_bands
 
     weighting = None
     if config.dose_per_frame is not None:
         doses = doses_at_end(movie.frame_indices, config.dose_per_frame, config.initial_dose)
         weighting = DoseWeighting(doses, rate, voltage)
     movie.watch(tell, n_passes=2 if movie.calibration.replaces_pixels else 1)
-    shifts = prepared.shifts or [(0.0, 0.0)] * len(movie.frame_indices)
-    return aligned_half_bands(movie.corrected_frames(), movie.shape, shifts, weighting, n_threads)
+    motion = prepared.motion or Motion([(0.0, 0.0)] * len(movie.frame_indices))
+    if motion.is_plain:
+        return aligned_half_bands(movie.corrected_frames(), movie.shape, motion.shifts, weighting, n_threads)
+    return warped_half_bands(movie.corrected_frames(), movie.shape, motion, weighting, n_threads)
 
 
-def require_gain_orientation(config: HalvesConfig, movies: List[str]) -> None:
+def require_gain_orientation(config: HalvesConfig, movies: List[str], is_corrected: bool = False) -> None:
     """Refuse a gain reference whose orientation is not that of the first readable movie's frames; raises FileError."""
     if config.gain is None:
         return
@@ -134,21 +222,37 @@ def require_gain_orientation(config: HalvesConfig, movies: List[str]) -> None:
     given = (int(config.gain_rotation) // 90, config.gain_flip)
     for path in movies:
         try:
-            stack = prepare_movie(path, config, Calibration(), config.sampling_rate).movie.stack
+            is_flipped = config.is_tiff_flipped(is_corrected)
+            stack = open_movie_stack(path, _rendering(path, config, config.sampling_rate), is_flipped)
             counts = summed_middle(stack)
         except Exception:  # whatever it is, it is that movie's failure, which is named when its turn comes
             continue
-        require_orientation(counts, stack.shape, path, config.gain, given, config.flip_tiff)
+        require_orientation(counts, stack.shape, path, config.gain, given, is_flipped)
         return
 
 
-def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibration) -> int:
-    """Return how many movies may be processed in parallel, from the size of the first that can be opened."""
+def affordable_jobs(
+    config: HalvesConfig, movies: List[str], calibration: Calibration, needed: Optional[int] = None
+) -> int:
+    """Return how many movies may be processed in parallel.
+
+    Parameters
+    ----------
+    config
+        Jobs and memory that are allowed.
+    movies
+        All of them.
+    calibration
+        Opened references.
+    needed
+        Bytes that a movie takes; None = as many as the first that can be opened.
+    """
     n_jobs = min(config.jobs, len(movies))
     if n_jobs == 1:
         return 1
-    movie = _first_readable(movies, config, calibration)
-    needed = 0 if movie is None else bytes_needed(movie, config)
+    if needed is None:
+        movie = _first_readable(movies, config, calibration)
+        needed = 0 if movie is None else bytes_needed(movie, config)
     budget = config.memory * GIB if config.memory else free_host_bytes() / 2
 
     n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
@@ -158,6 +262,11 @@ def affordable_jobs(config: HalvesConfig, movies: List[str], calibration: Calibr
             n_affordable, n_jobs, needed / GIB, budget / GIB,
         )  # fmt: skip
     return n_affordable
+
+
+def bytes_of_warped(shape: Tuple[int, int]) -> int:
+    """Return about how much memory a movie takes whose frames are warped by local motion and weighted."""
+    return 44 * BAND_BYTES + shape[0] * shape[1] * BYTES_OF_WARPED_PIXEL
 
 
 def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
@@ -185,7 +294,7 @@ def _rendering(path: str, config: HalvesConfig, sampling_rate: Optional[float]) 
             )
         # The pixel size is that of the rendered frames; a pixel of the detector is twice as wide as one of 8K.
         electrons_per_pixel = config.eer_dose * (sampling_rate * (2 if is_8k else 1)) ** 2
-    return EerRendering(config.eer_frames, electrons_per_pixel, is_8k)
+    return EerRendering(config.eer_frames, electrons_per_pixel, is_8k, config.eer_grouping)
 
 
 def _first_readable(movies: List[str], config: HalvesConfig, calibration: Calibration) -> Optional[Movie]:

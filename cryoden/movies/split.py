@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from cryoden.config import HalvesConfig
+from cryoden.config.halves import NONE
 from cryoden.config.shared import AUTO, OFF
 from cryoden.errors import (
     NOT_REACHED,
@@ -25,10 +26,12 @@ from cryoden.errors import (
 )
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder, mrc_name, whole_file, write_json
+from cryoden.formats.images import TIFF_ENDINGS, image_ending
 from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog
+from cryoden.formats.relion_job import MovieCorrection, finished_job, require_finished
 from cryoden.formats.run_record import (
     Result,
     RunRecord,
@@ -39,6 +42,7 @@ from cryoden.formats.run_record import (
 )
 from cryoden.formats.star import ImageTable, listed_table, star_path, write_results
 from cryoden.movies.calibration import Calibration
+from cryoden.movies.corrected_movies import CorrectedMovies
 from cryoden.movies.fixed_pattern import FixedPattern
 from cryoden.movies.full_and_difference import image_name, list_differences
 from cryoden.movies.image_halves import affordable_images, image_halves
@@ -56,7 +60,7 @@ log = logging.getLogger(__name__)
 
 RECORDED = (
     "gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "frames", "shifts", "dose_per_frame", "initial_dose",
-    "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
+    "eer_frames", "eer_dose", "eer_sampling", "sampling_rate",
 )  # fmt: skip
 """Options that change the sums of movies."""
 
@@ -84,12 +88,18 @@ class MovieItem:
         Files of its sums, in the order of `outputs.SUMS`.
     difference
         The difference of its halves, where it is an image that has one.
+    metadata
+        STAR file about it, of a finished motion correction.
+    error
+        Why it cannot be found.
     """
 
     row: int
     path: str
     targets: Tuple[Path, ...]
     difference: Optional[str] = None
+    metadata: Optional[str] = None
+    error: Optional[Exception] = None
 
     @property
     def name(self) -> str:
@@ -99,7 +109,7 @@ class MovieItem:
     @property
     def result(self) -> Result:
         """Its sums, as they are recorded."""
-        return Result(self.name, self.targets, (self.path, *filter(None, [self.difference])))
+        return Result(self.name, self.targets, (self.path, *filter(None, [self.difference, self.metadata])))
 
 
 @dataclass(frozen=True)
@@ -160,6 +170,8 @@ class Work:
         The STAR file that lists the movies, if there is one.
     calibration
         Opened references.
+    job
+        The finished motion correction that lists the movies, if it does.
     pattern
         What was found in the halves so far.
     record
@@ -175,6 +187,7 @@ class Work:
     config: HalvesConfig
     table: Optional[ImageTable]
     calibration: Calibration
+    job: Optional[CorrectedMovies]
     pattern: FixedPattern
     record: RunRecord
     finished: Set[str]
@@ -183,7 +196,9 @@ class Work:
 
     def sampling_rate(self, row: int) -> Optional[float]:
         """Return the pixel size (A/px) that was given for a movie; None = what the movie says."""
-        return self.config.sampling_rate or (self.table.sampling_rate(row) if self.table else None)
+        if self.config.sampling_rate or self.table is None:
+            return self.config.sampling_rate
+        return None if self.job else self.table.sampling_rate(row)  # a job's table says the one of its binned sums
 
     def voltage(self, row: int) -> float:
         """Return the voltage (kV) of a movie."""
@@ -200,28 +215,35 @@ def split_movies(config: HalvesConfig) -> Outcome:
         If nothing can be done: no movie can be split, a reference is unusable, two movies would be written under one
         name, or the folder holds what this command did not make.
     """
-    table, movies = _list_movies(config)
+    table, job = _read_table(config)
+    movies = _list_movies(config, table, job)
     output = Path(config.output)
     config = _as_begun(config, output)
-    calibration = open_calibration(config)
+    calibration = open_calibration(config, job is not None)
     calibration.require_usable()
 
     references = {"gain": config.gain, "dark": config.dark}
     record = RunRecord(
-        output / outputs.HALVES_RECORD, _lasting_options(config), references, in_words_of_today=_in_words_of_today
+        output / outputs.HALVES_RECORD,
+        _lasting_options(config, movies, job),
+        references,
+        in_words_of_today=_in_words_of_today,
     )
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
     paths = [movie.path for movie in movies]
-    if not finished:
+    if not finished and job is None:
         require_gain_orientation(config, paths)
+    elif not finished and job is not None:
+        located = [(movie.path, movie.metadata) for movie in movies if movie.metadata and not movie.error]
+        job.require_gain_orientation(located, calibration)
     for kind in outputs.SUMS:
         make_folder(output / kind)
     record.begin()
 
-    n_jobs = affordable_images(config, paths) if config.are_images else affordable_jobs(config, paths, calibration)
+    n_jobs = _affordable(config, paths, calibration, job)
     n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    work = Work(config, table, calibration, _load_pattern(output), record, finished, n_threads)
+    work = Work(config, table, calibration, job, _load_pattern(output), record, finished, n_threads)
     rates, failures = _split_all(movies, work, n_jobs)
     failures.update(_missing(movies, rates))
     done = [movie for movie in movies if movie.path not in failures]
@@ -240,6 +262,7 @@ def write_halves(
     voltage: float,
     n_threads: int = 1,
     tell: Tell = tell_nobody,
+    correction: Optional[MovieCorrection] = None,
 ) -> Split:
     """Write the full, odd and even sums of one movie.
 
@@ -261,26 +284,29 @@ def write_halves(
         For Fourier transforms.
     tell
         Is called with how much of the movie is read.
+    correction
+        What a finished motion correction found of the movie.
 
     Raises
     ------
     CryodenError
         If the movie is unusable or nothing says its pixel size; then no file is written.
     """
-    prepared = prepare_movie(path, config, calibration, sampling_rate)
+    prepared = prepare_movie(path, config, calibration, sampling_rate, correction)
     movie = prepared.movie
     rate = _known_rate(sampling_rate or movie.sampling_rate, "Movie", path)
 
+    binned_rate = rate * movie.shape[0] / prepared.shape[0]
     with ExitStack() as files:
         temporaries = [files.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
-            full, odd, even = (writers.enter_context(MrcWriter(t, movie.shape, rate)) for t in temporaries)
+            full, odd, even = (writers.enter_context(MrcWriter(t, prepared.shape, binned_rate)) for t in temporaries)
             for odd_rows, even_rows in preprocessed_halves(prepared, config, rate, voltage, n_threads, tell):
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
         movie.stack.verify()  # before the sums get their names
-    return Split(rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels)
+    return Split(binned_rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels)
 
 
 def write_image_halves(movie: MovieItem, config: HalvesConfig, sampling_rate: Optional[float]) -> Dealt:
@@ -319,30 +345,54 @@ def _known_rate(rate: Optional[float], kind: str, path: str) -> float:
 
 
 # ---------------------------------------------------------------------- what is to be done
-def _list_movies(config: HalvesConfig) -> Tuple[Optional[ImageTable], List[MovieItem]]:
-    """Return the STAR table, if one was given, and the movies.
+def _read_table(config: HalvesConfig) -> Tuple[Optional[ImageTable], Optional[CorrectedMovies]]:
+    """Return the STAR table, if one was given, and the finished motion correction that it is of.
+
+    Raises
+    ------
+    CryodenError
+        If it cannot be read, the motion correction did not finish, or options contradict it.
+    """
+    if config.is_star:
+        require_finished(config.movies[0])
+    table = listed_table(config.movies)
+    job = finished_job(table)
+    return table, CorrectedMovies(job, config) if job else None
+
+
+def _list_movies(config: HalvesConfig, table: Optional[ImageTable], job: Optional[CorrectedMovies]) -> List[MovieItem]:
+    """Return the movies.
 
     Raises
     ------
     FileError
-        If the table cannot be read, two movies would be written under one name, or an input would be overwritten.
+        If two movies would be written under one name, or an input would be overwritten.
     """
-    table = listed_table(config.movies)
-    paths = table.paths if table else list(config.movies)
-
     output = Path(config.output)
-    names = [mrc_name(path) for path in paths]
-    require_distinct(zip(paths, names))
     differences = list_differences(config.difference) if config.difference is not None else {}
-    movies = [
-        MovieItem(row, path, tuple(output / kind / name for kind in outputs.SUMS), differences.get(image_name(path)))
-        for row, (path, name) in enumerate(zip(paths, names))
-    ]
+    if job is not None:
+        movies = [
+            MovieItem(row, found.path, _targets(output, found.name), metadata=found.metadata, error=found.error)
+            for row, found in enumerate(job.movies())
+        ]
+    else:
+        paths = table.paths if table else list(config.movies)
+        movies = [
+            MovieItem(row, path, _targets(output, mrc_name(path)), differences.get(image_name(path)))
+            for row, path in enumerate(paths)
+        ]
+    require_distinct((movie.path, movie.name) for movie in movies)
+
     written = [target for movie in movies for target in movie.targets]
     written += [_star_of(output, kind) for kind in outputs.SUMS]
     references = [path for path in (config.gain, config.dark) if path]
-    require_no_input(written, [*paths, *config.movies, *references, *differences.values()])
-    return table, movies
+    inputs = [movie.path for movie in movies]
+    require_no_input(written, [*inputs, *config.movies, *references, *differences.values()])
+    return movies
+
+
+def _targets(output: Path, name: str) -> Tuple[Path, ...]:
+    return tuple(output / kind / name for kind in outputs.SUMS)
 
 
 def _as_begun(config: HalvesConfig, output: Path) -> HalvesConfig:
@@ -360,7 +410,9 @@ def _in_words_of_today(recorded: Mapping[str, Any]) -> Dict[str, Any]:
     return {**OF_MOVIES_ONLY, **HalvesConfig.with_words(recorded)}
 
 
-def _lasting_options(config: HalvesConfig) -> Dict[str, Any]:
+def _lasting_options(
+    config: HalvesConfig, movies: Sequence[MovieItem], job: Optional[CorrectedMovies]
+) -> Dict[str, Any]:
     """Return what the sums of one folder have in common."""
     record = {key: getattr(config, key) for key in RECORDED}
     record.update(thin=config.thin, from_difference=config.difference is not None)
@@ -368,9 +420,29 @@ def _lasting_options(config: HalvesConfig) -> Dict[str, Any]:
         record["seed"] = config.seed
     if config.difference is not None:
         record["full_is"] = config.full_is
+
+    has_tiff = any(image_ending(movie.path) in TIFF_ENDINGS for movie in movies)
+    record["flip_tiff"] = config.is_tiff_flipped(job is not None) if has_tiff else config.flip_tiff
+
+    # What only some movies have is recorded only where it counts: other folders go on as they began.
+    if config.eer_grouping is not None:
+        record["eer_grouping"] = config.eer_grouping
+    if job is not None:
+        record["dose_weighting"] = config.dose_weighting
+    if job is not None or config.local_motion not in (AUTO, NONE):
+        record["local_motion"] = config.local_motion
     if config.dose_per_frame is not None:  # without weights it is only written into the STAR file
         record["voltage"] = config.voltage
     return record
+
+
+def _affordable(
+    config: HalvesConfig, paths: List[str], calibration: Calibration, job: Optional[CorrectedMovies]
+) -> int:
+    """Return how many movies or images may be processed in parallel."""
+    if config.are_images:
+        return affordable_images(config, paths)
+    return affordable_jobs(config, paths, calibration, job.bytes_needed() if job else None)
 
 
 def _load_pattern(output: Path) -> FixedPattern:
@@ -399,6 +471,8 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
         return NOT_REACHED
     begun = time.monotonic()
     try:
+        if movie.error is not None:
+            raise movie.error
         rate = _finished_rate(movie, work)
         if rate is not None:
             facts: Dict[str, Any] = {"status": "kept"}
@@ -419,9 +493,14 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
 
 
 def _split(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[Split, Dealt]:
+    def tell(share: float) -> None:
+        progress.part(movie.path, share)
+
     with work.record.making(movie.result):
         if work.config.are_images:
             return write_image_halves(movie, work.config, work.sampling_rate(movie.row))
+        if work.job is not None and movie.metadata is not None:
+            return _split_corrected(movie, movie.metadata, work, work.job, tell)
         return write_halves(
             movie.path,
             movie.targets,
@@ -430,8 +509,24 @@ def _split(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[Split, 
             work.sampling_rate(movie.row),
             work.voltage(movie.row),
             work.n_threads,
-            lambda share: progress.part(movie.path, share),
+            tell,
         )
+
+
+def _split_corrected(movie: MovieItem, metadata: str, work: Work, job: CorrectedMovies, tell: Tell) -> Split:
+    """Split a movie of a finished motion correction, as that found it."""
+    found = job.read(metadata, work.calibration)
+    return write_halves(
+        movie.path,
+        movie.targets,
+        found.config,
+        found.calibration,
+        found.config.sampling_rate or job.original_rate(movie.row),
+        found.config.voltage,
+        work.n_threads,
+        tell,
+        found.correction,
+    )
 
 
 def _finished_rate(movie: MovieItem, work: Work) -> Optional[float]:

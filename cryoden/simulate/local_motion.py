@@ -63,10 +63,13 @@ class LocalMotion:
             Draws it.
         """
         angles = rng.uniform(0, 2 * np.pi, N_WAVES)
-        cycles = np.stack([np.sin(angles), np.cos(angles)], axis=1) / rng.uniform(*WAVELENGTHS, (N_WAVES, 1))
+        cycles = np.stack([np.sin(angles), np.cos(angles)], axis=1) / rng.uniform(
+            WAVELENGTHS[0], WAVELENGTHS[1], (N_WAVES, 1)
+        )
         phases = rng.uniform(0, 2 * np.pi, N_WAVES)
         amplitudes = rng.standard_normal((N_WAVES, 2))
-        slowing = np.exp(rng.uniform(*np.log(EXPOSURES), (N_WAVES, 1)))
+        shortest, longest = np.log(EXPOSURES)
+        slowing = np.exp(rng.uniform(shortest, longest, (N_WAVES, 1)))
         courses = -np.expm1(-dose_per_frame * np.arange(n_frames) / slowing)
         courses /= courses[:, -1:]
 
@@ -137,9 +140,7 @@ class LocalMotion:
         rows, columns = places[0][:, None] - shift[0], places[1][None, :] - shift[1]
         moved = np.zeros((2, rows.size, columns.size))
         for _ in range(ITERATIONS):
-            moved = self.displacement(
-                frame, (rows - moved[0]) / shape[0] - 0.5, (columns - moved[1]) / shape[1] - 0.5
-            )
+            moved = self.displacement(frame, (rows - moved[0]) / shape[0] - 0.5, (columns - moved[1]) / shape[1] - 0.5)
         return moved
 
     def to_dict(self) -> Dict[str, Any]:

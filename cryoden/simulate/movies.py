@@ -238,8 +238,10 @@ def _make_particle(config: SimulateMoviesConfig) -> Particle:
 
 
 def _generator(seed: int, *key: int) -> np.random.Generator:
-    """Return the generator of one purpose: detector (0), shape (1), movie (2, number, 0), frame (2, number, n), local
-    motion (3, number)."""
+    """Return the generator of one purpose.
+
+    Detector (0), shape (1), movie (2, number, 0), frame (2, number, n), local motion (3, number).
+    """
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=key)))
 
 

@@ -46,7 +46,7 @@ def test_references_are_oriented_as_the_options_say(tmp_path: Path) -> None:
 def test_frames_are_those_of_the_option(tmp_path: Path) -> None:
     prepared = prepare_movie(write_movie(tmp_path / "m.mrc"), config(frames="2-5"), Calibration())
     assert prepared.movie.frame_indices == [1, 2, 3, 4]
-    assert prepared.shifts is None
+    assert prepared.motion is None
 
 
 @pytest.mark.parametrize(("frames", "used"), [(None, [1, 2, 3]), ("3-4", [2, 3])])
@@ -58,7 +58,7 @@ def test_frames_are_those_that_the_motion_correction_used(tmp_path: Path, frames
     write_global_shifts("shifts/m.star", listed)
     prepared = prepare_movie(path, config(shifts="shifts", frames=frames), Calibration())
     assert prepared.movie.frame_indices == used
-    assert prepared.shifts == [(index + 1.0, -index - 1.0) for index in used]
+    assert prepared.motion.shifts == [(index + 1.0, -index - 1.0) for index in used]
 
 
 def test_dose_of_eer_frames_needs_the_pixel_size() -> None:

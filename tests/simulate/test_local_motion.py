@@ -59,7 +59,9 @@ def test_the_field_is_recorded_and_moves_the_movie() -> None:
     places = np.linspace(-0.5, 0.5, 9)
     again = LocalMotion.from_dict(read.local_motion or {}).displacement(3, places[:, None], places[None])
     assert np.hypot(*again).max() > 5
-    assert not np.array_equal(read_mrc(Path("still/movies/movie_0001.mrcs")), read_mrc(Path("moved/movies/movie_0001.mrcs")))
+    assert not np.array_equal(
+        read_mrc(Path("still/movies/movie_0001.mrcs")), read_mrc(Path("moved/movies/movie_0001.mrcs"))
+    )
 
 
 def test_facts_of_older_simulations_are_read(tmp_path: Path) -> None:
@@ -67,6 +69,8 @@ def test_facts_of_older_simulations_are_read(tmp_path: Path) -> None:
     facts.write(tmp_path / "a.json")
     text = (tmp_path / "a.json").read_text()
     assert '"local_motion": null' in text
-    (tmp_path / "a.json").write_text(text.replace(', "local_motion": null', "").replace(',\n  "local_motion": null', ""))
+    (tmp_path / "a.json").write_text(
+        text.replace(', "local_motion": null', "").replace(',\n  "local_motion": null', "")
+    )
     assert "local_motion" not in (tmp_path / "a.json").read_text()
     assert Facts.read(tmp_path / "a.json") == facts

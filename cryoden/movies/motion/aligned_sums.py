@@ -48,7 +48,7 @@ def aligned_half_bands(
         As `frames`, which are read one after the other.
     """
     padded = padded_shape(shape, shifts)
-    weights = _Weights(padded, weighting) if weighting else None
+    weights = FrameWeights(padded, weighting) if weighting else None
     spectra = [np.zeros((padded[0], padded[1] // 2 + 1), np.complex64) for _ in range(2)]
     positions = iter(range(len(shifts)))
     for frame in frames:  # neither zip nor enumerate: they would keep a frame while the next one is read
@@ -98,12 +98,12 @@ def pad_mirrored(frame: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _add_moved(
-    total: np.ndarray, spectrum: np.ndarray, shape: Shape, shift: Shift, weights: Optional[_Weights], position: int
+    total: np.ndarray, spectrum: np.ndarray, shape: Shape, shift: Shift, weights: Optional[FrameWeights], position: int
 ) -> None:
     """Add a frame's spectrum, moved and weighted: a shift by s is the phase exp(-2 pi i k s)."""
-    along_x = _phases(np.fft.rfftfreq(shape[1]), shift[0])
-    along_y = _phases(np.fft.fftfreq(shape[0]), shift[1])
-    for rows in _bands(total):
+    along_x = phases(np.fft.rfftfreq(shape[1]), shift[0])
+    along_y = phases(np.fft.fftfreq(shape[0]), shift[1])
+    for rows in bands_of_spectrum(total):
         part = spectrum[rows]
         part *= along_y[rows, None]
         part *= along_x
@@ -112,17 +112,18 @@ def _add_moved(
         total[rows] += part
 
 
-def _phases(frequencies: np.ndarray, shift: float) -> np.ndarray:
+def phases(frequencies: np.ndarray, shift: float) -> np.ndarray:
+    """Return by which factors a shift in px changes a spectrum, complex64; frequencies in cycles per px."""
     return np.exp(-2j * np.pi * shift * frequencies).astype(np.complex64)
 
 
-def _bands(spectrum: np.ndarray) -> List[slice]:
+def bands_of_spectrum(spectrum: np.ndarray) -> List[slice]:
     """Return the rows of a spectrum in bands that stay in the processor's cache."""
     step = rows_of_band(spectrum.shape[1], 8)
     return [slice(first, first + step) for first in range(0, spectrum.shape[0], step)]
 
 
-class _Weights:
+class FrameWeights:
     """Exposure weights of every frame on the grid of the transforms, made row by row where they are needed."""
 
     def __init__(self, shape: Shape, weighting: DoseWeighting) -> None:
@@ -130,7 +131,7 @@ class _Weights:
         squared_x = np.fft.rfftfreq(shape[1], weighting.sampling_rate) ** 2
         self._doses = weighting.doses
         self._critical = np.empty((shape[0], squared_x.size), np.float32)
-        for rows in _bands(self._critical):
+        for rows in bands_of_spectrum(self._critical):
             frequency = np.sqrt(squared_y[rows] + squared_x)
             self._critical[rows] = critical_exposure(frequency, weighting.voltage)
 
@@ -138,12 +139,26 @@ class _Weights:
         """Return the weights of a frame, given by its position among the used ones, for rows of the transform."""
         return exposure_weight(self._critical[rows], self._doses[position])
 
+    def prepare(self) -> None:
+        """Find the divisor of `equalized` once, which takes as long as weighting all frames."""
+        self._divisor = np.empty_like(self._critical)
+        for rows in bands_of_spectrum(self._critical):
+            self._divisor[rows] = self._noise(rows)
+
+    def equalized(self, position: int, rows: slice) -> np.ndarray:
+        """Return the weights of a frame over the divisor that `equalize` applies to sums."""
+        return self.of_frame(position, rows) / self._divisor[rows]
+
     def equalize(self, spectra: Sequence[np.ndarray]) -> None:
         """Bring the noise of the weighted full sum back to that of a plain sum; the mean is kept."""
-        n_frames = np.float32(len(self._doses))
-        for rows in _bands(self._critical):
-            squares = np.zeros_like(self._critical[rows])
-            for position in range(len(self._doses)):
-                squares += self.of_frame(position, rows) ** 2
+        for rows in bands_of_spectrum(self._critical):
+            divisor = self._noise(rows)
             for spectrum in spectra:
-                spectrum[rows] *= np.sqrt(n_frames / squares)
+                spectrum[rows] /= divisor
+
+    def _noise(self, rows: slice) -> np.ndarray:
+        """Return the noise of the weighted sum, relative to that of a plain one."""
+        squares = np.zeros_like(self._critical[rows])
+        for position in range(len(self._doses)):
+            squares += self.of_frame(position, rows) ** 2
+        return np.sqrt(squares / np.float32(len(self._doses)))

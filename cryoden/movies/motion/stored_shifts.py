@@ -7,10 +7,8 @@ from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import PathLike
+from cryoden.formats.relion_job import NOT_OBSERVED, MovieCorrection
 from cryoden.formats.star import read_global_shifts
-
-NOT_OBSERVED = -9999.0
-"""RELION's shift of a frame that its motion correction did not use."""
 
 Shift = Tuple[float, float]
 """Pixels to the right (x) and towards higher rows (y)."""
@@ -52,6 +50,12 @@ class Shifts:
                 subject=str(path),
             )
         return cls(str(path), by_frame, unused)
+
+    @classmethod
+    def of(cls, correction: MovieCorrection) -> Shifts:
+        """Return the shifts of a movie that a finished motion correction is of."""
+        unused = frozenset(range(1, correction.n_frames + 1)) - frozenset(correction.shifts)
+        return cls(correction.source, correction.shifts, unused)
 
     @property
     def used_range(self) -> Optional[str]:
