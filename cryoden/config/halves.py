@@ -47,8 +47,9 @@ class HalvesConfig(Config):
 
     movies: Tuple[str, ...] = option(
         positional=True,
-        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file that lists them; with "
-        "the corrected_micrographs.star of a finished motion correction everything that it found is used.",
+        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file: the "
+        "corrected_micrographs.star of a finished motion correction, all of whose results are used, or one that lists "
+        "them.",
     )
     output: str = option(help="Folder for full/, odd/, even/, micrographs.star and log.jsonl.")
     gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain), by which frames are multiplied.")
