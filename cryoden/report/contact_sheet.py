@@ -142,7 +142,7 @@ def plot_crops(figure: Figure, crops: Sequence[HalfCrop]) -> None:
             row[4].plot((edges[1:] + edges[:-1]) / 2, counts, style, label=label)
 
         row[4].set(
-            title=f"halves correlate {crop.correlation:.3f} at {crop.sampling_rate:.3g} Å/px",
+            title=f"correlation {crop.correlation:.3f} at {crop.sampling_rate:.3g} Å/px",
             xlabel="grey value - mean",
             yticks=[],
         )
