@@ -39,6 +39,9 @@ REQUIREMENTS = [
 # What trains and denoises. An extra, so that Scipion's own environment stays without it.
 TORCH = ["torch>=2.4"]
 
+# What reads and writes CryoSPARC's .cs files.
+CRYOSPARC = ["cryosparc-tools>=5"]
+
 
 def distribution_name() -> str:
     """Return the name that this installation goes by.
@@ -70,7 +73,7 @@ setup(
         "cryoden_scipion": ["protocols.conf", "cryoden_logo.png", "testData.json", "templates/*.json.template"],
     },
     install_requires=REQUIREMENTS,
-    extras_require={"torch": TORCH},
+    extras_require={"torch": TORCH, "cryosparc": CRYOSPARC},
     entry_points={
         "pyworkflow.plugin": ["cryoden_scipion = cryoden_scipion"],
         "console_scripts": [

@@ -21,7 +21,8 @@ class DenoiseConfig(Config):
     }
 
     micrographs: Tuple[str, ...] = option(
-        positional=True, help="Micrographs (MRC or TIFF), folders of them, or one RELION STAR file."
+        positional=True,
+        help="Micrographs (MRC or TIFF), folders of them, or one STAR file of RELION or .cs file of CryoSPARC.",
     )
     model: str = option(help="Model file (model.safetensors) that `cryoden train` wrote.")
     output: str = option(help="Folder for the denoised micrographs and micrographs.star.")

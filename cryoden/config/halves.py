@@ -47,9 +47,9 @@ class HalvesConfig(Config):
 
     movies: Tuple[str, ...] = option(
         positional=True,
-        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one RELION STAR file: the "
-        "corrected_micrographs.star of a finished motion correction, all of whose results are used, or one that lists "
-        "them.",
+        help="Movies (MRC, also packed by gzip or bzip2, TIFF or EER), or one file that lists them: "
+        "corrected_micrographs.star of a finished RELION motion correction, all of whose results are used, another "
+        "STAR file, or a .cs file of CryoSPARC.",
     )
     output: str = option(help="Folder for full/, odd/, even/, micrographs.star and log.jsonl.")
     gain: Optional[str] = option(None, help="Gain reference (MRC, TIFF or .gain), by which frames are multiplied.")

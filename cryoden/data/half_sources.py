@@ -5,6 +5,7 @@
 | cryoden, xmipp | two folders, the same file names; a folder that holds both |
 | MotionCor2 and 3, RELION 5 | `NAME_ODD.mrc` and `NAME_EVN.mrc` beside full, weighted and other sums |
 | RELION 5, tomography | a STAR file with rlnMicrographNameOdd and rlnMicrographNameEven |
+| cryoden, of exposures of CryoSPARC | `exposures.cs`, matched by uid |
 | WarpTools | `average/NAME.mrc`, `average/odd/NAME.mrc`, `average/even/NAME.mrc` |
 
 Which half a producer calls odd differs (RELION's even one begins with the first frame, MotionCor's odd one does), and
@@ -21,6 +22,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from cryoden.errors import FileError, PairError
 from cryoden.formats import outputs
+from cryoden.formats.cryosparc import is_exposures, read_halves
 from cryoden.formats.files import list_folder
 from cryoden.formats.images import ENDINGS
 from cryoden.formats.star import EVEN_NAME, HALF_NAME, ODD_NAME, ImageTable, read_table
@@ -49,7 +51,7 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     Parameters
     ----------
     source
-        Folder or STAR file.
+        Folder, STAR file, or .cs file of halves (names are uids then).
     half
         `odd` or `even`: of a source that holds both halves, and perhaps full sums too, only the files of this one
         count. Of halves that are there with and without dose weights, those without are taken.
@@ -61,6 +63,8 @@ def list_halves(source: str, half: Optional[str] = None) -> Dict[str, str]:
     PairError
         If two files have one name.
     """
+    if is_exposures(source):
+        return read_halves(source, half)
     names: Optional[List[str]] = None
     if os.path.isdir(source):
         files = _files_of_folder(source, half)
@@ -131,7 +135,7 @@ def list_trios(odd: str, even: str) -> List[Trio]:
         As `list_halves`.
     """
     halves = [list_halves(source, half) for source, half in ((odd, outputs.ODD), (even, outputs.EVEN))]
-    listed = list_halves(odd) if Path(odd).suffix == ".star" else {}
+    listed = list_halves(odd) if Path(odd).suffix == ".star" or is_exposures(odd) else {}
 
     trios = []
     for name in sorted({*halves[0], *halves[1]}):

@@ -24,6 +24,9 @@ LOGS = "log*.jsonl"
 MICROGRAPHS_STAR = "micrographs.star"
 """The results as RELION reads them; also the true micrographs of a simulation."""
 
+EXPOSURES_CS, EXPOSURES_CSV = "exposures.cs", "exposures.csv"
+"""The results as CryoSPARC reads them, where the inputs came from it."""
+
 # ---------------------------------------------------------------------- halves
 HALVES_RECORD = "halves.json"
 FULL, ODD, EVEN = "full", "odd", "even"

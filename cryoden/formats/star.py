@@ -231,9 +231,28 @@ def read_table(path: PathLike) -> ImageTable:
     )
 
 
-def listed_table(sources: Sequence[str]) -> Optional[ImageTable]:
-    """Return the table of a STAR file that is given alone, in place of images; None where images are given."""
-    return read_table(sources[0]) if len(sources) == 1 and sources[0].endswith(".star") else None
+def listed_table(sources: Sequence[str], are_movies: bool = False) -> Optional[ImageTable]:
+    """Return the table of a STAR or .cs file that is given alone, in place of images; None where images are given.
+
+    Parameters
+    ----------
+    sources
+        What is given.
+    are_movies
+        Whether movies are wanted, of files that list both movies and micrographs.
+
+    Raises
+    ------
+    CryodenError
+        If the file cannot be read.
+    """
+    if len(sources) != 1:
+        return None
+    from cryoden.formats import cryosparc  # makes tables of this module
+
+    if cryosparc.is_exposures(sources[0]):
+        return cryosparc.read_exposures(sources[0], are_movies)
+    return read_table(sources[0]) if sources[0].endswith(".star") else None
 
 
 def write_results(

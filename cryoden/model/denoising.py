@@ -14,6 +14,7 @@ import torch
 from cryoden.config import DenoiseConfig
 from cryoden.errors import NOT_REACHED, CryodenError, FullDiskError, NothingDoneError, Problem, problem_of
 from cryoden.formats import outputs
+from cryoden.formats.cryosparc import MICROGRAPH, write_csv, write_exposures
 from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.outcome import Outcome
@@ -23,7 +24,7 @@ from cryoden.formats.run_record import RunRecord, deleted_file
 from cryoden.formats.star import star_path, write_results
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
-from cryoden.model.micrograph_list import list_micrographs
+from cryoden.model.micrograph_list import LISTS, list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
 from cryoden.model.processes import all_gather, process_group
 from cryoden.system.ranks import rank
@@ -63,7 +64,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     options = _lasting_options(config, denoiser.card)
     record = RunRecord(output / outputs.DENOISE_RECORD, options, {"model": config.model}, config.overwrite, rank())
     if not config.overwrite:
-        require_own_folder(output, outputs.DENOISE_RECORD, [outputs.MICROGRAPHS_STAR])
+        require_own_folder(output, outputs.DENOISE_RECORD, LISTS)
     finished = record.finished([job.result for job in micrographs.jobs])
     if rank() == 0:
         record.begin()
@@ -87,6 +88,11 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         rows, names = [job.row for job in done], [star_path(job.output) for job in done]
         pixel_sizes = [rates[row] for row in rows]
         write_results(star, micrographs.table, USUAL_OPTICS, rows, names, pixel_sizes, _scale_of_picks(done))
+        if micrographs.are_exposures:
+            files = [str(job.output) for job in done]
+            source = config.micrographs[0]
+            write_exposures(output / outputs.EXPOSURES_CS, source, rows, {MICROGRAPH: files})
+            write_csv(output / outputs.EXPOSURES_CSV, source, rows, files)
     return Outcome(micrographs.n_inputs, failures)
 
 

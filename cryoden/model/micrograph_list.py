@@ -11,13 +11,17 @@ from cryoden.config import DenoiseConfig
 from cryoden.data.half_sources import half_name, list_halves
 from cryoden.errors import CryodenError, FileError, PairError, Problem
 from cryoden.formats import outputs
+from cryoden.formats.cryosparc import is_exposures
 from cryoden.formats.files import list_folder, mrc_name
 from cryoden.formats.images import ENDINGS
 from cryoden.formats.relion_names import micrograph_in_job
 from cryoden.formats.run_record import require_distinct, require_no_input
-from cryoden.formats.star import METADATA, ImageTable, listed_table
+from cryoden.formats.star import HALF_NAME, METADATA, ImageTable, listed_table
 from cryoden.formats.thumbnails import thumbnail_path
 from cryoden.model.pipeline import Job
+
+LISTS = (outputs.MICROGRAPHS_STAR, outputs.EXPOSURES_CS, outputs.EXPOSURES_CSV)
+"""Files in the output folder that list its micrographs; the latter two only of exposures of CryoSPARC."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,11 @@ class MicrographList:
     table: Optional[ImageTable]
     jobs: List[Job]
     failures: Dict[str, Problem]
+
+    @property
+    def are_exposures(self) -> bool:
+        """Whether a .cs file of CryoSPARC lists them."""
+        return self.table is not None and is_exposures(self.table.source)
 
     @property
     def n_inputs(self) -> int:
@@ -63,7 +72,8 @@ def list_micrographs(config: DenoiseConfig) -> MicrographList:
     failures: Dict[str, Problem] = {}
     for row, (path, name) in enumerate(zip(paths, names)):
         try:
-            halves = _halves_of(path, odd, even, config) if config.odd and config.even else None
+            listed = str(table.images[HALF_NAME].iloc[row]) if table and HALF_NAME in table.images else None
+            halves = _halves_of(path, listed, odd, even, config) if config.odd and config.even else None
             rate = config.sampling_rate or (table.sampling_rate(row) if table else None)
         except CryodenError as error:
             failures[path] = error.problem
@@ -72,21 +82,27 @@ def list_micrographs(config: DenoiseConfig) -> MicrographList:
         thumbnail = None if config.thumbnails == "none" else thumbnail_path(output, config.thumbnails)
         jobs.append(Job(row, path, halves, name, output, rate, thumbnail))
 
-    star = Path(config.output) / outputs.MICROGRAPHS_STAR
+    lists = [Path(config.output) / name for name in LISTS]
     sources = [config.model, *config.micrographs, *filter(None, (config.odd, config.even))]
-    require_no_input([star, *(job.output for job in jobs)], [*sources, *(path for job in jobs for path in job.inputs)])
+    require_no_input(
+        [*lists, *(job.output for job in jobs)], [*sources, *(path for job in jobs for path in job.inputs)]
+    )
     return MicrographList(table, jobs, failures)
 
 
-def _halves_of(path: str, odd: Dict[str, str], even: Dict[str, str], config: DenoiseConfig) -> Tuple[str, str]:
-    """Return the files of a micrograph's halves; it is found by its name, also where it is marked as a half itself.
+def _halves_of(
+    path: str, listed: Optional[str], odd: Dict[str, str], even: Dict[str, str], config: DenoiseConfig
+) -> Tuple[str, str]:
+    """Return the files of a micrograph's halves: by the name that its list has for it, else by that of its file.
+
+    It is found also where it is marked as a half itself.
 
     Raises
     ------
     PairError
         If one is missing.
     """
-    stem = Path(path).stem
+    stem = listed if listed in odd or listed in even else Path(path).stem
     name = stem if stem in odd or stem in even else half_name(stem)
     if name not in odd or name not in even:
         where = config.odd if name not in odd else config.even

@@ -24,7 +24,7 @@ from cryoden.errors import (
     Remedy,
     problem_of,
 )
-from cryoden.formats import outputs
+from cryoden.formats import cryosparc, outputs
 from cryoden.formats.files import make_folder, mrc_name, whole_file, write_json
 from cryoden.formats.images import TIFF_ENDINGS, image_ending
 from cryoden.formats.mrc import MrcStack, MrcWriter
@@ -69,7 +69,7 @@ OF_MOVIES_ONLY = {"thin": False, "from_difference": False}
 
 COMMON_FILES = (
     outputs.MICROGRAPHS_STAR, f"{outputs.ODD}/{outputs.MICROGRAPHS_STAR}", f"{outputs.EVEN}/{outputs.MICROGRAPHS_STAR}",
-    outputs.SANITY, outputs.PATTERN, outputs.PATTERN_PICTURE,
+    outputs.EXPOSURES_CS, outputs.SANITY, outputs.PATTERN, outputs.PATTERN_PICTURE,
 )  # fmt: skip
 """Files in a folder of halves that belong to all of its movies."""
 
@@ -217,6 +217,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     """
     table, job = _read_table(config)
     movies = _list_movies(config, table, job)
+    config = _with_listed_gain(config)
     output = Path(config.output)
     config = _as_begun(config, output)
     calibration = open_calibration(config, job is not None)
@@ -355,7 +356,7 @@ def _read_table(config: HalvesConfig) -> Tuple[Optional[ImageTable], Optional[Co
     """
     if config.is_star:
         require_finished(config.movies[0])
-    table = listed_table(config.movies)
+    table = listed_table(config.movies, are_movies=not config.are_images)
     job = finished_job(table)
     return table, CorrectedMovies(job, config) if job else None
 
@@ -384,7 +385,7 @@ def _list_movies(config: HalvesConfig, table: Optional[ImageTable], job: Optiona
     require_distinct((movie.path, movie.name) for movie in movies)
 
     written = [target for movie in movies for target in movie.targets]
-    written += [_star_of(output, kind) for kind in outputs.SUMS]
+    written += [*(_star_of(output, kind) for kind in outputs.SUMS), output / outputs.EXPOSURES_CS]
     references = [path for path in (config.gain, config.dark) if path]
     inputs = [movie.path for movie in movies]
     require_no_input(written, [*inputs, *config.movies, *references, *differences.values()])
@@ -408,6 +409,26 @@ def _as_begun(config: HalvesConfig, output: Path) -> HalvesConfig:
 def _in_words_of_today(recorded: Mapping[str, Any]) -> Dict[str, Any]:
     """Return what an older version recorded as this one does."""
     return {**OF_MOVIES_ONLY, **HalvesConfig.with_words(recorded)}
+
+
+def _are_exposures(config: HalvesConfig) -> bool:
+    """Return whether the movies are listed by a .cs file."""
+    return len(config.movies) == 1 and cryosparc.is_exposures(config.movies[0])
+
+
+def _with_listed_gain(config: HalvesConfig) -> HalvesConfig:
+    """Return the options with the gain reference that a .cs file of movies names, unless another one is given.
+
+    Raises
+    ------
+    CryodenError
+        If the file has several gain references, one that is to be turned, or motion in a form that is not known.
+    """
+    if not _are_exposures(config) or config.are_images:
+        return config
+    if config.shifts is None:
+        cryosparc.require_no_motion(config.movies[0])
+    return replace(config, gain=cryosparc.movie_gain(config.movies[0])) if config.gain is None else config
 
 
 def _lasting_options(
@@ -568,6 +589,11 @@ def _write_tables(
     for number, kind in enumerate(outputs.SUMS):
         written = [star_path(movie.targets[number]) for movie in done]
         write_results(_star_of(Path(config.output), kind), table, optics, rows, written, pixel_sizes)
+
+    if _are_exposures(config):
+        files = [[str(movie.targets[number]) for movie in done] for number in range(len(outputs.SUMS))]
+        slots = dict(zip((cryosparc.MICROGRAPH, *cryosparc.HALF_SLOTS.values()), files))
+        cryosparc.write_exposures(Path(config.output) / outputs.EXPOSURES_CS, config.movies[0], rows, slots)
 
 
 def _star_of(output: Path, kind: str) -> Path:

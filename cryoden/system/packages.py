@@ -28,3 +28,24 @@ def needing_torch() -> Iterator[None]:
             "or this package with [torch] after its name.",
             subject="torch",
         ) from error
+
+
+@contextmanager
+def needing_cryosparc_tools() -> Iterator[None]:
+    """Make missing cryosparc-tools an error that says what to install.
+
+    Raises
+    ------
+    CryodenError
+        If the block imports it and it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "cryosparc":
+            raise
+        raise CryodenError(
+            f"cryosparc-tools, which reads .cs files, is not installed in {sys.prefix}. Install it there with pip: "
+            "cryosparc-tools, or this package with [cryosparc] after its name.",
+            subject="cryosparc-tools",
+        ) from error
