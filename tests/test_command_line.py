@@ -57,7 +57,7 @@ def test_help_of_a_command_with_two_words_needs_no_torch(tmp_path: Path, blocked
 
 
 def test_help_says_whether_lists_must_be_given(tmp_path: Path, cryoden: Run) -> None:
-    for command, hint in (("halves", "lists them. (required)"), ("denoise", "STAR file. (required)")):
+    for command, hint in (("halves", "CryoSPARC. (required)"), ("denoise", "CryoSPARC. (required)")):
         text = " ".join(cryoden(command, "--help").out.replace("│", " ").split())
         assert hint in text
         assert "(default: )" not in text
