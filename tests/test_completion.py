@@ -88,7 +88,7 @@ def test_commands_of_one_word_and_of_two(complete: Complete) -> None:
 
 def test_options_and_their_values(complete: Complete) -> None:
     assert complete("cryoden", "train", "--ne") == ["--network"]
-    assert complete("cryoden", "train", "--network", "") == ["unet", "cnn3"]
+    assert complete("cryoden", "train", "--network", "") == ["unet", "cnn3", "resunet"]
     assert complete("cryoden", "halves", "--hot-pixels", "o") == ["off"]
     assert complete("cryoden", "simulate", "movies", "--shape", "g") == ["globule"]
     assert complete("cryoden", "train", "--fr") == ["--from"]

@@ -83,7 +83,7 @@ def test_missing_option_is_named() -> None:
             (8, 0),
             "Option --channels is 8 0; it must be one or more positive numbers such as 32 64",
         ),
-        ("network", "vit", "Option --network is 'vit'; it must be one of unet, cnn3."),
+        ("network", "vit", "Option --network is 'vit'; it must be one of unet, cnn3, resunet."),
         ("device", "tpu", "Option --device is 'tpu'; it must be auto, cpu, cuda or cuda:N."),
         ("force", True, "Option --force has no meaning alone. Give --stream."),
         ("seed", -1, "Option --seed is -1; it must be at least 0."),

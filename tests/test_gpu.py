@@ -49,7 +49,9 @@ def biased_network(name: str, channels: Tuple[int, ...]) -> Network:
 
 
 @pytest.mark.parametrize("side", [(200, 333), (97, 64)])
-@pytest.mark.parametrize(("name", "channels"), [("unet", (8, 16, 32)), ("unet", (32, 64, 64, 64)), ("cnn3", ())])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("unet", (8, 16, 32)), ("unet", (32, 64, 64, 64)), ("resunet", (8, 16, 16)), ("cnn3", ())]
+)
 def test_gpu_predicts_what_the_cpu_does(name: str, channels: Tuple[int, ...], side: Tuple[int, int]) -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=side).astype(np.float32))
     expected = Predictor(biased_network(name, channels), CPU)(image)

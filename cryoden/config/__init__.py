@@ -10,7 +10,7 @@ from cryoden.config.evaluate import SCORE_BAND_A, EvaluateConfig
 from cryoden.config.halves import HalvesConfig, parse_frame_range
 from cryoden.config.options import Config, Options, option
 from cryoden.config.run import RunConfig
-from cryoden.config.shared import GIB, NETWORKS
+from cryoden.config.shared import GIB, NETWORKS, UNETS
 from cryoden.config.show import ShowConfig
 from cryoden.config.train import TrainConfig
 
@@ -18,6 +18,7 @@ __all__ = [
     "GIB",
     "NETWORKS",
     "SCORE_BAND_A",
+    "UNETS",
     "Config",
     "DenoiseConfig",
     "EvaluateConfig",

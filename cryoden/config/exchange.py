@@ -54,7 +54,7 @@ class PatchesVerifyConfig(Options):
 
 
 def _network() -> Any:
-    return option("cnn3", choices=shared.NETWORKS, help="U-Net (unet) or CNN3 (cnn3).")
+    return option("cnn3", choices=shared.NETWORKS, help="U-Net (unet), residual U-Net (resunet) or CNN3 (cnn3).")
 
 
 def _channels() -> Any:

@@ -7,7 +7,11 @@ from typing import Any, Iterator, Tuple
 from cryoden.config.options import option
 from cryoden.errors import Problem, option_problem
 
-NETWORKS = ("unet", "cnn3")
+NETWORKS = ("unet", "cnn3", "resunet")
+"""Networks that can be trained; new ones come last, because forms store the place in this list."""
+
+UNETS = ("unet", "resunet")
+"""Those with levels, whose channels can be chosen."""
 
 PIXEL_SIZES_A = (0.01, 1000.0)
 """Smallest and largest pixel in A, far beyond what electron microscopes make; others are slips or damage."""

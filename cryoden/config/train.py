@@ -41,7 +41,9 @@ class TrainConfig(Config):
     patch: Optional[int] = option(None, at_least=1, help="Side in pixels of patches that come without manifest.json.")
     output: str = option(help="Folder for model.safetensors, log.jsonl, curves.png and checkpoint.pt.")
     network: str = option(
-        "unet", choices=shared.NETWORKS, help="U-Net (unet, best) or CNN3 (cnn3, three layers, 2,625 parameters)."
+        "unet",
+        choices=shared.NETWORKS,
+        help="U-Net (unet), residual U-Net (resunet) or CNN3 (cnn3, three layers, 2,625 parameters).",
     )
     channels: Tuple[int, ...] = option(
         shared.UNET_CHANNELS, help="Number of channels at each level of the U-Net, from full resolution down."

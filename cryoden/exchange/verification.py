@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cryoden.config import UNETS
 from cryoden.config.exchange import ImportWeightsConfig, VerifyCompareConfig, VerifyExportConfig
 from cryoden.data.normalize import Normalization
 from cryoden.errors import (
@@ -107,7 +108,7 @@ def export_bundle(config: VerifyExportConfig) -> Bundle:
         network = build_network(name, channels, source=config.model)
         load_weights(network, weights, config.model)
     else:
-        name, channels = config.network, config.channels if config.network == "unet" else ()
+        name, channels = config.network, config.channels if config.network in UNETS else ()
         network = build_network(name, channels, config.seed)
     inputs, targets = _batch(config, network.step)
     weights = {file: _parameter(network, parameter) for file, parameter in parameter_names(network).items()}
@@ -181,7 +182,7 @@ def import_weights(config: ImportWeightsConfig) -> Path:
 
     card = ModelCard(
         name,
-        tuple(channels) if name == "unet" else (),
+        tuple(channels) if name in UNETS else (),
         config.sampling_rate,
         asdict(Normalization(config.normalization)),
         {"imported_from": str(folder)},

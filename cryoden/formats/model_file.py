@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cryoden import __version__
+from cryoden.config import UNETS
 from cryoden.errors import ModelError
 from cryoden.formats.file_errors import PathLike, reading_errors, reason, require_file
 from cryoden.formats.files import whole_file
@@ -18,7 +19,13 @@ from cryoden.formats.pixels import is_pixel_size
 
 FORMAT = "cryoden-micrograph-denoiser"
 
-LABELS = {"unet": "U-Net", "cnn3": "CNN3", "gaussian": "Gaussian filter", "wiener": "Wiener filter"}
+LABELS = {
+    "unet": "U-Net",
+    "cnn3": "CNN3",
+    "resunet": "Residual U-Net",
+    "gaussian": "Gaussian filter",
+    "wiener": "Wiener filter",
+}
 """What people call the kinds of model, which a card names in `network`."""
 
 MOST_LEVELS = 16
@@ -32,9 +39,9 @@ class ModelCard:
     Attributes
     ----------
     network
-        `unet` or `cnn3`.
+        One of `cryoden.config.NETWORKS`.
     channels
-        Channels of each level of the U-Net; empty for cnn3.
+        Channels of each level of a U-Net; empty for cnn3.
     sampling_rate
         A/px at which it was trained and must be applied.
     normalization
@@ -124,7 +131,7 @@ def _check(card: ModelCard, n_weights: int) -> None:
         raise ValueError(f"network {card.network!r}, version {card.version!r}")
     if not all(isinstance(number, int) and _is_number(number) and number > 0 for number in card.channels):
         raise ValueError(f"channels {card.channels!r}")
-    if card.network == "unet" and not 0 < len(card.channels) <= MOST_LEVELS:
+    if card.network in UNETS and not 0 < len(card.channels) <= MOST_LEVELS:
         raise ValueError(f"a U-Net of {len(card.channels)} levels")
     # Every level has a convolution of 3 x 3 from its channels to as many: said before a network is made for them.
     if 9 * sum(number * number for number in card.channels) > n_weights:

@@ -11,7 +11,7 @@ from torch import nn
 
 from cryoden.formats.arrays import write_arrays
 from cryoden.formats.files import PathLike
-from cryoden.model.networks import Network, UNet
+from cryoden.model.networks import Network, ResidualUNet, UNet
 
 SHOWN_CHANNELS = 6
 """Activation maps that are kept of each level: those that vary most."""
@@ -57,7 +57,7 @@ def save_inside(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
 
 def _stages(network: Network) -> List[Tuple[str, nn.Module]]:
     """Return the modules after which a picture is worth looking at: U-Net levels, or the layers of a plain network."""
-    if isinstance(network, UNet):
+    if isinstance(network, (UNet, ResidualUNet)):
         down = [(f"down {i + 1}", module) for i, module in enumerate(network.down)]
         return down + [(f"up {i + 1}", network.up[i]) for i in reversed(range(len(network.up)))]
     layers = [module for module in network.modules() if isinstance(module, nn.ReLU)]

@@ -1,4 +1,4 @@
-"""The two networks: three convolutions, and a U-Net. Both map `(batch, 1, y, x)` to the same shape."""
+"""The networks: three convolutions, a U-Net, a residual U-Net. All map `(batch, 1, y, x)` to the same shape."""
 
 from __future__ import annotations
 
@@ -204,6 +204,98 @@ class _TwoConvolutions(nn.Sequential):
         return features
 
 
+class ResidualUNet(Network):
+    """U-Net of residual blocks (He et al. 2016, CVPR) that is shallow at full resolution.
+
+    Of the levels below full resolution, each has two blocks on the way down and one on the way up (the coarsest has two
+    in all); full resolution has one convolution on either way: there most of the work is, but little of what is
+    learned. Features are averaged on the way down; on the way up they are interpolated and added to the skipped ones.
+    Average and interpolation treat all places within a coarser pixel alike, up to reflection, so that the output's
+    spectrum has no spots on the lattice of the coarser pixels. Nothing is normalised: the last convolution of each
+    block begins at zero, and with it every block as what it is added to (Goyal et al. 2017, arXiv:1706.02677).
+
+    Parameters
+    ----------
+    channels
+        Channels of each level, from full resolution downwards.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        n_levels = len(channels)
+        self.step = 2 ** (n_levels - 1)
+
+        # Full resolution has two convolutions, each level below 6, the coarsest 4. Interpolation reaches a pixel
+        # further from the level below; a pixel's place inside its coarsest pixel adds step - 1.
+        convolutions = [2, *[6] * (n_levels - 2), 4][:n_levels]
+        reach = sum(n * 2**level for level, n in enumerate(convolutions))
+        interpolated = 2 * (self.step - 1)
+        self.receptive_radius = reach + interpolated + (self.step - 1)
+
+        # At full resolution: skipped features, those from below, their sum, and a convolution.
+        self.n_channels = channels[0]
+        self.n_features = 4 * channels[0] + sum(-(-n // 4**level) for level, n in enumerate(channels))
+
+        pairs = list(zip(channels, channels[1:]))
+        self.first = nn.Conv2d(1, channels[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Sequential(_ResidualBlock(level, below), _ResidualBlock(below, below)) for level, below in pairs
+        )
+        self.from_below = nn.ModuleList(nn.Conv2d(below, level, 1) for level, below in pairs)
+        self.up = nn.ModuleList(_ResidualBlock(level, level) for level in channels[1:-1])
+        self.top = nn.Conv2d(channels[0], channels[0], 3, padding=1)
+        self.last = nn.Conv2d(channels[0], 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the prediction; rows and columns must be multiples of `step`, the pixel of the coarsest level."""
+        features = _convolved(images, self.first)
+        skipped: List[torch.Tensor] = []
+        for blocks in self.down:
+            skipped.append(features)
+            features = blocks(functional.avg_pool2d(features, 2))
+
+        for level in reversed(range(len(skipped))):
+            features = skipped[level] + _interpolated(features, cast(nn.Conv2d, self.from_below[level]))
+            if level:
+                features = self.up[level - 1](features)
+        return self.last(_convolved(features, self.top))
+
+
+class _ResidualBlock(nn.Module):
+    """ReLU of the features (by a 1 x 1 convolution, where their number changes) and two convolutions of them."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(n_in, n_out, 3, padding=1)
+        self.second = nn.Conv2d(n_out, n_out, 3, padding=1)
+        self.skip = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else None
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        skipped = features if self.skip is None else self.skip(features)
+        return _convolved(_convolved(features, self.first), self.second, skipped)
+
+
+def _convolved(features: torch.Tensor, layer: nn.Conv2d, added: Optional[torch.Tensor] = None) -> torch.Tensor:
+    """Return the ReLU of a 3 x 3 convolution, plus what is added."""
+    if _is_fused(features):
+        return _fused(features, layer.weight, layer.bias, added)
+    convolved = layer(features)
+    return functional.relu(convolved if added is None else convolved + added)
+
+
+# Along one axis, half the size of the pixels by linear interpolation: the rows 2 Y and 2 Y + 1 lie a quarter of a pixel
+# before and behind the centre of row Y, so they are 3/4 of it and 1/4 of the row before or behind. As a transposed
+# convolution with stride 2 and padding 1, out[y] = sum over Y of m[y + 1 - 2 Y] b[Y].
+_INTERPOLATION = (0.25, 0.75, 0.75, 0.25)
+
+
+def _interpolated(features: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
+    """Return a 1 x 1 convolution of features, interpolated to pixels of half the size: one transposed convolution."""
+    taps = torch.tensor(_INTERPOLATION, dtype=layer.weight.dtype, device=layer.weight.device)
+    weight = layer.weight.transpose(0, 1) * (taps[:, None] * taps)
+    return functional.conv_transpose2d(features, weight, layer.bias, stride=2, padding=1)
+
+
 def _is_fused(features: torch.Tensor) -> bool:
     """Return whether convolution, bias, sum and ReLU are one step: cuDNN has that for predictions in 16 bits."""
     return (
@@ -233,6 +325,13 @@ def n_weights(name: str, channels: Sequence[int] = ()) -> int:
     if name == "cnn3":
         channels = (1, 16, 16, 1)
         return sum(9 * n_in * n_out + n_out for n_in, n_out in zip(channels, channels[1:]))
+    if name == "resunet":
+        pairs = list(zip(channels, channels[1:]))
+        down = sum(9 * (level + 3 * below) * below + (level * below if level != below else 0) for level, below in pairs)
+        biases = sum(4 * below + (below if level != below else 0) + level for level, below in pairs)
+        up = sum(18 * n * n + 2 * n for n in channels[1:-1]) + sum(level * below for level, below in pairs)
+        top = channels[0]
+        return 10 * top + down + biases + up + (9 * top + 1) * top + top + 1
     down = sum(9 * (n_in + n) * n + 2 * n for n_in, n in zip((1, *channels), channels))
     up = sum(9 * (level + below + level) * level + 2 * level for level, below in zip(channels, channels[1:]))
     return down + up + channels[0] + 1
@@ -244,9 +343,9 @@ def build_network(name: str, channels: Sequence[int] = (), seed: int = 1, source
     Parameters
     ----------
     name
-        `unet` or `cnn3`.
+        One of `cryoden.config.NETWORKS`.
     channels
-        Of the U-Net's levels.
+        Of the levels of a U-Net.
     seed
         Of the weights.
     source
@@ -258,7 +357,7 @@ def build_network(name: str, channels: Sequence[int] = (), seed: int = 1, source
         If the name is unknown, or the weights do not fit into the memory.
     """
     if name not in NETWORKS:
-        unknown = f"is {name!r}; known are {' and '.join(NETWORKS)}. Update cryoden if a newer one wrote the model."
+        unknown = f"is {name!r}; known are {', '.join(NETWORKS)}. Update cryoden if a newer one wrote the model."
         raise ModelError(f"The network of {source} {unknown}" if source else f"The network {unknown}", subject=source)
     needed = 4 * n_weights(name, channels)
     if needed > free_host_bytes():
@@ -267,7 +366,7 @@ def build_network(name: str, channels: Sequence[int] = (), seed: int = 1, source
             raise ModelError(f"The network of {source} {large}", subject=source)
         raise ModelError(f"The network {large}", subject="channels", remedy=Remedy("change", "channels"))
 
-    network: Network = CNN3() if name == "cnn3" else UNet(channels)
+    network: Network = CNN3() if name == "cnn3" else {"unet": UNet, "resunet": ResidualUNet}[name](channels)
     generator = torch.Generator().manual_seed(seed)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     with torch.no_grad():
@@ -277,4 +376,7 @@ def build_network(name: str, channels: Sequence[int] = (), seed: int = 1, source
             nn.init.zeros_(cast(torch.Tensor, convolution.bias))
         # At this noise level the best first guess is the mean: start close to it, not at the deviation of the input.
         convolutions[-1].weight.mul_(FIRST_OUTPUT)
+        for module in network.modules():
+            if isinstance(module, _ResidualBlock):
+                nn.init.zeros_(module.second.weight)
     return network

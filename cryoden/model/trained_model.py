@@ -8,7 +8,7 @@ from typing import Any, Dict
 
 from torch import nn
 
-from cryoden.config import SCORE_BAND_A, TrainConfig
+from cryoden.config import SCORE_BAND_A, UNETS, TrainConfig
 from cryoden.data.normalize import Normalization
 from cryoden.data.rescale import SAME_RATE_TOLERANCE
 from cryoden.errors import ModelError, Remedy
@@ -49,7 +49,7 @@ def training_card(
         score_band_A=list(SCORE_BAND_A), n_pairs=data.n_usable, n_left_out=len(data.failures), crop=crop,
         seconds=record["seconds"], options=config.lasting_options(), trained_on=trained_on, held_out=held_out,
     )  # fmt: skip
-    channels = config.channels if config.network == "unet" else ()
+    channels = config.channels if config.network in UNETS else ()
     return ModelCard(config.network, channels, data.sampling_rate, asdict(normalization), summary)
 
 

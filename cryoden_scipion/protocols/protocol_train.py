@@ -24,7 +24,11 @@ from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesIn
 
 EPOCHS, MINUTES = 0, 1
 AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
-NETWORK_LABELS = {"unet": "U-Net (best)", "cnn3": "CNN3 (three layers, quick)"}
+NETWORK_LABELS = {
+    "unet": "U-Net (best)",
+    "cnn3": "CNN3 (three layers, quick)",
+    "resunet": "Residual U-Net (smoother spectrum)",
+}
 
 HOW_TO_TRAIN_ON = "To train on from this model, give it to a copy as *Start from model*."
 
@@ -144,7 +148,7 @@ class CryodenProtTrain(HalvesInput):
             params.NumericListParam,
             "U-Net channels",
             default=" ".join(str(n) for n in TrainConfig.default_of("channels")),
-            condition=f"network=={NETWORKS.index('unet')}",
+            condition=f"network!={NETWORKS.index('cnn3')}",
             expertLevel=params.LEVEL_ADVANCED,
         )
         form.addParam(

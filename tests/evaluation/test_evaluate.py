@@ -162,10 +162,13 @@ def test_baselines_stand_in_the_table(blur_model: Path) -> None:
     )
     absent = {row["key"]: row["note"] for row in table["rows"] if not row["bands"]}
     assert absent == {
-        "unet": "None was given. Give --model.", "topaz": "It was left out. Give --topaz auto.",
+        "unet": "None was given. Give --model.", "resunet": "None was given. Give --model.",
+        "topaz": "It was left out. Give --topaz auto.",
     }  # fmt: skip
     reasons = {row["key"]: row["problem"] for row in table["rows"] if not row["bands"]}
-    assert {key: reason["remedy"]["option"] for key, reason in reasons.items()} == {"unet": "model", "topaz": "topaz"}
+    assert {key: reason["remedy"]["option"] for key, reason in reasons.items()} == {
+        "unet": "model", "resunet": "model", "topaz": "topaz",
+    }  # fmt: skip
 
 
 def test_filters_are_fitted_on_other_micrographs() -> None:

@@ -114,21 +114,23 @@ def test_wrong_weights_are_found_with_a_reference(cryoden: Any) -> None:
     assert cryoden("verify", "compare", "other", "--reference", "ours").status == 1
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_a_unet_and_its_own_model_file(cryoden: Any, make_model: Callable, order: str) -> None:
+@pytest.mark.parametrize(("network", "order", "n_layers"), [("unet", "C", 11), ("unet", "F", 11), ("resunet", "C", 17)])
+def test_a_unet_and_its_own_model_file(
+    cryoden: Any, make_model: Callable, network: str, order: str, n_layers: int
+) -> None:
     """The bundle of a U-Net compares with itself, and its weights come back bit for bit."""
-    model = make_model(network="unet", channels=(4, 6, 8), seed=3)
+    model = make_model(network=network, channels=(4, 6, 8), seed=3)
     words = ["--model", model, "--order", order, "--size", 32]
     assert cryoden("verify", "export", "--output", "ours", *words).status == 0
-    assert (index()["network"], index()["channels"], index()["order"]) == ("unet", [4, 6, 8], order)
+    assert (index()["network"], index()["channels"], index()["order"]) == (network, [4, 6, 8], order)
     shapes = {item["name"]: item["shape"] for item in index()["items"]}
     assert shapes["conv1_weights"] == [4, 1, 3, 3]
-    assert shapes["conv11_bias"] == [1]
+    assert shapes[f"conv{n_layers}_bias"] == [1]
     assert cryoden("verify", "compare", "ours").status == 0
     words = ["--sampling-rate", 3.5, "--normalization", "standard"]
     assert cryoden("verify", "import-weights", "ours", "--output", "back", *words).status == 0
     (card, weights), (_, before) = read_model("back/model.safetensors"), read_model(model)
-    assert (card.network, card.channels, card.sampling_rate) == ("unet", (4, 6, 8), 3.5)
+    assert (card.network, card.channels, card.sampling_rate) == (network, (4, 6, 8), 3.5)
     assert card.normalization["kind"] == "standard"
     for name, array in before.items():
         np.testing.assert_array_equal(weights[name], array)
@@ -216,7 +218,7 @@ def spoil(kind: str) -> str:
         reason = "ours/index.json lacks network, channels, or an item's name, kind, shape or axes ('network')."
     elif kind == "network":
         said["network"] = "vit"
-        reason = "The network of ours is 'vit'; known are unet and cnn3."
+        reason = "The network of ours is 'vit'; known are unet, cnn3, resunet."
     elif kind == "format":
         said["format"] = "else"
         reason = "ours/index.json is no index of a verification bundle (format 'cryoden-verification')."
@@ -258,7 +260,7 @@ def test_sizes_that_do_not_suit_the_network(cryoden: Any) -> None:
     assert result.last_error == "cryoden: Option --size is 20; for this network it must be a multiple of 8."
 
 
-@pytest.mark.parametrize("network", ["cnn3", "unet"])
+@pytest.mark.parametrize("network", ["cnn3", "unet", "resunet"])
 def test_step_benchmark(cryoden: Any, network: str) -> None:
     words = ["--network", network, "--channels", 4, 8, "--size", 34, "--batch-size", 2, "--steps", 2, "--device", "cpu"]
     result = cryoden("verify", "benchmark", *words)

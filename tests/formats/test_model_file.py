@@ -98,6 +98,7 @@ def test_safetensors_for_another_purpose(tmp_path: Path, metadata: Any, named: s
         {**CARD, "channels": 5},
         {**CARD, "channels": ["a", "b"]},
         {**CARD, "network": "unet", "channels": []},
+        {**CARD, "network": "resunet", "channels": []},
         {**CARD, "network": "unet", "channels": [4, -8]},
         {**CARD, "sampling_rate": "three"},
         {**CARD, "sampling_rate": None},

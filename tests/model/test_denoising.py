@@ -22,7 +22,7 @@ from tests.helpers import RATE, Identity, Result, images_in, leftovers, read_mrc
 
 Run = Callable[..., Result]
 CPU = torch.device("cpu")
-NETWORKS = [("cnn3", ()), ("unet", (4, 8)), ("unet", (3, 4, 5))]
+NETWORKS = [("cnn3", ()), ("unet", (4, 8)), ("unet", (3, 4, 5)), ("resunet", (3, 4)), ("resunet", (3, 4, 5))]
 
 
 def random_network(name: str, channels: tuple) -> nn.Module:
@@ -78,6 +78,17 @@ def test_tiled_equals_the_network_alone_away_from_the_edges(name: str, channels:
     inner = slice(edge, 160 - edge)
     difference = Predictor(network, CPU, 64)(image)[inner, inner] - alone[inner, inner]
     assert float(difference.abs().max()) < 1e-5 * float(alone.std())
+
+
+@pytest.mark.parametrize(("name", "channels"), NETWORKS)
+def test_bfloat16_differs_by_its_rounding(name: str, channels: tuple) -> None:
+    """It keeps 8 bits of each number, so a few thousandths of the output after a few layers."""
+    image = picture((96, 64)).float()
+    exact, rounded = (
+        Predictor(random_network(name, channels).float(), CPU, precision=precision)(image)
+        for precision in ("float32", "bfloat16")
+    )
+    assert 0 < float((rounded - exact).std()) < 0.03 * float(exact.std())
 
 
 @pytest.mark.parametrize("view", range(1, 8))

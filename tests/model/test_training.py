@@ -24,6 +24,7 @@ from cryoden.data.pairs import find_pairs, hold_out
 from cryoden.errors import CryodenError, ExistingResultsError, FileError, ModelError, Remedy, TrainingError
 from cryoden.formats.model_file import read_card, read_model
 from cryoden.model import checkpoints, devices, training_data
+from cryoden.model.denoiser import Denoiser
 from cryoden.model.training import TrainingStoppedError, run_training, train
 from cryoden.model.training_data import TrainingData, settle_working_rate
 from cryoden.model.training_setup import TrainingSetup, set_up
@@ -97,7 +98,7 @@ def assert_same_training(first: str, second: str) -> None:
     assert log_of(first) == log_of(second)
 
 
-@pytest.mark.parametrize(("network", "channels"), [("cnn3", (4, 8)), ("unet", (4, 8))])
+@pytest.mark.parametrize(("network", "channels"), [("cnn3", (4, 8)), ("unet", (4, 8)), ("resunet", (4, 8))])
 def test_training_learns(tmp_path: Path, network: str, channels: tuple) -> None:
     write_halves(tmp_path, 4, (128, 128), noise=1.0)
     config = replace(QUICK, network=network, channels=channels, epochs=4, min_batches=20, max_batches=20, lr=1e-2)
@@ -512,6 +513,20 @@ def test_killed_process_resumes_within_the_epoch_to_the_same_weights(reference: 
     assert (progress["epoch"], progress["batch"], progress["step"]) == (1, 2, 7)
     train(replace(config, resume=True))
     assert_same_training("out", "killed")
+
+
+def test_residual_unet_resumes_to_the_same_weights_and_loads_as_it_was_saved(halves: Dict[str, np.ndarray]) -> None:
+    config = replace(QUICK, network="resunet", channels=(4, 8, 8), epochs=2, max_batches=3)
+    train(config)
+    with pytest.raises(TrainingStoppedError):
+        run_training(replace(config, output="stopped"), StopAt(6))
+    train(replace(config, output="stopped", resume=True))
+    assert_same_training("out", "stopped")
+    card = read_card("out/model.safetensors")
+    assert (card.network, card.channels) == ("resunet", (4, 8, 8))
+    denoiser = Denoiser.load("out/model.safetensors", "cpu")
+    state = denoiser.predictor.network.state_dict()
+    assert all(np.array_equal(state[name].numpy(), array) for name, array in weights_of("out").items())
 
 
 def test_streamed_training_resumes_by_streamed_steps(reference: None, caplog: Any) -> None:
