@@ -102,6 +102,8 @@ def run_train(config: TrainConfig) -> Failures:
     output = Path(config.output)
     draw_training(output, output / outputs.CURVES)
     print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
+    for warning in training.warnings:
+        _say(f"warning: {warning}")
     return training.failures
 
 
@@ -138,6 +140,8 @@ def run_show(config: ShowConfig) -> Failures:
 
     sheets, outcome = write_contact_sheets(config)
     print(f"{counted_of(outcome.n_done, outcome.n_inputs, 'micrograph')} shown: {', '.join(map(str, sheets))}")
+    for warning in outcome.warnings:
+        _say(f"warning: {warning}")
     return outcome.failures
 
 

@@ -46,9 +46,11 @@ from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.run_record import Result, RunRecord
 from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.measurement import Measurement, NoiseResponse, measure
+from cryoden.metrics.model_weaknesses import training_weaknesses, worse_than_filter
 from cryoden.metrics.psnr_ssim import centre
 from cryoden.model.denoiser import Denoiser, NetworkDenoiser
 from cryoden.model.devices import pick_device
+from cryoden.model.filters import WienerFilter
 from cryoden.model.inspection import inspect_network, save_inside
 from cryoden.model.pipeline import overlapped
 from cryoden.model.topaz import TopazError
@@ -319,10 +321,25 @@ class Evaluation:
         return replace(
             table,
             absent=self.absent,
-            warnings=[*silent_models(self.models), *table.warnings],
+            warnings=[*silent_models(self.models), *self._weaknesses(table), *table.warnings],
             failures=self.failures,
             models=[facts_of(model) for model in self.models],
         )
+
+    def _weaknesses(self, table: EvaluationTable) -> List[str]:
+        """Return what speaks against the models, first of all what was measured here."""
+        band = table.bands[0]
+        wiener = table.row(WienerFilter.KIND).bands[band].r2.value
+        found = [
+            problem
+            for row in table.rows
+            if row.kind == "network"
+            for problem in worse_than_filter(row.label, row.bands[band].r2.value, wiener)
+        ]
+        for contender in self.contenders:
+            if isinstance(contender.denoiser, NetworkDenoiser):
+                found += training_weaknesses(contender.denoiser.card, contender.label)
+        return [problem.text() for problem in found]
 
     # ------------------------------------------------------------------ what was measured before
     def _new_record(self) -> RunRecord:

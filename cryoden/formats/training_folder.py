@@ -41,6 +41,8 @@ class TrainingStatus:
         Of the last validation, None before the first.
     activity
         What is done between steps: `validating, 2 of 3 micrographs`.
+    warnings
+        What is wrong with the data, in sentences.
     """
 
     epoch: int = 1
@@ -52,6 +54,7 @@ class TrainingStatus:
     loss: Optional[float] = None
     r2: Optional[float] = None
     activity: str = ""
+    warnings: Sequence[str] = ()
 
     @property
     def place(self) -> str:

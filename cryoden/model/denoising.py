@@ -22,6 +22,7 @@ from cryoden.formats.output_folder import failures_of, fills_folder, require_own
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.run_record import RunRecord, deleted_file
 from cryoden.formats.star import star_path, write_results
+from cryoden.metrics.model_weaknesses import weaknesses
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
 from cryoden.model.micrograph_list import LISTS, list_micrographs
@@ -55,6 +56,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         command did not make.
     """
     denoiser = Denoiser.load(config.model, config.device, config.quality, config.precision, config.tile)
+    for weakness in weaknesses(denoiser.card) if rank() == 0 else ():
+        log.warning("cryoden: warning: %s", weakness)
     micrographs = list_micrographs(config)
     for problem in micrographs.failures.values():
         write_above_bar(problem.text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from torch import nn
 
@@ -27,6 +27,7 @@ def training_card(
     normalization: Normalization,
     crop: int,
     record: Dict[str, Any],
+    r2_before: Optional[float] = None,
 ) -> ModelCard:
     """Return what a model file says of its training.
 
@@ -42,9 +43,13 @@ def training_card(
         Side of the training crops in pixels.
     record
         Line of the log of the epoch whose weights these are.
+    r2_before
+        Of the epoch before; None of the first.
     """
     trained_on, held_out = data.seen_and_held_out()
-    summary = {key: record[key] for key in ("r2", "r2_corr", "epoch", "step", "loss", "validation_loss")}
+    keys = ("r2", "r2_error", "r2_corr", "wiener_r2", "epoch", "step", "loss", "validation_loss")
+    summary = {key: record[key] for key in keys}
+    summary.update(r2_before=r2_before, pattern_share=data.pattern_share)
     summary.update(
         score_band_A=list(SCORE_BAND_A), n_pairs=data.n_usable, n_left_out=len(data.failures), crop=crop,
         seconds=record["seconds"], options=config.lasting_options(), trained_on=trained_on, held_out=held_out,

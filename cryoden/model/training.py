@@ -8,7 +8,7 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from cryoden.data.loaders import Shard
 from cryoden.errors import OptionError, Problem, Remedy, TrainingError, option_problem
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder
+from cryoden.formats.model_file import read_card
 from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.progress_log import write_above_bar
+from cryoden.metrics.model_weaknesses import pattern_sentence, weaknesses
 from cryoden.model.checkpoints import restore
 from cryoden.model.devices import pick_device
 from cryoden.model.predictor import Predictor
@@ -37,12 +39,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """What a training left behind: the best model, its held-out R2 and epoch, and micrographs left out."""
+    """What a training left behind: the best model, its held-out R2 and epoch, failures, what speaks against it."""
 
     model: Path
     r2: float
     best_epoch: int
     failures: Mapping[str, Problem]
+    warnings: Tuple[Problem, ...] = ()
 
 
 class TrainingStoppedError(TrainingError):
@@ -114,6 +117,11 @@ def run_training(
         for problem in data.failures.values():
             write_above_bar(f"Left out: {problem}")
 
+        if shard.rank == 0:
+            data.look_for_pattern()
+            if data.pattern_share is not None:
+                reporter.warn(f"The halves have a fixed pattern. {pattern_sentence(data.pattern_share)}")
+
         n_micrographs = len(data.training) + len(data.held_out)
         setup = set_up(config, data, device, shard, on_read=reporter.counting("reading", n_micrographs))
         if (output / outputs.CHECKPOINT).exists():
@@ -123,7 +131,9 @@ def run_training(
         fit(setup, should_stop, clock, reporter)
 
         progress = setup.state.progress
-        return Training(output / outputs.MODEL, progress.best_r2, progress.best_epoch, data.failures)
+        model = output / outputs.MODEL
+        found = tuple(weaknesses(read_card(model))) if shard.rank == 0 else ()
+        return Training(model, progress.best_r2, progress.best_epoch, data.failures, found)
 
 
 def require_even_batches(batch_size: int, shard: Shard) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from cryoden.formats.images import read_micrograph
 from cryoden.formats.model_file import read_card
 from cryoden.metrics.working_rate import working_rate
 from cryoden.model.processes import broadcast
+from cryoden.movies.fixed_pattern import common_detail
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ class TrainingData:
         Rows and columns of each training pair.
     names
         Of all pairs that were found, usable or not.
+    pattern_share
+        See `look_for_pattern`.
     """
 
     def __init__(
@@ -78,6 +81,20 @@ class TrainingData:
         self.training, self.held_out, self.failures = training, held_out, failures
         self.shapes = [pair.used_shape for pair in training]
         self.names = {pair.name for pair in (*training, *held_out)} | set(failures)
+        self.pattern_share: Optional[float] = None
+
+    def look_for_pattern(self) -> None:
+        """Note the share of the halves' common detail that is a fixed pattern of all micrographs, if it is one.
+
+        Patches have none that could be found: each is of another place.
+        """
+        files = {
+            pair.micrograph: (pair.odd, pair.even)
+            for pair in (*self.training, *self.held_out)
+            if not isinstance(pair, PatchPair)
+        }
+        found = common_detail([(name, *halves) for name, halves in files.items()])
+        self.pattern_share = found.share if found.is_fixed_pattern else None
 
     @classmethod
     def find(cls, config: TrainConfig) -> TrainingData:

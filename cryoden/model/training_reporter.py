@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, Optional, Type
+from typing import Callable, Optional, Tuple, Type
 
 from cryoden.config import TrainConfig
 from cryoden.errors import CryodenError
@@ -50,6 +50,7 @@ class TrainingReporter:
         self._remaining: Optional[RemainingTime] = None
         self._share_begun = 0.0
         self._status = TrainingStatus()
+        self._warnings: Tuple[str, ...] = ()
         self._is_writing = is_new
         self._shown_at = self._written_at = float("-inf")
 
@@ -70,6 +71,11 @@ class TrainingReporter:
             remove_status(self._config.output)
         else:
             self._write()
+
+    def warn(self, text: str) -> None:
+        """Say something that is wrong with the data, and go on saying it in the folder."""
+        log.warning("cryoden: warning: %s", text)
+        self._warnings = (*self._warnings, text)
 
     def begin(self, progress: TrainingProgress, done: float) -> None:
         """Say where the training starts, or is resumed.
@@ -138,6 +144,7 @@ class TrainingReporter:
             share=done,
             seconds_left=seconds_left,
             r2=progress.records[-1]["r2"] if progress.records else None,
+            warnings=self._warnings,
         )
 
     def _say(self, status: TrainingStatus) -> None:

@@ -90,18 +90,21 @@ class TrainingWriter:
 
     def _write_model(self, path: Path, record: Dict[str, Any]) -> None:
         setup = self._setup
-        card = training_card(setup.config, setup.data, setup.normalization, setup.crop, record)
+        records = setup.state.progress.records
+        r2_before = records[-2]["r2"] if len(records) > 1 else None
+        card = training_card(setup.config, setup.data, setup.normalization, setup.crop, record, r2_before)
         write_trained(path, setup.state.averaged_network, card)
 
 
 def _log_epoch(record: Dict[str, Any], is_best: bool) -> None:
     log.info(
-        "Epoch %d: loss %.5f, held-out loss %.5f, R2 %.4f%s, %.1f crops/s",
+        "Epoch %d: loss %.5f, held-out loss %.5f, R2 %.4f%s (Wiener filter %.4f), %.1f crops/s",
         record["epoch"],
         record["loss"],
         record["validation_loss"],
         record["r2"],
         " (best)" if is_best else "",
+        record["wiener_r2"],
         record["crops_per_second"],
     )
 

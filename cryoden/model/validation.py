@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 import torch
 
+from cryoden.config import SCORE_BAND_A
 from cryoden.data.pair_reader import LoadedPair
+from cryoden.metrics.bootstrap import (
+    bootstrap_errors,
+    coefficients_in_band,
+    formula_error,
+    resampled_means,
+    resamplings,
+)
+from cryoden.metrics.linear_filters import wiener_transfer
 from cryoden.metrics.psnr_ssim import SSIM_SIDE, centre, psnr_rows, ssim_rows
 from cryoden.metrics.ring_covariance import RingCovariance, pool, ring_covariance, score
 from cryoden.model.predictor import Predictor
+
+N_RESAMPLINGS = 200
+"""Of the held-out micrographs, from which the error of R2 is estimated in every epoch."""
 
 SAMPLE_SIDE, MAX_SAMPLES = 384, 4
 """Side in pixels of the central cut-outs that are kept to look at, and of how many micrographs."""
@@ -35,6 +47,8 @@ class Comparison:
         Rows of `cryoden.metrics.psnr_ssim.ssim_rows`.
     sample
         Central cut-outs (input, output, target), float16 `(3, y, x)`.
+    n_coefficients
+        Independent Fourier coefficients in the score band.
     """
 
     name: str
@@ -43,6 +57,7 @@ class Comparison:
     loss: float
     ssim: Dict[str, float]
     sample: np.ndarray
+    n_coefficients: float
 
 
 def compare(held_out: LoadedPair, predictor: Predictor) -> Comparison:
@@ -56,7 +71,9 @@ def compare(held_out: LoadedPair, predictor: Predictor) -> Comparison:
     odd, even, denoised = shown
     ssim = ssim_rows(odd, even, denoised, held_out.data_range)
     sample = np.stack([centre(image, SAMPLE_SIDE) for image in (odd, denoised, even)]).astype(np.float16)
-    return Comparison(held_out.pair.name, covariance, held_out.data_range, loss, ssim, sample)
+    rate, shape = held_out.pair.sampling_rate, (int(halves.shape[1]), int(halves.shape[2]))
+    n_coefficients = coefficients_in_band(shape, rate, SCORE_BAND_A)
+    return Comparison(held_out.pair.name, covariance, held_out.data_range, loss, ssim, sample, n_coefficients)
 
 
 def measure_covariance(halves: torch.Tensor, predictions: torch.Tensor, sampling_rate: float) -> RingCovariance:
@@ -80,11 +97,25 @@ def summarize(comparisons: Iterable[Comparison]) -> Dict[str, Any]:
     loss = float(np.mean([item.loss for item in compared]))
     record: Dict[str, Any] = {"validation_loss": loss, "validation_rmse": float(np.sqrt(loss))}
     record.update(asdict(score(pooled.in_band())))
+    record["r2_error"] = r2_error(compared)
+    wiener = pooled.filtered(wiener_transfer(pooled, pooled.frequency))
+    record["wiener_r2"] = score(wiener.in_band()).r2
     data_range = float(np.mean([item.data_range for item in compared]))
     record["psnr"] = psnr_rows(pooled.total(), data_range) if data_range > 0 else None
     record["ssim"] = {row: float(np.mean([item.ssim[row] for item in compared])) for row in compared[0].ssim}
     record["r2_per_micrograph"] = {item.name: score(item.covariance.in_band()).r2 for item in compared}
     return record
+
+
+def r2_error(compared: Sequence[Comparison]) -> Optional[float]:
+    """Return the standard error of R2: over micrographs, or of one from its noise alone; None where it has none."""
+    in_band = np.array([item.covariance.in_band() for item in compared])
+    if len(in_band) == 1:
+        error: Optional[float] = formula_error(score(in_band[0]), compared[0].n_coefficients)
+    else:
+        means = resampled_means(in_band, resamplings(len(in_band), N_RESAMPLINGS, seed=0))
+        error = bootstrap_errors(len(in_band), [{"r2": score(mean).r2} for mean in means])["r2"]
+    return error if error is not None and np.isfinite(error) else None
 
 
 def samples(comparisons: Iterable[Comparison]) -> Dict[str, np.ndarray]:

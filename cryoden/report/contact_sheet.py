@@ -13,13 +13,15 @@ from cryoden.config import ShowConfig
 from cryoden.data.normalize import measure_scale
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.data.rescale import fourier_crop
-from cryoden.errors import NothingDoneError, problem_of
+from cryoden.errors import NothingDoneError, Problem, problem_of
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import fills_folder, require_own_folder
+from cryoden.metrics.model_weaknesses import pattern_sentence
 from cryoden.metrics.working_rate import working_rate
+from cryoden.movies.fixed_pattern import common_detail
 from cryoden.report.figures import save_figure, show_image
 
 if TYPE_CHECKING:
@@ -85,6 +87,8 @@ def write_contact_sheets(config: ShowConfig) -> Tuple[List[Path], Outcome]:
 def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
     """Return crops at random places of micrographs that are evenly spread over the set.
 
+    The outcome warns of a fixed pattern, which no single crop shows.
+
     Raises
     ------
     CryodenError
@@ -101,7 +105,12 @@ def pick_crops(config: ShowConfig) -> Tuple[List[HalfCrop], Outcome]:
             failures[pair.name] = problem_of(error, pair.name)
     if not crops:
         raise NothingDoneError("micrograph", "shown", len(chosen), failures)
-    return crops, Outcome(len(chosen) + len(set(failures) - {pair.name for pair in chosen}), failures)
+    found = common_detail([(pair.name, pair.odd, pair.even) for pair in pairs])
+    warnings = (
+        [Problem("warning", f"A fixed pattern: {pattern_sentence(found.share)}")] if found.is_fixed_pattern else []
+    )
+    n_inputs = len(chosen) + len(set(failures) - {pair.name for pair in chosen})
+    return crops, Outcome(n_inputs, failures, tuple(warnings))
 
 
 def _crops_of(pair: HalfPair, config: ShowConfig, rng: np.random.Generator) -> List[HalfCrop]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Sequence, cast
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, cast
 
 import numpy as np
 
+from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import PathLike
+from cryoden.formats.model_file import read_card
 from cryoden.formats.training_folder import read_log, read_samples
+from cryoden.metrics.model_weaknesses import weaknesses
 from cryoden.report.figures import GREY_PERCENTILES, grey_range, save_figure
 
 if TYPE_CHECKING:
@@ -48,12 +51,24 @@ def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: Pat
     _plot_quality(quality, records, best)
     _plot_micrographs(spread, records[best]["r2_per_micrograph"])
 
+    title = "\n".join(problem.text() for problem in _weaknesses_of(folder))
+    if title:
+        figure.suptitle(title, color="tab:red", fontsize=10, parse_math=False)
+
     name, cuts = next(iter(samples.items()), ("", np.empty((0, 0, 0))))
     for column, (image, title) in enumerate(zip(cuts, SAMPLE_TITLES)):
         axes: Any = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
         axes.imshow(image, cmap="gray", origin="lower", **grey_range(image, GREY_PERCENTILES))
         axes.set_title(f"{name}, {title}", parse_math=False)
         axes.set_axis_off()
+
+
+def _weaknesses_of(folder: PathLike) -> List[Problem]:
+    """Return what speaks against the model of a training that is over."""
+    path = Path(folder)
+    if (path / outputs.TRAINING_STATUS).exists() or not (path / outputs.MODEL).exists():
+        return []
+    return weaknesses(read_card(path / outputs.MODEL))
 
 
 def _plot_losses(axes: Any, records: Sequence[Dict[str, Any]]) -> None:
@@ -70,12 +85,15 @@ def _plot_quality(axes: Any, records: Sequence[Dict[str, Any]], best: int) -> No
     r2 = [record["r2"] for record in records]
     axes.plot(epochs, r2, "o-", ms=3, color="tab:green")
     label = f"best: {r2[best]:.3f}, epoch {epochs[best]}"
+    wiener = records[-1].get("wiener_r2")  # not in version 0.1
+    if wiener is not None:
+        axes.axhline(wiener, color="tab:brown", linestyle="--", label=f"Wiener filter: {wiener:.3f}")
     axes.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=label)
     axes.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 Å")
 
     # The first epochs can be far below 0, where nothing is to be seen of the others.
     lowest = max(min(r2), min(0.0, r2[best]) - 1.0)
-    axes.set_ylim(lowest - 0.02, max(r2[best] * 1.15, 0.02))
+    axes.set_ylim(lowest - 0.02, max(r2[best] * 1.15, 1.1 * (wiener or 0.0), 0.02))
     axes.legend(loc="lower right")
     _mark_epochs(axes)
 

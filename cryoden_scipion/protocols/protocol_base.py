@@ -16,8 +16,11 @@ from pyworkflow.protocol import params
 from cryoden.config import Options
 from cryoden.errors import UNEXPECTED, CryodenError, FullDiskError, OptionError, Problem, Words
 from cryoden.formats import outputs
+from cryoden.formats.model_file import read_card
 from cryoden.formats.outcome import FAILED, STOPPED, Ending, read_ending, read_failures
+from cryoden.metrics.model_weaknesses import weaknesses
 from cryoden_scipion import Plugin
+from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.words import errorText, formWords
 
 OPTIONS_FILE = "options.json"
@@ -242,6 +245,13 @@ class CryodenProtBase(EMProtocol):
         """Return what a command found suspicious, each thing once."""
         texts = dict.fromkeys(warning.text(self._words) for warning in warnings)
         return [f"*Warning:* {text}" for text in texts]
+
+    def _modelWarningLines(self, model: CryodenModel) -> List[str]:
+        """Return what speaks against a model; nothing where its file is gone."""
+        try:
+            return self._warningLines(weaknesses(read_card(model.getFileName())))
+        except CryodenError:
+            return []
 
     def _citations(self) -> List[str]:
         return ["Lehtinen2018"]

@@ -21,6 +21,7 @@ from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import read_card
 from cryoden.formats.progress_log import read_progress_logs
 from cryoden.formats.run_record import recorded_options
+from cryoden.metrics.model_weaknesses import weaknesses
 from cryoden.wording import counted
 from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols import denoise_rules
@@ -339,6 +340,7 @@ class CryodenProtDenoise(StreamingRun):
         except CryodenError:
             return []  # an error of `_validate`
         return [
+            *(weakness.text(self._words) for weakness in weaknesses(card)),
             *denoise_rules.repeatWarnings(micrographs, outputs.DENOISE_RECORD),
             *denoise_rules.sizeWarnings(micrographs, card, self.tile.get()),
         ]

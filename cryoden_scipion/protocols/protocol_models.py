@@ -61,7 +61,8 @@ class CryodenProtImportModel(CryodenProtBase):
     def _summary(self) -> List[str]:
         if not self.hasAttribute(ImportOutputs.outputModel.name):
             return ["No denoiser yet."]
-        return [f"{self.outputModel.getDescription()}.", f"Imported from {self.modelFile.get()}"]
+        lines = [f"{self.outputModel.getDescription()}.", f"Imported from {self.modelFile.get()}"]
+        return lines + self._modelWarningLines(self.outputModel)
 
     def _methods(self) -> List[str]:
         if not self.hasAttribute(ImportOutputs.outputModel.name):

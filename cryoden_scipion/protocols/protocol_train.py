@@ -12,7 +12,7 @@ from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
 from cryoden.config import NETWORKS, TrainConfig
-from cryoden.errors import CryodenError
+from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
 from cryoden.formats.training_folder import read_status
@@ -247,7 +247,7 @@ class CryodenProtTrain(HalvesInput):
             f"It explains *{100 * model.getR2():.1f} %* of the signal variance of held-out micrographs "
             "(R2, 300-8 Å; 0 % is a constant image, 100 % the unknown clean one).",
         ]
-        return lines + self._failureLines()
+        return lines + self._modelWarningLines(model) + self._failureLines()
 
     def _progressLines(self) -> List[str]:
         """Return how far a training is that runs or was stopped, and where more is to be seen."""
@@ -258,7 +258,8 @@ class CryodenProtTrain(HalvesInput):
         if status is None:
             return ["No model yet. *Analyze Results* shows the curves after the first epoch."]
         curves = "*Analyze Results* shows the curves." if status.r2 is not None else "The curves come with epoch 2."
-        return [f"*{status.sentence(is_running=self.isActive())}* {curves}"]
+        line = f"*{status.sentence(is_running=self.isActive())}* {curves}"
+        return [line, *self._warningLines(Problem("warning", text) for text in status.warnings)]
 
     def _methods(self) -> List[str]:
         if not self.hasAttribute(TrainOutputs.outputModel.name):

@@ -168,10 +168,10 @@ class TestCryodenEvaluate(CryodenTest):
         wizard = CryodenLookAtDataWizard()
         self.assertEqual(wizard._targets, [(CryodenProtTrain, ["lookAtData"])])
         protocol = self.newProtocol(CryodenProtTrain, **self.trainingOptions())
-        axes = wizard.plot(protocol).getFigure().axes
+        axes = wizard.plot(protocol)[0].getFigure().axes
         self.assertEqual([place.get_title() for place in axes[1:4]], ["even", "sum", "difference: no specimen"])
         protocol.sampling_rate.set(6.0)
-        coarse = wizard.plot(protocol).getFigure().axes
+        coarse = wizard.plot(protocol)[0].getFigure().axes
         self.assertNotEqual(axes[0].get_xlim(), coarse[0].get_xlim())
         form = mock.Mock()
         odd = self.split.outputMicrographsOdd

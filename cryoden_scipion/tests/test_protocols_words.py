@@ -15,16 +15,20 @@ from pyworkflow.tests import BaseTest
 from pyworkflow.utils import Message
 
 from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
+from cryoden.formats.model_file import ModelCard, read_card, write_model
 from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
 from cryoden.formats.training_folder import TrainingStatus, write_status
 from cryoden.report.evaluation_table import Absent
 from cryoden_scipion import Plugin, protocols
+from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols import (
     CryodenProtDenoise,
     CryodenProtEvaluate,
+    CryodenProtImportModel,
     CryodenProtSimulateMovies,
     CryodenProtSplitHalves,
     CryodenProtTrain,
+    denoise_rules,
 )
 from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandError, CryodenProtBase
 from cryoden_scipion.protocols.words import ACTIONS
@@ -212,6 +216,28 @@ class TestCryodenWords(BaseTest):
         self.assertTrue(protocol._summary()[0].startswith("*Stopped in epoch 3 of 20, R2 0.21.*"))
         self.write("training_status.json", "{")
         self.assertIn("training_status.json", protocol._summary()[0])
+
+    def testWeakModel(self):
+        """Said in the summaries that show the model, and before micrographs are denoised with it."""
+        path = os.path.join(self.folder, "model.safetensors")
+        write_model(path, {}, ModelCard("cnn3", (), 4.0, {}, {"step": 24, "r2": 0.1, "wiener_r2": 0.2}))
+        model = CryodenModel(path)
+        model.setFromCard(read_card(path))
+        sentences = [
+            "This model is hardly trained (24 steps): train longer.",
+            "This model is worse than a linear filter (R2 0.100, a Wiener filter 0.200): train longer.",
+        ]
+        for kind in (CryodenProtTrain, CryodenProtImportModel):
+            protocol = self.protocol(kind)
+            protocol.outputModel = model
+            lines = [f"*Warning:* {sentence}" for sentence in sentences]
+            self.assertEqual([line for line in protocol._summary() if "Warning" in line], lines)
+
+        protocol = self.protocol(CryodenProtDenoise)
+        protocol.inputMicrographs.set(mock.Mock(getSize=lambda: 1))
+        protocol.inputModel.set(model)
+        with mock.patch.multiple(denoise_rules, repeatWarnings=lambda *_: [], sizeWarnings=lambda *_: []):
+            self.assertEqual(protocol._warnings(), sentences)
 
     def testFailures(self):
         """Each with what to do; a full disk apart, many not all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from typing import Any, List, Tuple
 
 from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER
@@ -31,15 +31,17 @@ class CryodenLookAtDataWizard(Wizard):
             return
 
         try:
-            plotter = self.plot(form.protocol)
+            plotter, warnings = self.plot(form.protocol)
         except CryodenError as error:
             form.showError(form.protocol._errorText(error))
             return
         plotter.show()
+        if warnings:
+            form.showWarning("\n".join(warnings))
 
     @staticmethod
-    def plot(protocol: CryodenProtTrain) -> EmPlotter:
-        """Return the plotter with the contact sheet of a training's input.
+    def plot(protocol: CryodenProtTrain) -> Tuple[EmPlotter, List[str]]:
+        """Return the plotter with the contact sheet of a training's input, and what is suspicious in all of it.
 
         Raises
         ------
@@ -55,7 +57,7 @@ class CryodenLookAtDataWizard(Wizard):
                 odd=f"{folder}/{ODD_STAR}", even=f"{folder}/{EVEN_STAR}", output=folder, micrographs=N_MICROGRAPHS,
                 sampling_rate=protocol._numberOrWord(ShowConfig, "sampling_rate"),
             )  # fmt: skip
-            crops, _ = pick_crops(config)
+            crops, outcome = pick_crops(config)
         plotter = newPlotter("Look at the data", (15, 9.3))
         plot_crops(plotter.getFigure(), crops)
-        return plotter
+        return plotter, [warning.text(protocol._words) for warning in outcome.warnings]
