@@ -12,8 +12,8 @@ from cryoden.config.shared import AUTO, OFF
 from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 OF_MOVIES = (
-    "gain", "dark", "hot_pixels", "frames", "expect_frames", "shifts", "local_motion", "dose_per_frame", "flip_tiff",
-    "row_order", "eer_frames", "eer_dose", "eer_grouping", "movie_folder", "dose_weighting",
+    "gain", "dark", "hot_pixels", "frames", "expect_frames", "align", "shifts", "local_motion", "dose_per_frame",
+    "flip_tiff", "row_order", "eer_frames", "eer_dose", "eer_grouping", "movie_folder", "dose_weighting",
 )  # fmt: skip
 """Options that say something of frames."""
 
@@ -31,6 +31,8 @@ class HalvesConfig(Config):
         "reference": ("gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "flip_tiff", "row_order"),
         "frame": (
             "frames",
+            "align",
+            "patches",
             "shifts",
             "local_motion",
             "dose_per_frame",
@@ -87,6 +89,14 @@ class HalvesConfig(Config):
         None,
         help="Folder with the shifts of every movie in NAME.star, as RELION's motion correction writes them. Only "
         "global shifts are applied, not local motion.",
+    )
+    align: bool = option(
+        False,
+        help="Align the frames by what they show before they are summed: as a whole, and patch by patch. What is found "
+        "is applied only if the halves then agree better; motion/ holds it in RELION's form.",
+    )
+    patches: int = option(
+        5, at_least=1, at_most=20, help="Patches along each side for local motion when frames are aligned; 1: none."
     )
     local_motion: str = option(
         AUTO,
@@ -197,6 +207,10 @@ class HalvesConfig(Config):
             )
         if self.local_motion in (MIDDLE, AS_RELION) and self.shifts is None and not self.is_star:
             yield option_problem("local_motion", "has no meaning without shifts.", Remedy("set", "shifts"))
+        if self.align and self.shifts is not None:
+            yield option_problem("align", "and stored shifts exclude each other.", Remedy("leave_out", "shifts"))
+        if self.patches != self.default_of("patches") and not self.align:
+            yield option_problem("patches", "has no meaning alone.", Remedy("set", "align"))
         if self.initial_dose and self.dose_per_frame is None:
             yield option_problem("initial_dose", "has no meaning alone.", Remedy("set", "dose_per_frame"))
         if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):

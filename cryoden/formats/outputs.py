@@ -33,6 +33,9 @@ FULL, ODD, EVEN = "full", "odd", "even"
 SUMS = (FULL, ODD, EVEN)
 """Folders of the sums; odd + even = full."""
 
+MOTION = "motion"
+"""Folder with a STAR file about the motion of each movie, in RELION's form."""
+
 SANITY = "sanity.json"
 PATTERN, PATTERN_PICTURE = "fixed_pattern.npz", "fixed_pattern.png"
 

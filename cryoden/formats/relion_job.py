@@ -22,7 +22,7 @@ from cryoden.errors import FileError, Remedy
 from cryoden.formats.file_errors import PathLike, reading_errors
 from cryoden.formats.images import open_movie_stack
 from cryoden.formats.star import MOVIE_NAME, SHIFT_LABELS, UNWEIGHTED_NAME, VOLTAGES_KV, ImageTable
-from cryoden.formats.star_text import read_blocks
+from cryoden.formats.star_text import read_blocks, write_blocks
 
 METADATA = "rlnMicrographMetadata"
 """The column by which a table of micrographs is known as that of a motion correction."""
@@ -144,6 +144,45 @@ def read_movie_correction(path: PathLike) -> MovieCorrection:
         observed=_read_observed(path, blocks),
         hot_pixels=_read_hot_pixels(path, blocks),
     )
+
+
+def write_movie_correction(path: PathLike, correction: MovieCorrection) -> None:
+    """Write the STAR file about one movie that `read_movie_correction` and RELION read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    correction
+        Without files of references, hot pixels and what was measured; of its frames some or all.
+
+    Raises
+    ------
+    FileError
+        As `whole_file`.
+    """
+    general = {
+        "rlnImageSizeX": correction.shape[1],
+        "rlnImageSizeY": correction.shape[0],
+        "rlnImageSizeZ": correction.n_frames,
+        MOVIE_NAME: correction.movie,
+        "rlnMicrographBinning": correction.binning,
+        "rlnMicrographOriginalPixelSize": correction.sampling_rate,
+        "rlnMicrographDoseRate": correction.dose_per_frame,
+        "rlnMicrographPreExposure": correction.initial_dose,
+        "rlnVoltage": correction.voltage,
+        "rlnMicrographStartFrame": min(correction.shifts),
+        "rlnMotionModelVersion": 0 if correction.coefficients is None else POLYNOMIAL,
+    }
+    known = {label: [value] for label, value in general.items() if value is not None}
+    unused = (NOT_OBSERVED, NOT_OBSERVED)
+    shifts = [(frame, *correction.shifts.get(frame, unused)) for frame in range(1, correction.n_frames + 1)]
+    blocks = {_GENERAL: pd.DataFrame(known), _SHIFTS: pd.DataFrame(shifts, columns=list(SHIFT_LABELS))}
+    if correction.coefficients is not None:
+        # Those of z^3 are small numbers times large ones: they need all of their digits.
+        values = [f"{value:.9e}" for value in correction.coefficients.ravel()]
+        blocks[_MODEL] = pd.DataFrame(dict(zip(_COEFFICIENT, (range(len(values)), values))))
+    write_blocks(path, blocks)
 
 
 def read_movie_name(path: PathLike) -> str:

@@ -84,16 +84,10 @@ class CorrectedMovies:
     """
 
     def __init__(self, job: FinishedJob, config: HalvesConfig) -> None:
-        if config.shifts is not None:
-            raise OptionError(
-                [
-                    option_problem(
-                        "shifts",
-                        "has no meaning with a finished motion correction, which has its own.",
-                        Remedy("leave_out", "shifts"),
-                    )
-                ]
-            )
+        given = [name for name in ("shifts", "align") if getattr(config, name)]
+        if given:
+            reason = "has no meaning with a finished motion correction, which has its own shifts."
+            raise OptionError([option_problem(name, reason, Remedy("leave_out", name)) for name in given])
         self._job, self._config = job, config
         self._lock = threading.Lock()
         self._calibrations: Dict[str, Union[Calibration, CryodenError]] = {}

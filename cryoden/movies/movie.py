@@ -75,7 +75,8 @@ class Movie:
     ) -> None:
         self.path = Path(path)
         self.calibration = calibration
-        self.stack = open_movie_stack(path, rendering, is_tiff_flipped)
+        self._file = open_movie_stack(path, rendering, is_tiff_flipped)
+        self.stack: Stack = self._file
         self.shape = self.stack.shape
         self.sampling_rate = self.stack.sampling_rate
         self.n_frames = self.stack.n_frames
@@ -100,6 +101,7 @@ class Movie:
             )
         self.frame_indices: List[int] = list(range(first - 1, last or self.n_frames))
         self._defects = None if defects is None else _inside(defects, self.shape)
+        self._bad: Optional[np.ndarray] = None
         calibration.require_fit(self.path.name, self.shape, rendering.is_super_resolution)
 
     @property
@@ -121,7 +123,7 @@ class Movie:
             How often they are going to be read.
         """
         n_rows = n_passes * len(self.frame_indices) * self.shape[0]
-        self.stack = cast(Stack, WatchedStack(self.stack, n_rows, tell))
+        self.stack = cast(Stack, WatchedStack(self._file, n_rows, tell))
 
     def half_bands(self) -> Iterator[Bands]:
         """Yield the sums of the odd and of the even frames, calibrated, as bands of rows from top to bottom.
@@ -145,23 +147,31 @@ class Movie:
     def corrected_frames(self) -> Iterator[np.ndarray]:
         """Yield the used frames one after the other, calibrated and with bad pixels replaced; float32 `(y, x)`.
 
-        Bad pixels are found in the sum of all frames: where they are looked for the movie is read twice.
+        Bad pixels are found in the sum of all frames: where they are looked for, the movie is read once more the first
+        time.
 
         Raises
         ------
         FileError, PixelError
             As `half_bands`.
         """
-        bad = NO_PIXELS
-        if not self.calibration.replaces_pixels and self._defects is not None:
-            bad = self._defects_and_dead()
-        elif self.calibration.replaces_pixels:
-            places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
-            bad = np.concatenate(places, axis=1)
-        self.n_bad_pixels = bad.shape[1]
-
+        if self._bad is None:
+            self._bad = self._bad_pixels()
+        self.n_bad_pixels = self._bad.shape[1]
         for index in self.frame_indices:
-            yield replace_pixels(self._calibrated_frame(index), bad)  # without a name here, which would keep it alive
+            yield replace_pixels(self._calibrated_frame(index), self._bad)  # without a name, which would keep it alive
+
+    @property
+    def n_passes(self) -> int:
+        """How often `corrected_frames` is going to read the movie."""
+        return 2 if self._bad is None and self.calibration.replaces_pixels else 1
+
+    def _bad_pixels(self) -> np.ndarray:
+        """Return rows and columns `(2, n)` of the pixels to replace in the whole frame."""
+        if self.calibration.replaces_pixels:
+            places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
+            return np.concatenate(places, axis=1)
+        return NO_PIXELS if self._defects is None else self._defects_and_dead()
 
     def _calibrated_frame(self, index: int) -> np.ndarray:
         frame = np.empty(self.shape, np.float32)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -25,10 +25,17 @@ from cryoden.movies.movie import Bands, Movie
 from cryoden.system.memory import free_host_bytes
 from cryoden.system.progress import Tell, tell_nobody
 
+if TYPE_CHECKING:
+    from cryoden.movies.motion.alignment import Alignment
+
 log = logging.getLogger(__name__)
 
 BYTES_OF_WARPED_PIXEL = 24
 """Two sums, a frame, its transform, the weights and their divisor, and the frame as it is stored."""
+
+
+BYTES_TO_ALIGN = 1 << 30
+"""The transforms of all frames, and those of their patches."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,37 @@ def _require_same_movie(movie: Movie, correction: MovieCorrection) -> None:
     )
 
 
+def align_prepared(
+    prepared: PreparedMovie, config: HalvesConfig, rate: float, n_threads: int, tell: Tell = tell_nobody
+) -> Tuple[PreparedMovie, Alignment]:
+    """Return a movie with the motion that its frames show, and what is known of that.
+
+    Parameters
+    ----------
+    prepared
+        What `prepare_movie` returned, without motion.
+    config
+        Number of patches.
+    rate
+        A/px.
+    n_threads
+        For Fourier transforms.
+    tell
+        Is called with how much of the movie is read.
+
+    Raises
+    ------
+    CryodenError
+        If the movie cannot be read.
+    """
+    from cryoden.movies.motion.alignment import align_movie  # its Fourier transforms take time to load
+
+    movie = prepared.movie
+    movie.watch(tell, movie.n_passes)
+    alignment = align_movie(movie, rate, config.patches, n_threads)
+    return replace(prepared, motion=alignment.motion()), alignment
+
+
 def preprocessed_halves(
     prepared: PreparedMovie,
     config: HalvesConfig,
@@ -206,7 +244,7 @@ def preprocessed_halves(
     if config.dose_per_frame is not None:
         doses = doses_at_end(movie.frame_indices, config.dose_per_frame, config.initial_dose)
         weighting = DoseWeighting(doses, rate, voltage)
-    movie.watch(tell, n_passes=2 if movie.calibration.replaces_pixels else 1)
+    movie.watch(tell, movie.n_passes)
     motion = prepared.motion or Motion([(0.0, 0.0)] * len(movie.frame_indices))
     if motion.is_plain:
         return aligned_half_bands(movie.corrected_frames(), movie.shape, motion.shifts, weighting, n_threads)
@@ -274,6 +312,8 @@ def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
     n_pixels = movie.shape[0] * movie.shape[1]
     item_bytes = movie.stack.dtype.itemsize
     bands = 44 * BAND_BYTES
+    if config.align:
+        return BYTES_TO_ALIGN + bytes_of_warped(movie.shape) + n_pixels * item_bytes
     if config.shifts is not None or config.dose_per_frame is not None:
         return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + n_pixels * item_bytes
     if movie.stack.band_rows == movie.shape[0]:

@@ -31,7 +31,7 @@ from cryoden.formats.mrc import MrcStack, MrcWriter
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog
-from cryoden.formats.relion_job import MovieCorrection, finished_job, require_finished
+from cryoden.formats.relion_job import MovieCorrection, finished_job, require_finished, write_movie_correction
 from cryoden.formats.run_record import (
     Result,
     RunRecord,
@@ -48,12 +48,13 @@ from cryoden.movies.full_and_difference import image_name, list_differences
 from cryoden.movies.image_halves import affordable_images, image_halves
 from cryoden.movies.preprocessing import (
     affordable_jobs,
+    align_prepared,
     open_calibration,
     prepare_movie,
     preprocessed_halves,
     require_gain_orientation,
 )
-from cryoden.system.progress import Tell, tell_nobody
+from cryoden.system.progress import Tell, part_of, tell_nobody
 from cryoden.system.signals import StoppablePool
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,11 @@ RECORDED = (
 )  # fmt: skip
 """Options that change the sums of movies."""
 
-OF_MOVIES_ONLY = {"thin": False, "from_difference": False}
-"""What is recorded of sums of frames; older records do not say it."""
+NOT_SAID = {
+    "thin": False, "from_difference": False, "align": False, "patches": None, "eer_grouping": None,
+    "dose_weighting": AUTO, "local_motion": NONE,
+}  # fmt: skip
+"""What records mean that were written before these options could be chosen."""
 
 COMMON_FILES = (
     outputs.MICROGRAPHS_STAR, f"{outputs.ODD}/{outputs.MICROGRAPHS_STAR}", f"{outputs.EVEN}/{outputs.MICROGRAPHS_STAR}",
@@ -92,6 +96,8 @@ class MovieItem:
         STAR file about it, of a finished motion correction.
     error
         Why it cannot be found.
+    motion
+        STAR file that is written about its motion.
     """
 
     row: int
@@ -100,6 +106,7 @@ class MovieItem:
     difference: Optional[str] = None
     metadata: Optional[str] = None
     error: Optional[Exception] = None
+    motion: Optional[Path] = None
 
     @property
     def name(self) -> str:
@@ -109,7 +116,8 @@ class MovieItem:
     @property
     def result(self) -> Result:
         """Its sums, as they are recorded."""
-        return Result(self.name, self.targets, (self.path, *filter(None, [self.difference, self.metadata])))
+        files = self.targets if self.motion is None else (*self.targets, self.motion)
+        return Result(self.name, files, (self.path, *filter(None, [self.difference, self.metadata])))
 
 
 @dataclass(frozen=True)
@@ -124,17 +132,20 @@ class Split:
         Frames of each half.
     n_bad_pixels
         Pixels that were replaced.
+    alignment
+        What is known of its motion, JSON types; None where frames were not aligned.
     """
 
     sampling_rate: float
     n_odd: int
     n_even: int
     n_bad_pixels: int
+    alignment: Optional[Dict[str, Any]] = None
 
     @property
     def facts(self) -> Dict[str, Any]:
         """What is logged, JSON types."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,8 @@ class Work:
         Names of the movies that an earlier run split.
     n_threads
         For the Fourier transforms of one movie.
+    doubts
+        Name of a movie -> what is doubtful about its alignment.
     disk_is_full
         Set by the first movie that found it so.
     """
@@ -192,6 +205,7 @@ class Work:
     record: RunRecord
     finished: Set[str]
     n_threads: int = 1
+    doubts: Dict[str, List[str]] = field(default_factory=dict)
     disk_is_full: threading.Event = field(default_factory=threading.Event)
 
     def sampling_rate(self, row: int) -> Optional[float]:
@@ -238,7 +252,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     elif not finished and job is not None:
         located = [(movie.path, movie.metadata) for movie in movies if movie.metadata and not movie.error]
         job.require_gain_orientation(located, calibration)
-    for kind in outputs.SUMS:
+    for kind in (*outputs.SUMS, *([outputs.MOTION] if config.align else [])):
         make_folder(output / kind)
     record.begin()
 
@@ -251,7 +265,10 @@ def split_movies(config: HalvesConfig) -> Outcome:
     if not done:
         raise NothingDoneError("movie", "split", len(movies), failures)
     _write_tables(config, table, done, rates)
-    return Outcome(len(movies), failures, _write_findings(output, work.pattern, config))
+    doubtful = [
+        Problem("warning", f"Alignment of {name}: {'; '.join(work.doubts[name])}.") for name in sorted(work.doubts)
+    ]
+    return Outcome(len(movies), failures, (*doubtful, *_write_findings(output, work.pattern, config)))
 
 
 def write_halves(
@@ -264,6 +281,7 @@ def write_halves(
     n_threads: int = 1,
     tell: Tell = tell_nobody,
     correction: Optional[MovieCorrection] = None,
+    motion: Optional[Path] = None,
 ) -> Split:
     """Write the full, odd and even sums of one movie.
 
@@ -287,6 +305,8 @@ def write_halves(
         Is called with how much of the movie is read.
     correction
         What a finished motion correction found of the movie.
+    motion
+        STAR file to write about the motion, if frames are aligned.
 
     Raises
     ------
@@ -296,6 +316,11 @@ def write_halves(
     prepared = prepare_movie(path, config, calibration, sampling_rate, correction)
     movie = prepared.movie
     rate = _known_rate(sampling_rate or movie.sampling_rate, "Movie", path)
+
+    alignment = None
+    if config.align:
+        prepared, alignment = align_prepared(prepared, config, rate, n_threads, part_of(tell, 0, 2))
+        tell = part_of(tell, 1, 2)
 
     binned_rate = rate * movie.shape[0] / prepared.shape[0]
     with ExitStack() as files:
@@ -307,7 +332,13 @@ def write_halves(
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
         movie.stack.verify()  # before the sums get their names
-    return Split(binned_rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels)
+        if alignment is not None and motion is not None:
+            is_from_top = image_ending(path) in TIFF_ENDINGS and not config.is_tiff_flipped()
+            found = alignment.correction(movie, star_path(path), rate, is_from_top)
+            write_movie_correction(files.enter_context(whole_file(motion)), found)
+
+    facts = alignment.facts if alignment else None
+    return Split(binned_rate, len(movie.halves[0]), len(movie.halves[1]), movie.n_bad_pixels, facts)
 
 
 def write_image_halves(movie: MovieItem, config: HalvesConfig, sampling_rate: Optional[float]) -> Dealt:
@@ -379,12 +410,15 @@ def _list_movies(config: HalvesConfig, table: Optional[ImageTable], job: Optiona
     else:
         paths = table.paths if table else list(config.movies)
         movies = [
-            MovieItem(row, path, _targets(output, mrc_name(path)), differences.get(image_name(path)))
+            MovieItem(
+                row, path, _targets(output, mrc_name(path)), differences.get(image_name(path)),
+                motion=(output / outputs.MOTION / mrc_name(path)).with_suffix(".star") if config.align else None,
+            )
             for row, path in enumerate(paths)
-        ]
+        ]  # fmt: skip
     require_distinct((movie.path, movie.name) for movie in movies)
 
-    written = [target for movie in movies for target in movie.targets]
+    written = [file for movie in movies for file in movie.result.files]
     written += [*(_star_of(output, kind) for kind in outputs.SUMS), output / outputs.EXPOSURES_CS]
     references = [path for path in (config.gain, config.dark) if path]
     inputs = [movie.path for movie in movies]
@@ -408,7 +442,7 @@ def _as_begun(config: HalvesConfig, output: Path) -> HalvesConfig:
 
 def _in_words_of_today(recorded: Mapping[str, Any]) -> Dict[str, Any]:
     """Return what an older version recorded as this one does."""
-    return {**OF_MOVIES_ONLY, **HalvesConfig.with_words(recorded)}
+    return {**NOT_SAID, **HalvesConfig.with_words(recorded)}
 
 
 def _are_exposures(config: HalvesConfig) -> bool:
@@ -445,13 +479,10 @@ def _lasting_options(
     has_tiff = any(image_ending(movie.path) in TIFF_ENDINGS for movie in movies)
     record["flip_tiff"] = config.is_tiff_flipped(job is not None) if has_tiff else config.flip_tiff
 
-    # What only some movies have is recorded only where it counts: other folders go on as they began.
-    if config.eer_grouping is not None:
-        record["eer_grouping"] = config.eer_grouping
-    if job is not None:
-        record["dose_weighting"] = config.dose_weighting
-    if job is not None or config.local_motion not in (AUTO, NONE):
-        record["local_motion"] = config.local_motion
+    record.update(align=config.align, patches=config.patches if config.align else None)
+    record.update(eer_grouping=config.eer_grouping, dose_weighting=config.dose_weighting if job else AUTO)
+    has_local_motion = job is not None or config.local_motion not in (AUTO, NONE)
+    record["local_motion"] = config.local_motion if has_local_motion else NONE
     if config.dose_per_frame is not None:  # without weights it is only written into the STAR file
         record["voltage"] = config.voltage
     return record
@@ -508,6 +539,8 @@ def _process(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[float
         progress.report_failure(movie.path, problem, error, movie=movie.path)
         return problem
 
+    if facts.get("alignment", {}).get("doubts"):
+        work.doubts[movie.name] = facts["alignment"]["doubts"]
     _add_to_pattern(work.pattern, movie)
     progress.report(movie.path, is_kept=facts["status"] == "kept", movie=movie.path, **facts)
     return float(rate)
@@ -531,6 +564,7 @@ def _split(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[Split, 
             work.voltage(movie.row),
             work.n_threads,
             tell,
+            motion=movie.motion,
         )
 
 

@@ -199,8 +199,8 @@ def test_sums_that_are_deleted_while_the_command_runs_are_in_no_star_file(
 ) -> None:
     report = ProgressLog.report
 
-    def report_and_delete(self: ProgressLog, **facts: Any) -> None:
-        report(self, **facts)
+    def report_and_delete(self: ProgressLog, item: str, **facts: Any) -> None:
+        report(self, item, **facts)
         if facts["movie"] == "b.mrc":
             Path("out/even/b.mrc").unlink()
 

@@ -10,7 +10,7 @@ STAR files do not say them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Tuple
 
 import numpy as np
@@ -101,6 +101,17 @@ class LocalMotionModel:
         """
         z = frame - self.first_frame
         return self._at(z) if is_as_relion else self._at(z + FRAME_MIDDLE) - self._at(FRAME_MIDDLE)
+
+    def upside_down(self, n_rows: int) -> LocalMotionModel:
+        """Return the motion of the same frames when their rows are counted from the other end.
+
+        The row r of a frame becomes row n - 1 - r, so y becomes -y - 1/n.
+        """
+        step = 1 / n_rows
+        one, x, xx, y, yy, xy = np.moveaxis(self.coefficients, 1, 0)
+        turned = [one - step * y + step**2 * yy, x - step * xy, xx, -y + 2 * step * yy, yy, -xy]
+        coefficients = np.stack(turned, axis=1) * np.array([1.0, -1.0])[:, None, None]
+        return replace(self, coefficients=coefficients)
 
     def _at(self, z: float) -> np.ndarray:
         terms = self.coefficients @ np.array([z, z**2, z**3])

@@ -89,3 +89,14 @@ def test_groups_of_frames_belong_to_their_middle(tmp_path: Path) -> None:
     grouped = MovieCorrection(**{**found.__dict__, "observed": np.array(rows), "shifts": shifts, "n_frames": 9})
     model = LocalMotionModel.of(grouped)
     np.testing.assert_allclose(values(model.fields(9, is_as_relion=True)), expected(6), atol=1e-4)
+
+
+def test_upside_down_is_the_motion_of_the_flipped_frames() -> None:
+    model = LocalMotionModel(np.random.default_rng(1).standard_normal((2, 6, 3)))
+    shape = (37, 50)
+    field, flipped = (
+        np.stack([shifts_of_rows(p, 0, shape[0], shape) for p in one.fields(5)])
+        for one in (model, model.upside_down(shape[0]))
+    )
+    np.testing.assert_allclose(flipped[0], field[0, ::-1], atol=1e-4)
+    np.testing.assert_allclose(flipped[1], -field[1, ::-1], atol=1e-4)

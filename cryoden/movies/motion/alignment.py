@@ -1,0 +1,151 @@
+"""Frames aligned by what they show, and the proof that it helped: without it they stay where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from cryoden.formats.relion_job import MovieCorrection
+from cryoden.movies.motion.estimation import GLOBAL, LOCAL, UNALIGNED, MotionEstimate, estimate_motion
+from cryoden.movies.motion.motion import Motion
+from cryoden.movies.movie import Movie
+
+JUMP_A = 20.0
+"""Between two frames; specimens do not move that far at once, stages that are touched do."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What is known of the motion in one movie, and what was done about it.
+
+    Attributes
+    ----------
+    applied
+        `LOCAL`, `GLOBAL` or `UNALIGNED`.
+    doubts
+        Why not more was applied, and what is strange about the motion; sentences without the movie's name.
+    frc
+        Mean correlation of the odd and the even half for each that could be applied, and `null`: of halves that show
+        different things, after the same estimation. 0 = they have nothing in common.
+    drift, early, late
+        Length of the way of the whole frames in A: all of it, in the first quarter of the frames, and after it.
+    uncertainty
+        Standard error of a frame's shift, A.
+    score
+        Correlation of a frame with the others, in units of what noise would reach.
+    estimate
+        What was found.
+    """
+
+    applied: str
+    doubts: List[str]
+    frc: Dict[str, float]
+    drift: float
+    early: float
+    late: float
+    uncertainty: float
+    score: float
+    estimate: MotionEstimate
+
+    @property
+    def facts(self) -> Dict[str, Any]:
+        """What is logged, JSON types."""
+        return {
+            "applied": self.applied,
+            "doubts": self.doubts,
+            "frc": {key: round(value, 4) for key, value in self.frc.items()},
+            "score": round(self.score, 1),
+            "drift_A": round(self.drift, 2),
+            "early_A": round(self.early, 2),
+            "late_A": round(self.late, 2),
+            "uncertainty_A": round(self.uncertainty, 3),
+        }
+
+    def motion(self) -> Motion:
+        """Return how the frames are moved."""
+        n_frames = len(self.estimate.shifts)
+        if self.applied == UNALIGNED:
+            return Motion([(0.0, 0.0)] * n_frames)
+        shifts = [(float(x), float(y)) for x, y in self.estimate.shifts]
+        model = self.estimate.local_model if self.applied == LOCAL else None
+        return Motion(shifts, None if model is None else [model.fields(frame + 1) for frame in range(n_frames)])
+
+    def correction(self, movie: Movie, written_name: str, sampling_rate: float, is_from_top: bool) -> MovieCorrection:
+        """Return what was applied in RELION's form.
+
+        Parameters
+        ----------
+        movie
+            That was aligned.
+        written_name
+            Of the movie in STAR files.
+        sampling_rate
+            A/px.
+        is_from_top
+            Whether its rows were counted from the other end than RELION counts them.
+        """
+        motion = self.motion()
+        model = self.estimate.local_model if self.applied == LOCAL else None
+        up = -1 if is_from_top else 1
+        shifts = {index + 1: (x, up * y) for index, (x, y) in zip(movie.frame_indices, motion.shifts)}
+        if model is not None and is_from_top:
+            model = model.upside_down(movie.shape[0])
+        return MovieCorrection(
+            str(movie.path), written_name, movie.shape, movie.n_frames, shifts,
+            sampling_rate=sampling_rate, coefficients=model.coefficients if model else None,
+        )  # fmt: skip
+
+
+def align_movie(movie: Movie, sampling_rate: float, n_patches: int, n_threads: int = 1) -> Alignment:
+    """Find the motion in a movie, and decide what of it is applied.
+
+    Parameters
+    ----------
+    movie
+        Opened, with its used frames.
+    sampling_rate
+        A/px.
+    n_patches
+        Along each side, for local motion; 1 = none.
+    n_threads
+        For Fourier transforms.
+
+    Raises
+    ------
+    CryodenError
+        If the movie cannot be read.
+    """
+    frames = movie.corrected_frames()
+    estimate = estimate_motion(frames, len(movie.frame_indices), movie.shape, sampling_rate, n_patches, n_threads)
+    applied, doubts = _verdict(estimate)
+    steps = np.hypot(*np.diff(estimate.shifts, axis=0).T) * sampling_rate
+    if estimate.is_found and steps.max() > JUMP_A:
+        frame = movie.frame_indices[int(steps.argmax()) + 1] + 1
+        doubts.append(f"frame {frame} lies {steps.max():.0f} A from the one before it")
+
+    n_early = max(1, len(steps) // 4)
+    return Alignment(
+        applied, doubts, estimate.frc, float(steps.sum()), float(steps[:n_early].sum()), float(steps[n_early:].sum()),
+        estimate.uncertainty * sampling_rate, float(np.median(estimate.scores)), estimate,
+    )  # fmt: skip
+
+
+def _verdict(estimate: MotionEstimate) -> Tuple[str, List[str]]:
+    """Return what is applied, and the doubts."""
+    frc = estimate.frc
+    if not estimate.is_found:
+        score = float(np.median(estimate.scores))
+        return UNALIGNED, [f"its frames have nothing in common by which they could be aligned (score {score:.1f})"]
+    if frc[GLOBAL] < frc[UNALIGNED]:
+        return UNALIGNED, [
+            f"aligned, its halves agree less than unaligned (FRC {frc[GLOBAL]:.3f}, was {frc[UNALIGNED]:.3f})"
+        ]
+    doubts = [] if estimate.is_converged else ["the shifts had not settled after the last iteration"]
+    if estimate.coefficients is None:
+        return GLOBAL, doubts
+    if frc[LOCAL] < frc[GLOBAL]:
+        doubts.append(f"local motion made its halves agree less (FRC {frc[LOCAL]:.3f}, was {frc[GLOBAL]:.3f})")
+        return GLOBAL, doubts
+    return LOCAL, doubts

@@ -1,0 +1,384 @@
+"""How the specimen moved in a movie: the shift of every frame, and the motion within it, from the frames alone.
+
+First whole frames are compared with the sum of the others, then patches of them; both are smoothed as far as the
+measurements ask for, and what was smoothed is measured again. Sources: Li et al. (2013) Nat. Methods 10, 584-590;
+Grant & Grigorieff (2015) eLife 4:e06980; Zheng et al. (2017) Nat. Methods 14, 331-332; Zivanov, Nakane & Scheres (2019)
+IUCrJ 6, 5-17.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from cryoden.formats.relion_job import COEFFICIENTS
+from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, Shape, mean_frc
+from cryoden.movies.motion.local_motion import FRAME_MIDDLE, LocalMotionModel
+from cryoden.movies.motion.smooth_motion import fit_local_motion, smooth_trajectory
+
+UNALIGNED, GLOBAL, LOCAL, NULL = "unaligned", "global", "local", "null"
+"""What can be done to frames."""
+
+COARSE_PIXEL_A = 2.0
+"""Frames are binned to about this: their finer detail is noise."""
+
+B_FACTORS = (1500.0, 1000.0, 500.0)
+"""A^2: the first correlations are broad, so that frames far from their places are found; then they become sharp."""
+
+REACH_A = 100.0
+"""How far a frame may be from the others."""
+
+LOCAL_REACH_A = 20.0
+"""How far a patch of a frame may be from where the whole frame is."""
+
+CONVERGED_PX = 0.05
+"""Largest change of a shift in the last iteration."""
+
+MAX_ITERATIONS = 10
+
+MEMORY_BYTES = 600 << 20
+"""For the transforms of the frames."""
+
+MIN_SCORE = 6.0
+"""Noise alone reaches it in no patch of no frame; frames that do not reach it either are grouped."""
+
+MIN_GROUPS = 6
+"""Of frames: a cubic polynomial of time needs more than four."""
+
+
+@dataclass(frozen=True)
+class MotionEstimate:
+    """What was found of the motion in one movie.
+
+    Attributes
+    ----------
+    shifts
+        Where the content of each frame must be moved to, `(frames, 2)` in x and y; unbinned pixels; the first is 0.
+    uncertainty
+        Standard error of a shift, px, before smoothing.
+    scores
+        Correlation of each frame (or group) with the others in units of what noise would reach.
+    is_converged
+        Whether the last iteration changed no shift by more than `CONVERGED_PX`.
+    frc
+        Mean correlation of the odd and the even half when frames stay where they are (`UNALIGNED`), are shifted
+        (`GLOBAL`), and follow the local motion (`LOCAL`). `NULL`: after the same estimation of frames of which every
+        other one was rotated by 180 degrees. Both halves are aligned to each other, which by itself makes them agree:
+        that much, and no more, may be due to it.
+    coefficients
+        Of the local motion, `(2, 6, 3)` as in `LocalMotionModel`; None = not looked for, or nothing found.
+    observed
+        Of the local motion: frame (middle of the group, from 1), x, y (px) and the two shifts of each patch, `(n, 5)`.
+    """
+
+    shifts: np.ndarray
+    uncertainty: float
+    scores: np.ndarray
+    is_converged: bool
+    frc: Dict[str, float]
+    coefficients: Optional[np.ndarray] = None
+    observed: Optional[np.ndarray] = None
+
+    @property
+    def is_found(self) -> bool:
+        """Whether frames show the same thing at all; else the shifts are those of noise."""
+        return float(np.median(self.scores)) >= MIN_SCORE
+
+    @property
+    def local_model(self) -> Optional[LocalMotionModel]:
+        """The local motion, with its first frame at the first shift."""
+        return None if self.coefficients is None else LocalMotionModel(self.coefficients)
+
+
+def estimate_motion(
+    frames: Iterable[np.ndarray],
+    n_frames: int,
+    shape: Shape,
+    sampling_rate: float,
+    n_patches: int = 5,
+    n_threads: int = 1,
+) -> MotionEstimate:
+    """Find the motion in a movie.
+
+    Parameters
+    ----------
+    frames
+        Float32 `(y, x)`, with gain applied and bad pixels replaced; read once, one after the other.
+    n_frames
+        How many there are; two or more.
+    shape
+        Rows and columns of a frame.
+    sampling_rate
+        A/px.
+    n_patches
+        Along each side, for local motion; below 3 there is none.
+    n_threads
+        For Fourier transforms.
+
+    Raises
+    ------
+    CryodenError
+        As `frames`.
+    """
+    binning = max(1, round(COARSE_PIXEL_A / sampling_rate))
+    band = Band((shape[0] // binning, shape[1] // binning), binning, sampling_rate)
+
+    # So many frames are kept that the memory does not grow with their number; neighbours are summed if there are more.
+    n_kept = min(n_frames, max(MIN_GROUPS, MEMORY_BYTES // band.n_bytes))
+    groups = np.array_split(np.arange(n_frames), n_kept)
+    images = _summed(_binned(frames, binning), groups)
+    kept = Frames(FrameSpectra.of_images(images, n_kept, band, n_threads), groups, n_frames, sampling_rate)
+
+    found = _whole_frames(kept)
+    if n_patches < 3 or not found.is_found:
+        return found
+    return _with_local_motion(found, kept, n_patches, n_threads)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a movie as far as they are kept.
+
+    Attributes
+    ----------
+    spectra
+        Of groups of frames.
+    groups
+        Frames of each, counted from 0.
+    n_frames
+        Of the movie.
+    sampling_rate
+        A per unbinned pixel.
+    """
+
+    spectra: FrameSpectra
+    groups: List[np.ndarray]
+    n_frames: int
+    sampling_rate: float
+
+    @property
+    def times(self) -> np.ndarray:
+        """When the groups were exposed on average, in frames."""
+        return np.array([group.mean() for group in self.groups])
+
+    def grouped(self, size: int, shifts: Optional[np.ndarray] = None) -> Frames:
+        """Return groups of `size` groups; the frames of each are moved towards their middle if shifts are given."""
+        if size == 1:
+            return self
+        parts = np.array_split(np.arange(len(self.groups)), len(self.groups) // size)
+        groups = [np.concatenate([self.groups[item] for item in part]) for part in parts]
+        within = np.zeros((len(self.groups), 2))
+        if shifts is not None:
+            at = np.arange(self.n_frames)
+            for part, group in zip(parts, groups):
+                middle = _interpolated(shifts, at, np.array([group.mean()]))
+                within[part] = _interpolated(shifts, at, self.times[part]) - middle
+        return Frames(self.spectra.grouped(parts, within), groups, self.n_frames, self.sampling_rate)
+
+
+def _binned(frames: Iterable[np.ndarray], binning: int) -> Iterator[np.ndarray]:
+    """Yield the sum of every square of pixels, less the mean of all; float32."""
+    for frame in frames:
+        rows, columns = (size // binning for size in frame.shape)
+        squares = frame[: rows * binning, : columns * binning].reshape(rows, binning, columns, binning)
+        image = np.einsum("ybxc->yx", squares)
+        yield image - image.mean(dtype=np.float64).astype(np.float32)
+
+
+def _summed(images: Iterator[np.ndarray], groups: List[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the sum of each group of neighbouring images."""
+    for group in groups:
+        total = next(images)
+        for _ in group[1:]:
+            total += next(images)
+        yield total
+
+
+# ---------------------------------------------------------------------- whole frames
+def _whole_frames(kept: Frames) -> MotionEstimate:
+    """Return the shifts of the frames, all of them together."""
+    size = 1
+    while True:
+        items = kept.grouped(size)
+        places = _by_peaks(items)
+        measured = items.spectra.measure(places, items.spectra.band.b_factor(B_FACTORS[-1]))
+        if np.median(measured.scores) >= MIN_SCORE or len(items.groups) < 2 * MIN_GROUPS:
+            break
+        size *= 2  # single frames show too little
+
+    at = np.arange(kept.n_frames)
+    first = _interpolated(places, items.times, at)
+    shifts, measured, change = _refined(items, first)
+
+    still = np.zeros_like(places)
+    frc = {UNALIGNED: mean_frc([items.spectra], [still])}
+    frc[GLOBAL] = mean_frc([items.spectra], [_interpolated(shifts, at, items.times)])
+    if np.median(measured.scores) >= MIN_SCORE:
+        frc[NULL] = _null_frc(items, shifts)
+    uncertainty = float(np.sqrt(np.median(_variances(measured))))
+    return MotionEstimate(shifts, uncertainty, measured.scores, change < CONVERGED_PX, frc)
+
+
+def _refined(items: Frames, first: np.ndarray) -> Tuple[np.ndarray, Measurement, float]:
+    """Return smooth shifts of all frames from those that were found first, what was measured last, and its change."""
+    at = np.arange(items.n_frames)
+    shifts = first
+    for _ in range(MAX_ITERATIONS):
+        places = _interpolated(shifts, at, items.times)
+        measured = items.spectra.measure(places, items.spectra.common_signal(places))
+        steps = np.clip(measured.steps, -items.spectra.band.pixel, items.spectra.band.pixel)  # Newton's is right nearby
+        smooth = smooth_trajectory(places + steps, _variances(measured), items.times, at)
+        smooth -= smooth[0]
+        change = float(np.abs(smooth - shifts).max())
+        shifts = smooth
+        if change < CONVERGED_PX:
+            break
+    return shifts, measured, change
+
+
+def _null_frc(items: Frames, shifts: np.ndarray) -> float:
+    """Return the correlation of halves that show different things after the same estimation."""
+    at = np.arange(items.n_frames)
+    turned = replace(items, spectra=items.spectra.half_turned(_interpolated(shifts, at, items.times)))
+    found = _refined(turned, np.zeros_like(shifts))[0]
+    return mean_frc([turned.spectra], [_interpolated(found, at, items.times)])
+
+
+def _by_peaks(items: Frames) -> np.ndarray:
+    """Return the shift of each item, wherever it is within reach."""
+    band = items.spectra.band
+    shifts = np.zeros((len(items.groups), 2))
+    for b_factor in B_FACTORS:
+        for _ in range(MAX_ITERATIONS):
+            steps = items.spectra.peaks(shifts, band.b_factor(b_factor), REACH_A / items.sampling_rate)
+            shifts = shifts + steps - steps[0]
+            if np.abs(steps - steps[0]).max() < band.pixel / 2:
+                break
+    return shifts - shifts[0]
+
+
+def _interpolated(places: np.ndarray, times: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return `(m, 2)` places at other times."""
+    return np.stack([np.interp(at, times, places[:, axis]) for axis in range(2)], axis=1)
+
+
+def _variances(measured: Measurement) -> np.ndarray:
+    """Return the variance of each axis, `(n, 2)`."""
+    return np.stack([measured.covariances[:, 0, 0], measured.covariances[:, 1, 1]], axis=1)
+
+
+# ---------------------------------------------------------------------- motion within them
+@dataclass(frozen=True)
+class Patches:
+    """Overlapping patches of the frames, after these were moved as a whole.
+
+    Attributes
+    ----------
+    spectra
+        Of the groups of frames in each patch.
+    places
+        Centres of the patches, x and y from -1/2 to 1/2, `(patches, 2)`.
+    times
+        Middle of each group, in frames from the beginning of the first.
+    """
+
+    spectra: List[FrameSpectra]
+    places: np.ndarray
+    times: np.ndarray
+
+
+def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int, n_threads: int) -> MotionEstimate:
+    """Return the estimate with the motion of patches, as a polynomial."""
+    score = float(np.median(found.scores)) / n_patches
+    size = int(np.ceil(min((MIN_SCORE / score) ** 2, len(kept.groups) / MIN_GROUPS)))
+    patches = _patches(found, kept.grouped(size, found.shifts), n_patches, n_threads)
+
+    band = kept.spectra.band
+    weights = kept.spectra.common_signal(_interpolated(found.shifts, np.arange(kept.n_frames), kept.times))
+    now = np.stack(
+        [
+            patch.peaks(np.zeros((len(patch), 2)), band.b_factor(B_FACTORS[1]), LOCAL_REACH_A / kept.sampling_rate)
+            for patch in patches.spectra
+        ]
+    )
+    shifts = np.zeros_like(now)
+    coefficients = np.zeros(COEFFICIENTS)
+    change = np.inf
+    for _ in range(MAX_ITERATIONS):
+        results = [patch.measure(places, weights) for patch, places in zip(patches.spectra, now)]
+        steps = np.stack([np.clip(result.steps, -band.pixel, band.pixel) for result in results])
+        variances = np.stack([_variances(result) for result in results])
+        measured = now + steps
+        coefficients = fit_local_motion(measured, variances, patches.places, patches.times, kept.n_frames)
+
+        now = _at_places(LocalMotionModel(coefficients), patches.places, patches.times)
+        change = float(np.abs(now - shifts).max())
+        shifts = now
+        if change < CONVERGED_PX:
+            break
+    still = list(np.zeros_like(shifts))
+    frc = {**found.frc, GLOBAL: mean_frc(patches.spectra, still), LOCAL: mean_frc(patches.spectra, list(shifts))}
+    return replace(
+        found,
+        is_converged=found.is_converged and change < CONVERGED_PX,
+        frc=frc,
+        coefficients=coefficients if np.abs(shifts).max() > CONVERGED_PX else None,
+        observed=_observed(measured, patches, band),
+    )
+
+
+def _patches(found: MotionEstimate, items: Frames, n_patches: int, n_threads: int) -> Patches:
+    """Return the patches of groups of frames, `n_patches` along each side."""
+    band = items.spectra.band
+    (rows, n_y), (columns, n_x) = (_patch_starts(size, n_patches) for size in band.shape)
+    patch_band = Band((n_y, n_x), band.pixel, items.sampling_rate)
+    window = np.outer(_taper(n_y), _taper(n_x)).astype(np.float32)
+    corners = [(row, column) for row in rows for column in columns]
+
+    at_items = _interpolated(found.shifts, np.arange(items.n_frames), items.times)
+    spectra = np.empty((len(corners), len(items.groups), len(patch_band)), np.complex64)
+    for number, shift in enumerate(at_items):
+        image = band.to_image(items.spectra.moved(number, shift), n_threads)
+        for corner, (row, column) in enumerate(corners):
+            patch = image[row : row + n_y, column : column + n_x]
+            spectra[corner, number] = patch_band.of_image((patch - patch.mean()) * window)
+    places = [((x + n_x / 2) / band.shape[1] - 0.5, (y + n_y / 2) / band.shape[0] - 0.5) for y, x in corners]
+    return Patches([FrameSpectra(patch_band, patch) for patch in spectra], np.array(places), items.times + FRAME_MIDDLE)
+
+
+def _patch_starts(size: int, n_patches: int) -> Tuple[List[int], int]:
+    """Return where patches begin along an axis, and their side: each reaches half over its neighbours."""
+    side = min(size, int(np.ceil(1.5 * size / n_patches)))
+    starts = np.linspace(0, size - side, n_patches).round().astype(int)
+    return list(starts), side
+
+
+def _taper(size: int) -> np.ndarray:
+    """Return a window along one axis that falls to 0 in the outer eighths."""
+    edge = max(1, size // 8)
+    ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
+    return np.concatenate([ramp, np.ones(size - 2 * edge), ramp[::-1]])
+
+
+def _at_places(model: LocalMotionModel, places: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the model's shifts `(patches, groups, 2)`, from the middle of the first frame on."""
+    powers_x, powers_y = (np.vander(places[:, axis], 3, increasing=True) for axis in (0, 1))
+    result = np.empty((len(places), len(times), 2))
+    for number, time in enumerate(times):
+        polynomials = model.fields(model.first_frame + time - FRAME_MIDDLE)
+        result[:, number] = np.einsum("py,ayx,px->pa", powers_y, polynomials, powers_x)
+    return result
+
+
+def _observed(measured: np.ndarray, patches: Patches, band: Band) -> np.ndarray:
+    """Return what was measured as a table: frame, place and shift of each patch, from the first group on."""
+    relative = measured - measured[:, :1]
+    n_rows, n_columns = (size * band.pixel for size in band.shape)
+    rows = [
+        (time + FRAME_MIDDLE, (x + 0.5) * n_columns, (y + 0.5) * n_rows, *relative[patch, group])
+        for group, time in enumerate(patches.times)
+        for patch, (x, y) in enumerate(patches.places)
+    ]
+    return np.array(rows)

@@ -1,0 +1,149 @@
+"""Movies aligned by what they show: the command, what it writes, and what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Callable, Dict
+
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+
+from cryoden.formats.relion_job import read_movie_correction
+from tests.helpers import Result, read_mrc, write_raw_mrc
+from tests.moving import BENT, N_FRAMES, RATE, drift, moving_frames, rms
+
+Run = Callable[..., Result]
+
+
+def movie(name: str = "m.mrcs", dose: float = 4.0, seed: int = 1, is_still: bool = False) -> np.ndarray:
+    """Write a movie, and return its frames."""
+    shifts = np.zeros_like(drift()) if is_still else drift()
+    frames = np.stack(list(moving_frames(shifts, dose, seed, None if is_still else BENT))).astype(np.uint8)
+    if name.endswith(".tif"):
+        tifffile.imwrite(name, frames)
+    else:
+        write_raw_mrc(Path(name), frames, 0)
+    return frames
+
+
+def facts(output: str = "out") -> Dict[str, object]:
+    return json.loads(Path(output, "log.jsonl").read_text().splitlines()[-1])["alignment"]
+
+
+def agreement(output: str) -> float:
+    """Return the correlation of the halves."""
+    odd, even = (read_mrc(Path(output, half, "m.mrc"))[16:-16, 16:-16] for half in ("odd", "even"))
+    return float(np.corrcoef(odd.ravel(), even.ravel())[0, 1])
+
+
+ARGUMENTS = ("--sampling-rate", RATE, "--hot-pixels", "off")
+
+
+def test_halves_agree_more_when_frames_are_aligned(cryoden: Run) -> None:
+    movie()
+    assert cryoden("halves", "m.mrcs", "--output", "plain", *ARGUMENTS).status == 0
+    assert cryoden("halves", "m.mrcs", "--output", "global", "--align", "--patches", 1, *ARGUMENTS).status == 0
+    assert cryoden("halves", "m.mrcs", "--output", "local", "--align", "--patches", 4, *ARGUMENTS).status == 0
+    assert (facts("global")["applied"], facts("local")["applied"]) == ("global", "local")
+    assert agreement("plain") + 0.05 < agreement("global") < agreement("local")
+
+    full, odd, even = (read_mrc(Path("local", kind, "m.mrc")) for kind in ("full", "odd", "even"))
+    np.testing.assert_allclose(odd + even, full, rtol=1e-6)
+
+
+def test_weights_are_applied_beside(cryoden: Run) -> None:
+    movie()
+    command = ("halves", "m.mrcs", "--align", "--patches", 1, *ARGUMENTS)
+    assert cryoden(*command, "--output", "plain").status == 0
+    assert cryoden(*command, "--output", "weighted", "--dose-per-frame", 4).status == 0
+    one, other = (read_mrc(Path(folder, "full", "m.mrc")) for folder in ("plain", "weighted"))
+    assert np.abs(one - other).max() > 1
+
+
+@pytest.mark.parametrize("name", ["m.mrcs", "m.tif"])
+def test_motion_is_written_in_relions_form_and_gives_the_same_sums_again(cryoden: Run, name: str) -> None:
+    movie(name)
+    assert cryoden("halves", name, "--output", "out", "--align", "--patches", 4, *ARGUMENTS).status == 0
+    written = read_movie_correction("out/motion/m.star")
+    assert (written.movie, written.n_frames, written.sampling_rate) == (name, N_FRAMES, RATE)
+
+    again = ("--shifts", "out/motion", "--local-motion", "middle", *ARGUMENTS)
+    assert cryoden("halves", name, "--output", "again", *again).status == 0
+    one, other = read_mrc(Path("out/full/m.mrc")), read_mrc(Path("again/full/m.mrc"))
+    if name.endswith(".tif"):
+        other = other[::-1]  # rows of stored shifts count from the bottom, as RELION's do
+
+    # At the highest frequency, of one row of the transform, a shift by a part of a pixel depends on where rows begin.
+    difference = (one - other)[20:-20, 20:-20]
+    assert difference.std() < 0.06 * one.std()
+
+
+def test_frames_of_a_range_are_counted_in_the_movie(cryoden: Run) -> None:
+    movie()
+    arguments = ("--frames", "3-12", "--align", "--patches", 1, *ARGUMENTS)
+    assert cryoden("halves", "m.mrcs", "--output", "out", *arguments).status == 0
+    shifts = read_movie_correction("out/motion/m.star").shifts
+    assert sorted(shifts) == list(range(3, 13))
+    assert rms(np.array([shifts[frame] for frame in sorted(shifts)]), drift()[2:]) < 0.5
+
+
+def test_what_has_nothing_in_common_stays_unaligned_and_is_said(cryoden: Run) -> None:
+    movie()
+    write_raw_mrc(Path("ice.mrcs"), np.random.default_rng(1).poisson(3, (8, 320, 384)).astype(np.uint8), 0)
+    result = cryoden("halves", "m.mrcs", "ice.mrcs", "--output", "out", "--align", *ARGUMENTS)
+    assert result.status == 0
+    assert "Alignment of ice.mrc: its frames have nothing in common by which they could be aligned" in result.err
+    assert "Alignment of m.mrc" not in result.err
+
+    with mrcfile.open("ice.mrcs") as ice:
+        np.testing.assert_allclose(read_mrc(Path("out/full/ice.mrc")), ice.data.sum(axis=0), atol=1e-3)
+    assert set(read_movie_correction("out/motion/ice.star").shifts.values()) == {(0.0, 0.0)}
+
+
+def test_frame_that_jumps_is_named(cryoden: Run) -> None:
+    shifts = drift()
+    shifts[6] += (15.0, 10.0)
+    frames = np.stack(list(moving_frames(shifts, 4.0))).astype(np.uint8)
+    write_raw_mrc(Path("m.mrcs"), frames, 0)
+    result = cryoden("halves", "m.mrcs", "--output", "out", "--align", "--patches", 1, *ARGUMENTS)
+    assert result.status == 0
+    assert "Alignment of m.mrc: frame 7 lies 3" in result.err  # 36 A
+    assert facts()["applied"] == "global"
+
+
+def test_deleted_motion_is_made_again(cryoden: Run) -> None:
+    movie()
+    command = ("halves", "m.mrcs", "--output", "out", "--align", "--patches", 1, *ARGUMENTS)
+    assert cryoden(*command).status == 0
+    Path("out/motion/m.star").unlink()
+    assert cryoden(*command).status == 0
+    assert Path("out/motion/m.star").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [((), ("--align",)), (("--align",), ()), (("--align",), ("--align", "--patches", 1))],
+)
+def test_folder_with_other_halves_is_refused(cryoden: Run, before: tuple, now: tuple) -> None:
+    movie()
+    assert cryoden("halves", "m.mrcs", "--output", "out", *before, *ARGUMENTS).status == 0
+    result = cryoden("halves", "m.mrcs", "--output", "out", *now, *ARGUMENTS)
+    assert result.status == 2
+    assert "align" in result.last_error or "patches" in result.last_error
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--align", "--shifts", "motion"), "--align and stored shifts exclude each other"),
+        (("--patches", 3), "--patches has no meaning alone"),
+        (("--align", "--patches", 0), "--patches is 0"),
+    ],
+)
+def test_options_that_contradict(cryoden: Run, words: tuple, sentence: str) -> None:
+    result = cryoden("halves", "m.mrcs", "--output", "out", *words)
+    assert result.status == 2
+    assert sentence in result.last_error
