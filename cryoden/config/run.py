@@ -48,7 +48,7 @@ class RunConfig(Config):
     inputs: Tuple[str, ...] = option(
         positional=True,
         help="Movies, micrographs, a folder of them (also one with odd/ and even/), a quoted pattern, or one RELION "
-        "STAR file or job folder.",
+        "STAR file or job folder, or .cs file of CryoSPARC.",
     )
     output: str = option(
         help="Folder for halves/, model/, denoised/ and evaluation/, each as its own command fills it."

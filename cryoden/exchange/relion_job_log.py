@@ -65,7 +65,8 @@ def pages_of(command: str, folder: Path, micrographs: Optional[str]) -> List[Pag
     halves, model = folder / outputs.HALVES_FOLDER, folder / outputs.MODEL_FOLDER
     has_split, has_trained = ((place / name).is_file() for place, name in ((halves, STAR), (model, outputs.LOG)))
     pages = _pages_of_training(model) if has_trained else []
-    pages += _pages_of_denoising(folder, str(halves / STAR) if has_split else micrographs)
+    denoised = folder if (folder / STAR).is_file() else folder / outputs.DENOISED_FOLDER
+    pages += _pages_of_denoising(denoised, str(halves / STAR) if has_split else micrographs)
     names = [kind.file_name() for kind in OVERALL]
     pictures = [folder / outputs.EVALUATION_FOLDER / name for name in names]
     return pages + [_picture_page(path) for path in pictures if path.is_file()]
@@ -107,7 +108,8 @@ def _text_pages(lines: Sequence[str]) -> List[Page]:
 def _micrograph_page(path: str) -> Page:
     def plot(figure: Figure) -> None:
         image, rate = read_micrograph(path)
-        show_image(figure.subplots(), image, path, image.shape[1] * (rate or 10.0) / 10)
+        side_nm = [size * (rate or 10.0) / 10 for size in image.shape]
+        show_image(figure.subplots(), image, path, (0.0, side_nm[1], 0.0, side_nm[0]))
 
     return plot
 

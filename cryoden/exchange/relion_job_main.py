@@ -258,9 +258,15 @@ def _is_mostly_failed(job: Job, words: JobWords, ending: Ending) -> bool:
     if ending.status != SOME_FAILED or not job.has_micrographs:
         return False
     try:
-        return len(ending.items) > len(read_table(words.path(outputs.MICROGRAPHS_STAR)).paths)
+        return len(ending.items) > len(read_table(_micrographs(words)).paths)
     except FileError:
         return True
+
+
+def _micrographs(words: JobWords) -> str:
+    """Return the STAR file of the micrographs that the job made: a run may have a folder for them."""
+    in_folder = words.path(os.path.join(outputs.DENOISED_FOLDER, outputs.MICROGRAPHS_STAR))
+    return in_folder if os.path.isfile(in_folder) else words.path(outputs.MICROGRAPHS_STAR)
 
 
 def _write_pictures(job: Job, words: JobWords, status: str, lines: Sequence[str]) -> None:
@@ -280,7 +286,7 @@ def _write_pictures(job: Job, words: JobWords, status: str, lines: Sequence[str]
 def _offer(job: Job, words: JobWords, folder: JobFolder) -> None:
     nodes: Dict[str, str] = {}
     if job.has_micrographs:
-        nodes[words.path(outputs.MICROGRAPHS_STAR)] = MICROGRAPHS
+        nodes[_micrographs(words)] = MICROGRAPHS
     log = words.path(outputs.RELION_LOG)
     if os.path.isfile(log):
         nodes[log] = LOG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, List, Optional, Sequence, Tuple
@@ -11,6 +12,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 from cryoden.data.half_sources import full_sum_of, list_halves, split_halves_of
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats import outputs
+from cryoden.formats.cryosparc import is_exposures, read_exposures, read_halves
 from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import EER_ENDING, ENDINGS, image_ending, open_stack
 from cryoden.formats.star import EVEN_NAME, METADATA, MOVIE_NAME, NAME, ODD_NAME, ImageTable, read_table
@@ -51,7 +53,7 @@ def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (),
     Parameters
     ----------
     inputs
-        Files, folders, patterns, or one STAR file or job folder.
+        Files, folders, patterns, or one STAR file, .cs file or job folder.
     references
         Files that may lie among them and are none.
     is_watched
@@ -68,6 +70,8 @@ def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (),
             source = os.path.join(source, JOB_STAR)
         if source.endswith(".star"):
             return _of_star(source)
+        if is_exposures(source):
+            return _of_exposures(source)
         halves = _folder_of_halves(source)
         if halves is not None:
             return halves
@@ -105,6 +109,18 @@ def _of_star(path: str) -> Found:
     if ODD_NAME in table.images and EVEN_NAME in table.images:
         return Found(HALVES, (path,), path, path)
     return Found(MOVIES if _lists_movies(table) else MICROGRAPHS, (path,))
+
+
+def _of_exposures(path: str) -> Found:
+    """Return what the exposures of a .cs file of CryoSPARC are; raises CryodenError if they are none of the three."""
+    with suppress(CryodenError):
+        if read_halves(path, outputs.ODD):
+            return Found(HALVES, (path,), path, path)
+    with suppress(CryodenError):
+        read_exposures(path, are_movies=True)
+        return Found(MOVIES, (path,))
+    read_exposures(path)
+    return Found(MICROGRAPHS, (path,))
 
 
 def _lists_movies(table: ImageTable) -> bool:

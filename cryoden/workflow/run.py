@@ -14,12 +14,13 @@ from cryoden.config.run import in_words_of_run
 from cryoden.data.half_sources import list_halves
 from cryoden.errors import CryodenError, ModelError, NothingDoneError, PairError, Problem, Remedy
 from cryoden.formats import outputs
+from cryoden.formats.cryosparc import is_exposures
 from cryoden.formats.files import write_json
 from cryoden.formats.model_file import read_card
 from cryoden.formats.outcome import DONE, SOME_FAILED, read_ending, read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.run_record import option_differences
-from cryoden.formats.star import write_names
+from cryoden.formats.star import METADATA, read_table, write_names
 from cryoden.system.ranks import n_ranks
 from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, listed_files
 from cryoden.workflow.watch import rounds
@@ -135,6 +136,9 @@ class Steps:
             return found
         folder = self._output / outputs.HALVES_FOLDER
         self._do(self._config.step(HalvesConfig, movies=found.sources, output=str(folder)))
+        exposures = str(folder / outputs.EXPOSURES_CS)
+        if is_exposures(found.sources[0]):
+            return Found(HALVES, (exposures,), exposures, exposures)
         star = str(folder / outputs.MICROGRAPHS_STAR)
         odd, even = (str(folder / kind / outputs.MICROGRAPHS_STAR) for kind in (outputs.ODD, outputs.EVEN))
         return Found(HALVES, (star,), odd, even)
@@ -153,11 +157,17 @@ class Steps:
 
     def denoise(self, halves: Found) -> None:
         """Denoise the micrographs; of halves without their sums, the mean of both halves."""
-        # Where RELION is to find picks by the names of micrographs, no folder of ours may stand before these.
-        folder = self._output if self._config.folders == "relion" else self._output / outputs.DENOISED_FOLDER
+        folder = self._denoised_folder(halves)
+        is_own = folder != self._output
         odd, even = (None, None) if halves.has_sums else (halves.odd, halves.even)
         config = self._config.step(
-            DenoiseConfig, micrographs=halves.sources, model=self.model, output=str(folder), odd=odd, even=even
+            DenoiseConfig,
+            micrographs=halves.sources,
+            model=self.model,
+            output=str(folder),
+            odd=odd,
+            even=even,
+            folders="kept" if is_own and self._config.folders == "relion" else self._config.folders,
         )
         self._do(config)
 
@@ -205,6 +215,18 @@ class Steps:
             )
         write_json(self._output / outputs.RUN_RECORD, {"version": __version__, "options": self._config.to_dict()})
 
+    def _denoised_folder(self, halves: Found) -> Path:
+        """Return where denoised micrographs go.
+
+        Where RELION is to find their picks by name, no folder of ours may stand before the names: unless they would
+        then be those of the micrographs that are denoised, which are in this folder too.
+        """
+        own = self._output / outputs.DENOISED_FOLDER
+        if self._config.folders != "relion":
+            return own
+        is_own_split = halves.sources == (str(self._output / outputs.HALVES_FOLDER / outputs.MICROGRAPHS_STAR),)
+        return own if is_own_split and METADATA not in read_table(halves.sources[0]).images else self._output
+
     def _is_time_to_train(self, halves: Found) -> bool:
         """Return whether training can begin while files still come; one that has begun before goes on."""
         if self._config.model is not None or self._has_trained:
@@ -230,7 +252,8 @@ class Steps:
     def _found(self, files: List[str]) -> Found:
         """Return what the inputs are, of files that are whole."""
         found = find_inputs(self._config.inputs, self.references)
-        if found.kind == HALVES or found.sources[0].endswith(STAR_ENDING):
+        is_list = found.sources[0].endswith(STAR_ENDING) or is_exposures(found.sources[0])
+        if found.kind == HALVES or is_list:
             return found
         return dataclasses.replace(found, sources=tuple(files))
 

@@ -12,7 +12,7 @@ from pyworkflow.wizard import Wizard
 from cryoden.errors import CryodenError
 from cryoden_scipion.protocols import CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
-from cryoden_scipion.viewers.plotting import newPlotter, waiting
+from cryoden_scipion.viewers.plotting import newPlotter
 
 N_MICROGRAPHS = 3
 
@@ -31,8 +31,7 @@ class CryodenLookAtDataWizard(Wizard):
             return
 
         try:
-            with waiting(form.root):
-                plotter, warnings = self.plot(form.protocol)
+            plotter, warnings = self.plot(form.protocol)
         except CryodenError as error:
             form.showError(form.protocol._errorText(error))
             return
@@ -59,6 +58,6 @@ class CryodenLookAtDataWizard(Wizard):
                 sampling_rate=protocol._numberOrWord(ShowConfig, "sampling_rate"),
             )  # fmt: skip
             crops, outcome = pick_crops(config)
-        plotter = newPlotter(protocol, "look at the data", (15, 9.3))
+        plotter = newPlotter("Look at the data", (15, 9.3))
         plot_crops(plotter.getFigure(), crops)
         return plotter, [warning.text(protocol._words) for warning in outcome.warnings]

@@ -20,7 +20,7 @@ from cryoden.formats.star import read_table
 from cryoden.model import training
 from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs
 from cryoden.workflow.run import run
-from tests.helpers import Result, clean_signal, leftovers, python, write_halves, write_mrc
+from tests.helpers import RATE, Result, clean_signal, leftovers, python, write_halves, write_mrc
 
 Run = Callable[..., Result]
 
@@ -196,6 +196,36 @@ def test_options_reach_their_steps(tmp_path: Path) -> None:
     assert denoise.micrographs == ("all/halves/micrographs.star",)
     assert isinstance(evaluate, EvaluateConfig)
     assert (evaluate.sampling_rate, evaluate.quality, evaluate.seed) == (None, "best", 5)
+
+
+def test_exposures_of_cryosparc(tmp_path: Path, blur_model: Path) -> None:
+    dataset = pytest.importorskip("cryosparc.dataset").Dataset
+    write_movies(tmp_path / "S1", 2)
+    movies = dataset.allocate(2, [("movie_blob/path", "O"), ("movie_blob/psize_A", "<f4")])
+    movies["movie_blob/path"], movies["movie_blob/psize_A"] = ["S1/mic0.mrcs", "S1/mic1.mrcs"], [RATE, RATE]
+    movies.save("exposures.cs")
+    assert find_inputs(["exposures.cs"]) == Found(MOVIES, ("exposures.cs",))
+    config = RunConfig(inputs=("exposures.cs",), output="all", model=str(blur_model), device="cpu")
+    recorder = Recorder(HalvesConfig, DenoiseConfig)
+    run(config, recorder)
+    assert sorted(dataset.load("all/denoised/exposures.cs")["uid"]) == sorted(movies["uid"])
+    (evaluate,) = [step for step in recorder.done if isinstance(step, EvaluateConfig)]
+    assert (evaluate.odd, evaluate.even) == ("all/halves/exposures.cs",) * 2
+    assert find_inputs(["all/halves/exposures.cs"]).kind == HALVES
+    assert find_inputs(["all/denoised/exposures.cs"]).kind in (MICROGRAPHS, HALVES)
+
+
+def test_picks_on_the_results_of_a_relion_job_are_found(tmp_path: Path, blur_model: Path) -> None:
+    """No folder of ours stands before the names of micrographs, unless these are ours in the same job."""
+    write_movies(tmp_path / "movies", 1)
+    options = {"output": "External/job003", "model": str(blur_model), "device": "cpu", "folders": "relion"}
+    run(RunConfig(inputs=("movies",), **options), Recorder(HalvesConfig, DenoiseConfig))
+    assert Path("External/job003/denoised/mic0.mrc").is_file()
+
+    write_mrc(tmp_path / "MotionCorr" / "job002" / "movies" / "a.mrc", clean_signal((96, 96), 1))
+    options["output"] = "External/job004"
+    run(RunConfig(inputs=("MotionCorr/job002/movies",), **options), Recorder(DenoiseConfig))
+    assert Path("External/job004/movies/a.mrc").is_file()
 
 
 def test_halves_without_their_sums_and_a_model(tmp_path: Path, blur_model: Path) -> None:
