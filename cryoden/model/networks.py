@@ -210,8 +210,8 @@ class ResidualUNet(Network):
     Of the levels below full resolution, each has two blocks on the way down and one on the way up (the coarsest has two
     in all); full resolution has one convolution on either way: there most of the work is, but little of what is
     learned. Features are averaged on the way down; on the way up they are interpolated and added to the skipped ones.
-    Average and interpolation treat all places within a coarser pixel alike, up to reflection, so that the output's
-    spectrum has no spots on the lattice of the coarser pixels. Nothing is normalised: the last convolution of each
+    Average and interpolation treat all places within a coarser pixel alike, up to reflection: the output's spectrum has
+    hardly any spots on the lattice of the coarser pixels (benchmarks/README.md). Nothing is normalised: the last convolution of each
     block begins at zero, and with it every block as what it is added to (Goyal et al. 2017, arXiv:1706.02677).
 
     Parameters
