@@ -52,6 +52,7 @@ import os
 from typing import TYPE_CHECKING, Any, Dict, Tuple, Type, TypeVar, get_origin, get_type_hints
 
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
+from cryoden.system.packages import needing_torch
 
 if TYPE_CHECKING:
     from cryoden.formats.outcome import Outcome
@@ -102,8 +103,8 @@ def train(**options: Any) -> Training:
     CryodenError
         If halves, options or device cannot be used.
     """
-    from cryoden.model import training
-
+    with needing_torch():
+        from cryoden.model import training
     return training.train(_config(TrainConfig, options))
 
 
@@ -125,8 +126,8 @@ def denoise(**options: Any) -> Outcome:
     CryodenError
         If nothing can be done.
     """
-    from cryoden.model.denoising import denoise_micrographs
-
+    with needing_torch():
+        from cryoden.model.denoising import denoise_micrographs
     return denoise_micrographs(_config(DenoiseConfig, options))
 
 
@@ -150,7 +151,8 @@ def evaluate(**options: Any) -> Tuple[EvaluationTable, Outcome]:
     CryodenError
         If nothing can be done.
     """
-    from cryoden.evaluation.evaluate import evaluate
+    with needing_torch():
+        from cryoden.evaluation.evaluate import evaluate
     from cryoden.report.html_report import write_report
 
     config = _config(EvaluateConfig, options)
