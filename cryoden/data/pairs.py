@@ -14,6 +14,7 @@ from cryoden.errors import CryodenError, PairError, Problem, Remedy, because, pr
 from cryoden.formats import outputs
 from cryoden.formats.files import real_path
 from cryoden.formats.images import Stack, open_micrograph, open_stack
+from cryoden.formats.star import require_in_project
 
 SAME_AREA_TOLERANCE = 0.02
 """Relative difference of side lengths that binning and trimming of edges explain."""
@@ -131,6 +132,8 @@ def find_pairs(odd: str, even: str, working_rate: Optional[float] = None) -> Tup
             failures[name] = problem_of(error, name)
 
     if not pairs:
+        require_in_project(odd, odd_files.values())
+        require_in_project(even, even_files.values())
         first = next(iter(failures.values()), Problem(PairError.kind, "both are empty."))
         raise because(PairError, f"{odd} and {even} have no usable pair of halves", first)
     _check_rates(pairs)

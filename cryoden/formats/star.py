@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -253,6 +253,37 @@ def listed_table(sources: Sequence[str], are_movies: bool = False) -> Optional[I
     if cryosparc.is_exposures(sources[0]):
         return cryosparc.read_exposures(sources[0], are_movies)
     return read_table(sources[0]) if sources[0].endswith(".star") else None
+
+
+def require_in_project(source: PathLike, paths: Iterable[str]) -> None:
+    """Refuse a STAR file that is read elsewhere than where its paths lead: they are relative to a project's folder.
+
+    Parameters
+    ----------
+    source
+        The STAR file; other sources are passed over.
+    paths
+        That it lists, as far as they are wanted.
+
+    Raises
+    ------
+    FileError
+        If all paths are relative and none of them is there.
+    """
+    listed = list(paths)
+    if Path(source).suffix != ".star" or not listed or any(map(os.path.isabs, listed)):
+        return
+    if any(map(os.path.exists, listed)):
+        return
+    first = listed[0]
+    folders = Path(os.path.realpath(str(source))).parents
+    project = next((folder for folder in folders if os.path.exists(str(folder / first))), None)
+    message = (
+        f"{source} lists files relative to the folder of its project, such as {first}, and none of them is found from "
+        f"{working_folder()}. "
+    )
+    message += f"Start in {project}." if project else "Start in that folder."
+    raise FileError(message, subject=str(source))
 
 
 def write_results(

@@ -21,7 +21,7 @@ from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.run_record import RunRecord, deleted_file
-from cryoden.formats.star import star_path, write_results
+from cryoden.formats.star import require_in_project, star_path, write_results
 from cryoden.metrics.model_weaknesses import weaknesses
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
@@ -69,6 +69,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     if not config.overwrite:
         require_own_folder(output, outputs.DENOISE_RECORD, LISTS)
     finished = record.finished([job.result for job in micrographs.jobs])
+    if micrographs.table and not finished:
+        require_in_project(micrographs.table.source, [job.path for job in micrographs.jobs])
     if rank() == 0:
         record.begin()
 

@@ -40,7 +40,7 @@ from cryoden.formats.run_record import (
     require_distinct,
     require_no_input,
 )
-from cryoden.formats.star import ImageTable, listed_table, star_path, write_results
+from cryoden.formats.star import ImageTable, listed_table, require_in_project, star_path, write_results
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.corrected_movies import CorrectedMovies
 from cryoden.movies.fixed_pattern import FixedPattern
@@ -247,6 +247,8 @@ def split_movies(config: HalvesConfig) -> Outcome:
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
     paths = [movie.path for movie in movies]
+    if table and not finished:
+        require_in_project(table.source, paths)
     if not finished and job is None:
         require_gain_orientation(config, paths)
     elif not finished and job is not None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 from cryoden.errors import FileError
-from cryoden.formats.star import new_table, read_table, star_path, write_table
+from cryoden.formats.star import new_table, read_table, require_in_project, star_path, write_table
+from tests.helpers import RATE, Result, write_halves
 
 TWO_GROUPS = """
 data_optics
@@ -153,3 +155,62 @@ def test_paths_elsewhere_are_absolute(tmp_path: Path) -> None:
 
 def test_names_that_begin_with_dots_are_still_below_the_working_folder(tmp_path: Path) -> None:
     assert star_path(tmp_path / "..odd" / "a.mrc") == os.path.join("..odd", "a.mrc")
+
+
+# ------------------------------------------------------------------ a STAR file that is read elsewhere
+def test_a_star_file_read_elsewhere_says_where_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    star, names = tmp_path / "project/MotionCorr/job002/a.star", ["Movies/a.mrc", "Movies/b.mrc"]
+    for file in (star, *(tmp_path / "project" / name for name in names)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(FileError) as error:
+        require_in_project(star, names)
+    assert error.value.problem.message == (
+        f"{star} lists files relative to the folder of its project, such as Movies/a.mrc, and none of them is found "
+        f"from {elsewhere}. Start in {tmp_path / 'project'}."
+    )
+    (tmp_path / "copy.star").touch()
+    with pytest.raises(FileError, match=r"Start in that folder\.$"):
+        require_in_project(tmp_path / "copy.star", names)
+
+
+def test_star_files_that_are_read_in_their_project_are_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "b.mrc").touch()
+    require_in_project("a.star", ["a.mrc", "b.mrc"])  # one is missing: that item fails
+    require_in_project("a.star", ["/nowhere/a.mrc"])
+    require_in_project("a.star", [])
+    require_in_project("folder", ["gone.mrc"])
+
+
+@pytest.mark.parametrize("command", ["halves", "denoise", "train", "evaluate"])
+def test_every_command_says_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cryoden: Callable[..., Result], make_model: Callable[..., Path],
+    command: str,
+) -> None:  # fmt: skip
+    model = make_model("m.safetensors").resolve()
+    write_halves(tmp_path, n=3)
+    for half in ("odd", "even"):
+        table = new_table([f"{half}/mic{number}.mrc" for number in range(3)], RATE, 300, 2.7, 0.1)
+        write_table(tmp_path / f"{half}.star", table)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for half in ("odd", "even"):
+        (elsewhere / f"{half}.star").write_bytes((tmp_path / f"{half}.star").read_bytes())
+    monkeypatch.chdir(elsewhere)
+    for half in ("odd", "even"):
+        (tmp_path / half).rename(tmp_path / f"moved_{half}")  # no folder above the STAR file is the project's any more
+    words = {
+        "halves": ["odd.star"],
+        "denoise": ["odd.star", "--model", model],
+        "train": ["--odd", "odd.star", "--even", "even.star"],
+        "evaluate": ["--odd", "odd.star", "--even", "even.star"],
+    }[command]
+    result = cryoden(command, *words, "--output", "out")
+    assert result.status == 2
+    assert result.last_error.endswith(
+        f"such as odd/mic0.mrc, and none of them is found from {elsewhere}. Start in that folder."
+    )
+    assert "mic1.mrc" not in result.err
