@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar, cast
 
 from cryoden.config.options import Options
 from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy
 from cryoden.formats import outputs
-from cryoden.formats.file_errors import writing_errors
+from cryoden.formats.file_errors import reading_errors, writing_errors
 from cryoden.formats.files import PathLike, remove_dead_temporaries
 from cryoden.formats.outcome import STOPPED, Ending, read_ending, write_ending, write_failures
 from cryoden.system.locks import LOCK_NAME, FolderLock
@@ -19,6 +21,12 @@ from cryoden.system.ranks import rank
 from cryoden.system.signals import Stopped
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+OPENED = (
+    f"{LOCK_NAME}*", outputs.OUTCOME, outputs.FAILURES, outputs.LOGS, "*.results*.jsonl", outputs.TRAINING_STATUS,
+    outputs.RUN_RECORD, *outputs.RECORDS,
+)  # fmt: skip
+"""Files in an output folder that are opened as they are found: who opens a pipe waits for ever."""
 
 
 def fills_folder(command: str, failures: Callable[[Any], Mapping[str, Problem]]) -> Callable[[Command], Command]:
@@ -70,6 +78,7 @@ def failures_of(result: Any) -> Mapping[str, Problem]:
 @contextmanager
 def _filling(path: Path, command: str) -> Iterator[Callable[[Mapping[str, Problem]], None]]:
     """Own a folder; give what is to be called with the failures when the command is done."""
+    _require_plain_files(path)
     with FolderLock(path, f"cryoden {command}"):
         if rank() == 0:
             _remove_ending(path / outputs.OUTCOME)
@@ -90,6 +99,30 @@ def _filling(path: Path, command: str) -> Iterator[Callable[[Mapping[str, Proble
         except Stopped:
             _record(path, Ending(STOPPED))
             raise
+
+
+def _require_plain_files(folder: Path) -> None:
+    """Refuse folders, pipes and devices in the place of the files that are opened.
+
+    Raises
+    ------
+    FileError
+        If there is one.
+    """
+    if not folder.is_dir():
+        return
+    with reading_errors(folder):
+        names = sorted(name for name in os.listdir(str(folder)) if any(fnmatch(name, word) for word in OPENED))
+    for path in (folder / name for name in names):
+        with suppress(OSError):  # gone meanwhile, or a link to nothing
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                what = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
+                raise FileError(
+                    f"{path} is a {what}, where a file of this command belongs.",
+                    subject=str(path),
+                    remedy=Remedy("other_folder"),
+                )
 
 
 def _remove_ending(path: Path) -> None:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Callable, Mapping, Optional
 
+import numpy as np
 import pytest
 
 from cryoden.config.options import Config, option
@@ -18,7 +19,7 @@ from cryoden.formats import outputs
 from cryoden.formats.outcome import read_ending, read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.system.locks import LOCK_NAME
-from tests.helpers import ROOT
+from tests.helpers import ROOT, Result, write_raw_mrc
 
 FAILURES = {"a.mrc": Problem("pixel", "a.mrc is constant.", "a.mrc"), "b.mrc": Problem("file", "gone", "b.mrc")}
 
@@ -155,3 +156,32 @@ def test_the_folder_of_another_command_is_refused(name: str) -> None:
         require_own_folder("out", outputs.DENOISE_RECORD, ["micrographs.star"])
     Path("out", outputs.DENOISE_RECORD).write_text("{}")
     require_own_folder("out", outputs.DENOISE_RECORD, ["micrographs.star"])
+
+
+# ------------------------------------------------------------------ what is no file, in the place of one
+@pytest.mark.parametrize(
+    "name", [LOCK_NAME, "log.jsonl", "outcome.json", "halves.results.jsonl", "training_status.json"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_named_and_never_opened(name: str, kind: str) -> None:
+    Path("out").mkdir()
+    path = Path("out") / name
+    {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda place: os.symlink("/dev/null", place)}[kind](str(path))
+    with pytest.raises(FileError) as error:
+        command()
+    problem = error.value.problem
+    assert problem.message == f"out/{name} is a {kind}, where a file of this command belongs."
+    assert (problem.subject, problem.remedy) == (f"out/{name}", Remedy("other_folder"))
+    assert os.listdir("out") == [name]
+
+
+def test_a_command_ends_in_one_line_where_a_pipe_stands_for_its_log(cryoden: Callable[..., Result]) -> None:
+    write_raw_mrc(Path("m.mrc"), np.arange(4 * 64).reshape(4, 8, 8), 1)
+    assert cryoden("halves", "m.mrc", "--output", "out").status == 0  # the folder is its own
+    Path("out/log.jsonl").unlink()
+    os.mkfifo("out/log.jsonl")
+    result = cryoden("halves", "m.mrc", "--output", "out")
+    assert result.status == 2
+    assert result.last_error == (
+        "cryoden: out/log.jsonl is a pipe, where a file of this command belongs. Choose another --output folder."
+    )
