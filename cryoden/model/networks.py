@@ -211,8 +211,9 @@ class ResidualUNet(Network):
     in all); full resolution has one convolution on either way: there most of the work is, but little of what is
     learned. Features are averaged on the way down; on the way up they are interpolated and added to the skipped ones.
     Average and interpolation treat all places within a coarser pixel alike, up to reflection: the output's spectrum has
-    hardly any spots on the lattice of the coarser pixels (benchmarks/README.md). Nothing is normalised: the last convolution of each
-    block begins at zero, and with it every block as what it is added to (Goyal et al. 2017, arXiv:1706.02677).
+    hardly any spots on the lattice of the coarser pixels (benchmarks/README.md). Nothing is normalised: the last
+    convolution of each block begins at zero, and with it every block as what it is added to (Goyal et al. 2017,
+    arXiv:1706.02677).
 
     Parameters
     ----------
