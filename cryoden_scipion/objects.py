@@ -51,12 +51,12 @@ class CryodenModel(EMObject):
 
     def getDescription(self) -> str:
         """Return what it is in a few words: network, pixel size, number of pairs and R2, as far as they are known."""
-        parts = [f"{self.getNetworkLabel()} at {self.getSamplingRate():.2f} Å/px"]
+        parts = [self.getNetworkLabel(), f"{self.getSamplingRate():.2f} Å/px"]
+        if self.getR2() is not None:
+            parts.insert(1, f"R2 = {self.getR2():.3f}")
         if self._nPairs.get():
             parts.append(f"trained on {counted(self._nPairs.get(), 'pair')} of halves")
-        if self.getR2() is not None:
-            parts.append(f"R2 = {self.getR2():.3f}")
         return ", ".join(parts)
 
     def __str__(self) -> str:
-        return f"CryodenModel ({self.getDescription()})" if self.getNetwork() else "CryodenModel"
+        return self.getDescription() if self.getNetwork() else "Denoiser"

@@ -32,7 +32,7 @@ SECTIONS: Dict[str, Dict[str, Tuple[Type[params.Param], str]]] = {
         "ice_gradient": (params.FloatParam, "Ice gradient"),
         "carbon": (params.FloatParam, "Carbon fraction"),
         "drift": (params.FloatParam, "Drift (Å)"),
-        "no_damage": (params.BooleanParam, "No radiation damage?"),
+        "no_damage": (params.BooleanParam, "Switch off radiation damage?"),
     },
     "Microscope": {
         "voltage": (params.FloatParam, "Voltage (kV)"),

@@ -11,7 +11,7 @@ from pwem.objects import SetOfMicrographs
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
-from cryoden.config import NETWORKS, TrainConfig
+from cryoden.config import NETWORKS, TrainConfig, shared
 from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
@@ -266,7 +266,7 @@ class CryodenProtTrain(HalvesInput):
             return []
 
         card = read_card(self.outputModel.getFileName())
-        network = f"{card.label} [Ronneberger2015]" if card.network == "unet" else card.label
+        network = f"{card.label} [Ronneberger2015]" if card.network in shared.UNETS else card.label
         facts = card.training
         nHeldOut = len(set(facts["held_out"]).difference(facts["trained_on"]))  # a single micrograph is cut in two
         lines = [
@@ -284,7 +284,7 @@ class CryodenProtTrain(HalvesInput):
         return lines
 
     def _citations(self) -> List[str]:
-        isUNet = NETWORKS[self.network.get()] == "unet"
+        isUNet = NETWORKS[self.network.get()] in shared.UNETS
         return ["Lehtinen2018", "Ronneberger2015"] if isUNet else ["Lehtinen2018"]
 
     # --------------------------- UTILS functions ------------------------------
