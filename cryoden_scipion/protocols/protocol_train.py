@@ -256,8 +256,8 @@ class CryodenProtTrain(HalvesInput):
         except CryodenError as error:  # the training writes it again
             return [self._errorText(error)]
         if status is None:
-            return ["No model yet. *Analyze Results* shows the curves after the first epoch."]
-        curves = "*Analyze Results* shows the curves." if status.r2 is not None else "The curves come with epoch 2."
+            return ["No model yet. *Analyze results* shows the curves after the first epoch."]
+        curves = "*Analyze results* shows the curves." if status.r2 is not None else "The curves come with epoch 2."
         line = f"*{status.sentence(is_running=self.isActive())}* {curves}"
         return [line, *self._warningLines(Problem("warning", text) for text in status.warnings)]
 

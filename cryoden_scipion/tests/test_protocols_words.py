@@ -210,7 +210,7 @@ class TestCryodenWords(BaseTest):
         write_status(self.folder, TrainingStatus(3, 20, 40, 400, 0.1, 720.0, 0.9, 0.2134))
         protocol.setStatus(STATUS_RUNNING)
         self.assertEqual(
-            protocol._summary(), ["*Epoch 3 of 20, R2 0.21, 12 minutes left.* *Analyze Results* shows the curves."]
+            protocol._summary(), ["*Epoch 3 of 20, R2 0.21, 12 minutes left.* *Analyze results* shows the curves."]
         )
         protocol.setStatus(STATUS_ABORTED)
         self.assertTrue(protocol._summary()[0].startswith("*Stopped in epoch 3 of 20, R2 0.21.*"))
