@@ -112,7 +112,7 @@ def rescale_coordinates(config: RelionCoordinatesConfig) -> Outcome:
             continue
         done.append(pick)
     if not done:
-        raise NothingDoneError("micrographs", "rescaled", len(sources), failures)
+        raise NothingDoneError("micrograph", "rescaled", len(sources), failures)
     _write_lists(config, done)
     return Outcome(len(sources), failures)
 
@@ -256,7 +256,7 @@ def _rescale_particles(
                 failures[str(picked)] = error.problem
         written[key] = pd.concat(parts) if parts else block.iloc[:0]
     if len(failures) == len(names):
-        raise NothingDoneError("micrographs", "rescaled", len(names), failures)
+        raise NothingDoneError("micrograph", "rescaled", len(names), failures)
 
     path = Path(config.output) / outputs.COORDINATES_STAR
     result = Result(path.name, (path,), (config.picks, config.picked, config.micrographs))

@@ -108,8 +108,7 @@ def _text_pages(lines: Sequence[str]) -> List[Page]:
 def _micrograph_page(path: str) -> Page:
     def plot(figure: Figure) -> None:
         image, rate = read_micrograph(path)
-        side_nm = [size * (rate or 10.0) / 10 for size in image.shape]
-        show_image(figure.subplots(), image, path, (0.0, side_nm[1], 0.0, side_nm[0]))
+        show_image(figure.subplots(), image, path, image.shape[1] * (rate or 10.0) / 10)
 
     return plot
 

@@ -46,6 +46,8 @@ class HalfCrop:
         A/px.
     correlation
         Of the two halves over the whole micrograph.
+    left_over
+        Correlation of their difference with their sum: what the difference shows of the specimen.
     """
 
     name: str
@@ -54,6 +56,7 @@ class HalfCrop:
     even: np.ndarray
     sampling_rate: float
     correlation: float
+    left_over: float
 
 
 @fills_folder("show", lambda done: done[1].failures)
@@ -118,30 +121,40 @@ def _crops_of(pair: HalfPair, config: ShowConfig, rng: np.random.Generator) -> L
     for half in (odd, even):
         measure_scale(half)  # refuses what training would refuse
 
-    correlation = float(np.corrcoef(odd[::2].ravel(), even[::2].ravel())[0, 1])
+    correlation = _correlation(odd, even)
+    left_over = _correlation(odd - even, odd + even)
     side = min(config.crop, *pair.shape)
     crops = []
     for _ in range(config.crops):
         y, x = (int(rng.integers(0, n - side + 1)) for n in pair.shape)
         cut = (slice(y, y + side), slice(x, x + side))
-        crops.append(HalfCrop(pair.name, (y, x), odd[cut], even[cut], pair.sampling_rate, correlation))
+        crops.append(HalfCrop(pair.name, (y, x), odd[cut], even[cut], pair.sampling_rate, correlation, left_over))
     return crops
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the correlation of two images, from every second row."""
+    return float(np.corrcoef(first[::2].ravel(), second[::2].ravel())[0, 1])
 
 
 def plot_crops(figure: Figure, crops: Sequence[HalfCrop]) -> None:
     """Draw a row for each crop: odd, even, sum, difference, histograms of the halves and of their difference.
 
-    What to look for: the halves show the same specimen; the difference shows none of it; both histograms coincide.
+    What to look for stands above, with what was measured of it: the halves show the same specimen; the difference shows
+    none of it; both histograms coincide.
     """
+    rates = sorted({f"{crop.sampling_rate:.3g}" for crop in crops})
+    figure.suptitle(f"Random crops at {' and '.join(rates)} Å/px")
     axes: Any = figure.subplots(len(crops), 5, squeeze=False)
     for row, crop in zip(axes, crops):
-        side = crop.odd.shape[0] * crop.sampling_rate / 10
+        width_nm = crop.odd.shape[1] * crop.sampling_rate / 10
         images: Dict[str, np.ndarray] = {
-            f"{crop.name}: odd": crop.odd, "even": crop.even, "sum": crop.odd + crop.even,
-            "difference: no specimen": crop.odd - crop.even,
+            f"{crop.name}\nodd half": crop.odd, "even half": crop.even, "sum of both": crop.odd + crop.even,
+            f"the difference should show no specimen:\ncorrelation {abs(crop.left_over):.2f} with the sum":
+            crop.odd - crop.even,
         }  # fmt: skip
         for place, (title, image) in zip(row, images.items()):
-            show_image(place, image, title, (0.0, side, 0.0, side))
+            show_image(place, image, title, width_nm)
 
         centred = [image - image.mean() for image in (crop.odd, crop.even, crop.odd - crop.even)]
         low, high = np.percentile(centred[2], (0.1, 99.9))
@@ -150,9 +163,8 @@ def plot_crops(figure: Figure, crops: Sequence[HalfCrop]) -> None:
             counts, _ = np.histogram(values, edges)
             row[4].plot((edges[1:] + edges[:-1]) / 2, counts, style, label=label)
 
-        row[4].set(
-            title=f"correlation {crop.correlation:.3f} at {crop.sampling_rate:.3g} Å/px",
-            xlabel="grey value - mean",
-            yticks=[],
-        )
+        row[4].set(xlabel="grey value - mean", yticks=[])
+        row[4].set_title(f"both histograms should coincide;\nthe halves correlate: {crop.correlation:.3f}")
+        for place in row:
+            place.title.set_fontsize(9)
         row[4].legend(fontsize=7)

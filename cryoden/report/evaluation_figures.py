@@ -12,7 +12,7 @@ from cryoden.metrics.measurement import Measurement
 from cryoden.metrics.ring_covariance import A, B
 from cryoden.report.evaluation_result import Evaluated, denoised_cut
 from cryoden.report.evaluation_table import Number
-from cryoden.report.figures import plain, power_spectrum, show_image, show_with_scale_bar
+from cryoden.report.figures import add_scale_bar, plain, power_spectrum, show_image
 from cryoden.report.pictures import MAX_BARS, PER_ROW
 from cryoden.report.tables import with_error
 
@@ -208,16 +208,15 @@ def plot_micrograph_scores(figure: Figure, evaluated: Evaluated) -> None:
 def plot_raw(figure: Figure, evaluated: Evaluated, name: str) -> None:
     """Draw the central cut-out of one half of a micrograph."""
     measurement = evaluated.measurement(name)
-    title, width_nm = f"{name}: one half, unprocessed", _extent(measurement)[1]
-    show_with_scale_bar(figure.subplots(), measurement.half_cuts()[A], title, width_nm)
+    show_image(figure.subplots(), measurement.half_cuts()[A], f"{name}: one half, unprocessed", _width_nm(measurement))
 
 
 def plot_denoised(figure: Figure, evaluated: Evaluated, name: str, key: str = "") -> None:
     """Draw the same cut-out as a denoiser leaves it."""
     measurement, row = evaluated.measurement(name), evaluated.row_or_leader(key)
-    r2, width_nm = row.micrographs[name].r2, _extent(measurement)[1]
+    r2 = row.micrographs[name].r2
     title = f"{name}: denoised by {row.label}{'' if r2 is None else f', R² {r2:.2f}'}"
-    show_with_scale_bar(figure.subplots(), denoised_cut(row, measurement), title, width_nm)
+    show_image(figure.subplots(), denoised_cut(row, measurement), title, _width_nm(measurement))
 
 
 def plot_side_by_side(figure: Figure, evaluated: Evaluated, name: str) -> None:
@@ -228,15 +227,15 @@ def plot_side_by_side(figure: Figure, evaluated: Evaluated, name: str) -> None:
     n = len(rows) + int(measurement.has_truth)
     n_columns = min(n, PER_ROW)
     axes: Any = np.atleast_1d(figure.subplots(-(-n // n_columns), n_columns, squeeze=False)).ravel()
-    extent = _extent(measurement)
+    width_nm = _width_nm(measurement)
 
     for place, row in zip(axes, rows):
         r2 = row.micrographs[name].r2_corr
         title = row.label if r2 is None else f"{row.label}   R²corr {r2:.2f}"
-        show_image(place, denoised_cut(row, measurement), title, extent)
+        show_image(place, denoised_cut(row, measurement), title, width_nm)
 
     if measurement.has_truth:
-        show_image(axes[len(rows)], measurement.truth_cut(), "truth", extent)
+        show_image(axes[len(rows)], measurement.truth_cut(), "truth", width_nm)
     for place in axes[n:]:
         place.set_axis_off()
     figure.suptitle(f"{plain(name)}: one half, denoised")
@@ -254,16 +253,16 @@ def plot_micrograph(figure: Figure, evaluated: Evaluated, name: str, key: str = 
     fa = denoised_cut(row, measurement, A)
     fb = denoised_cut(row, measurement, B)
 
-    extent = _extent(measurement)
+    width_nm = _width_nm(measurement)
     axes: Any = figure.subplots(2, 4)
     for place, image, title in zip(
         axes[0],
         (a, (fa + fb) / 2, b, a - fa),
         ("half a (odd)", f"{row.label}: mean of f(a) and f(b)", "half b (even)", "difference a - f(a)"),
     ):
-        show_image(place, image, title, extent)
+        show_image(place, image, title, width_nm)
 
-    show_image(axes[1, 0], a - fb, "residual a - f(b)", extent)
+    show_image(axes[1, 0], a - fb, "residual a - f(b)", width_nm)
     for place, image, title in ((axes[1, 1], a - fb, "residual a - f(b)"), (axes[1, 2], a - b, "noise a - b")):
         shown = _autocorrelation(image)
         limit = max(0.02, float(np.max(np.abs(shown))))
@@ -294,17 +293,20 @@ def plot_truth(figure: Figure, evaluated: Evaluated, name: str) -> None:
 
     maps = truth_maps(prediction, truth, measurement.sampling_rate, (band[0], band[1]))
     axes: Any = figure.subplots(1, 4)
-    extent = _extent(measurement)
-    show_image(axes[0], truth, "truth", extent)
-    show_image(axes[1], prediction, leader.label, extent)
+    width_nm = _width_nm(measurement)
+    show_image(axes[0], truth, "truth", width_nm)
+    show_image(axes[1], prediction, leader.label, width_nm)
 
     top = float(max(maps.invented.max(), maps.deleted.max(), 1e-6))
     for place, image, title, colours in (
         (axes[2], maps.invented, "invented: not in the truth", "Reds"),
         (axes[3], maps.deleted, "deleted: not in the prediction", "Blues"),
     ):
+        extent = (0.0, width_nm, 0.0, width_nm * image.shape[0] / image.shape[1])
         drawn = place.imshow(image, cmap=colours, vmin=0, vmax=top, origin="lower", extent=extent)
-        place.set(title=f"{title}\n{100 * image.mean():.0f} % of the signal variance", xlabel="nm", ylabel="nm")
+        place.set_title(f"{title}\n{100 * image.mean():.0f} % of the signal variance")
+        place.set(xticks=[], yticks=[])
+        add_scale_bar(place)
         figure.colorbar(drawn, ax=place, shrink=0.7, label="of the truth's variance")
     figure.suptitle(f"{plain(name)}: where {plain(leader.label)} invents and deletes")
 
@@ -329,10 +331,9 @@ def _range(values: Sequence[Optional[float]]) -> Tuple[float, float]:
     return min(low, 0.0), max(high, 0.01) * 1.05
 
 
-def _extent(measurement: Measurement) -> Tuple[float, float, float, float]:
-    """Return the edges of a cut-out in nm."""
-    rows, columns = measurement.half_cuts().shape[1:]
-    return 0.0, columns * measurement.sampling_rate / 10, 0.0, rows * measurement.sampling_rate / 10
+def _width_nm(measurement: Measurement) -> float:
+    """Return the width of a cut-out."""
+    return measurement.half_cuts().shape[2] * measurement.sampling_rate / 10
 
 
 def _shade_band(axes: Any, evaluated: Evaluated) -> None:

@@ -155,11 +155,11 @@ def plot_comparison(
         What the images are.
     """
     axes: Any = figure.subplots(2, 3)
-    extent = (0.0, first.shape[1] * sampling_rate / 10, 0.0, first.shape[0] * sampling_rate / 10)
-    images = {names[0]: first, names[1]: second, " - ".join(names): first - second}
+    width_nm = first.shape[1] * sampling_rate / 10
+    images = {names[0]: first, names[1]: second, f"difference ({' - '.join(names)})": first - second}
 
     for place, (name, image) in zip(axes[0], images.items()):
-        show_image(place, image, name, extent)
+        show_image(place, image, name, width_nm)
         if place is not axes[0, 0]:  # zooming into one zooms into all
             place.sharex(axes[0, 0])
             place.sharey(axes[0, 0])
@@ -173,14 +173,14 @@ def plot_comparison(
             rings, cmap="gray", origin="lower", extent=(-nyquist, nyquist, -nyquist, nyquist),
             **grey_range(rings, RING_PERCENTILES),
         )  # fmt: skip
-        place.set(title=f"power spectrum, {name} (log, without its slope)", xlabel="1/Å", ylabel="1/Å")
+        place.set(title=f"power spectrum, {name} (log scale, flattened)", xlabel="1/Å", ylabel="1/Å")
         profiles.append((name, frequency, profile))
     axes[1, 1].sharex(axes[1, 0])
     axes[1, 1].sharey(axes[1, 0])
 
     for name, frequency, profile in profiles:
         axes[1, 2].semilogy(frequency[1:], profile[1:], label=name)
-    axes[1, 2].set(title="radial mean of the power", xlabel="spatial frequency (1/Å)", ylabel="power")
+    axes[1, 2].set(title="radial average of the power spectra", xlabel="spatial frequency (1/Å)", ylabel="power")
     axes[1, 2].grid(alpha=0.3)
     axes[1, 2].legend()
     if title:
@@ -232,31 +232,54 @@ def _starts(length: int, side: int) -> List[int]:
     return list(range(0, length - side + 1, max(side // 2, 1)))
 
 
-def show_image(axes: Any, image: np.ndarray, title: str, extent: Tuple[float, float, float, float]) -> None:
-    """Draw a micrograph in grey with its axes in nm; a large one is first brought to the pixels of a screen."""
+def show_image(axes: Any, image: np.ndarray, title: str, width_nm: Optional[float]) -> None:
+    """Draw a micrograph in grey with a scale bar; a large one is first brought to the pixels of a screen.
+
+    Parameters
+    ----------
+    axes
+        Of matplotlib; they become nm.
+    image
+        `(y, x)`.
+    title
+        Above it.
+    width_nm
+        Of the whole image; None where it is not known, which leaves out the bar.
+    """
+    width = width_nm or image.shape[1]
+    extent = (0.0, width, 0.0, width * image.shape[0] / image.shape[1])
     longest = max(image.shape)
     if longest > DISPLAY_SIDE:
         rows, columns = (2 * max(1, round(side * DISPLAY_SIDE / longest / 2)) for side in image.shape)
         image = fourier_crop(image, (rows, columns))
     axes.imshow(image, cmap="gray", origin="lower", extent=extent, **grey_range(image, GREY_PERCENTILES))
-    axes.set(title=plain(title), xlabel="nm", ylabel="nm")
+    axes.set_title(plain(title))
+    axes.set_axis_off()
+    if width_nm is not None:
+        add_scale_bar(axes)
 
 
-def show_with_scale_bar(axes: Any, image: np.ndarray, title: str, width_nm: float) -> None:
-    """Draw a micrograph in grey without axes, with a bar of a round length in one corner."""
+def add_scale_bar(axes: Any) -> None:
+    """Draw a bar of a round length into the corner of axes in nm; zooming in gives it another length."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, Stroke
 
-    show_image(axes, image, title, (0.0, width_nm, 0.0, width_nm * image.shape[0] / image.shape[1]))
-    axes.set_axis_off()
+    bar = Rectangle((0, 0), 0, 0, facecolor="w", edgecolor="k", lw=0.8)
+    axes.add_artist(bar)
+    outline = [Stroke(linewidth=2, foreground="k"), Normal()]
+    label = axes.text(0, 0, "", ha="center", color="w", fontsize=11, weight="bold", path_effects=outline)
 
-    length = max((bar for bar in BARS_NM if bar <= BAR_SHARE * width_nm), default=BARS_NM[0])
-    start, height = 0.04 * width_nm, 0.014 * width_nm
-    axes.add_patch(Rectangle((start, start), length, height, facecolor="w", edgecolor="k", lw=0.8))
-    axes.text(
-        start + length / 2, start + 2 * height, f"{length:g} nm", ha="center", color="w", fontsize=11, weight="bold",
-        path_effects=[Stroke(linewidth=2, foreground="k"), Normal()],
-    )  # fmt: skip
+    def place(_: Any = None) -> None:
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        length = max((nm for nm in BARS_NM if nm <= BAR_SHARE * (right - left)), default=BARS_NM[0])
+        height = 0.014 * (top - bottom)
+        start = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
+        bar.set_bounds(*start, length, height)
+        label.set(x=start[0] + length / 2, y=start[1] + 2 * height, text=f"{length:g} nm")
+
+    place()
+    axes.callbacks.connect("xlim_changed", place)
+    axes.callbacks.connect("ylim_changed", place)
 
 
 def grey_range(image: np.ndarray, percentiles: Tuple[float, float]) -> Dict[str, Optional[float]]:

@@ -32,7 +32,7 @@ def plot_inside(figure: Figure, arrays: Dict[str, np.ndarray], title: str = "") 
             place.imshow(image, cmap="magma", origin="lower", **grey_range(image, GREY_PERCENTILES))
         shape = arrays[name].shape
         row[0].set_title(f"{name[9:]}: {shape[2]} x {shape[1]} px", fontsize=9, loc="left")
-    parts[1].suptitle("activation maps of one cut-out, the liveliest channels")
+    parts[1].suptitle("activation maps of one cut-out, the most active channels")
     if title:
         figure.suptitle(plain(title))
 

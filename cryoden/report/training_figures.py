@@ -13,7 +13,7 @@ from cryoden.formats.files import PathLike
 from cryoden.formats.model_file import read_card
 from cryoden.formats.training_folder import read_log, read_samples
 from cryoden.metrics.model_weaknesses import weaknesses
-from cryoden.report.figures import GREY_PERCENTILES, grey_range, save_figure
+from cryoden.report.figures import save_figure, show_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,12 +55,12 @@ def plot_training(figure: Figure, records: Sequence[Dict[str, Any]], folder: Pat
     if title:
         figure.suptitle(title, color="tab:red", fontsize=10, parse_math=False)
 
+    model = Path(folder) / outputs.MODEL
+    nm_per_px = read_card(model).sampling_rate / 10 if samples and model.exists() else None
     name, cuts = next(iter(samples.items()), ("", np.empty((0, 0, 0))))
     for column, (image, title) in enumerate(zip(cuts, SAMPLE_TITLES)):
         axes: Any = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
-        axes.imshow(image, cmap="gray", origin="lower", **grey_range(image, GREY_PERCENTILES))
-        axes.set_title(f"{name}, {title}", parse_math=False)
-        axes.set_axis_off()
+        show_image(axes, image, f"{name}, {title}", nm_per_px and image.shape[1] * nm_per_px)
 
 
 def _weaknesses_of(folder: PathLike) -> List[Problem]:
@@ -75,7 +75,7 @@ def _plot_losses(axes: Any, records: Sequence[Dict[str, Any]]) -> None:
     epochs = [record["epoch"] for record in records]
     axes.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
     axes.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
-    axes.set(xlabel="epoch", ylabel="mean squared error (half against half)", title="Loss: mostly noise")
+    axes.set(xlabel="epoch", ylabel="prediction against the other half", title="Loss (mean squared error)")
     axes.legend()
     _mark_epochs(axes)
 
@@ -89,7 +89,7 @@ def _plot_quality(axes: Any, records: Sequence[Dict[str, Any]], best: int) -> No
     if wiener is not None:
         axes.axhline(wiener, color="tab:brown", linestyle="--", label=f"Wiener filter: {wiener:.3f}")
     axes.plot(epochs[best], r2[best], "*", ms=14, color="tab:red", label=label)
-    axes.set(xlabel="epoch", ylabel="$R^2$ on held-out micrographs", title="Explained signal, 300-8 Å")
+    axes.set(xlabel="epoch", ylabel="R² on held-out micrographs", title="Explained signal (R², 300-8 Å)")
 
     # The first epochs can be far below 0, where nothing is to be seen of the others.
     lowest = max(min(r2), min(0.0, r2[best]) - 1.0)
@@ -106,7 +106,7 @@ def _plot_micrographs(axes: Any, r2: Dict[str, float]) -> None:
         axes.set_ylim(-1, max(len(each), 3))
     else:
         axes.hist([value for _, value in each], bins=30, color="tab:green")
-    axes.set(xlabel="$R^2$", title="Held-out micrographs, best epoch")
+    axes.set(xlabel="R²", title="Held-out micrographs (R², best epoch)")
 
 
 def _mark_epochs(axes: Any) -> None:

@@ -9,6 +9,9 @@ import sys
 import tempfile
 from unittest import mock
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING, params
 from pyworkflow.tests import BaseTest
@@ -32,6 +35,8 @@ from cryoden_scipion.protocols import (
 )
 from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandError, CryodenProtBase
 from cryoden_scipion.protocols.words import ACTIONS
+from cryoden_scipion.viewers.plotting import newPlotter, waiting
+from cryoden_scipion.viewers.viewer_images import _Browser
 
 PROTOCOLS = [kind for name, kind in sorted(vars(protocols).items()) if name.startswith("CryodenProt")]
 
@@ -332,3 +337,32 @@ class TestCryodenWords(BaseTest):
         """An environment may lie anywhere."""
         with mock.patch.object(sys, "executable", "/opt/my env/bin/python"):
             self.assertEqual(shlex.split(Plugin.getProgram())[:3], ["/opt/my env/bin/python", "-m", "cryoden"])
+
+    # --------------------------- windows ---------------------------------------
+    def testWindowsSayWhoseTheyAre(self):
+        """The run's name comes first; a viewer without a run has its title alone."""
+        run = CryodenProtTrain()
+        run.setObjLabel("train on hexagons")
+        for given, expected in ((run, "train on hexagons: curves"), (None, "curves")):
+            with mock.patch("cryoden_scipion.viewers.plotting.EmPlotter") as plotter:
+                newPlotter(given, "curves", (3, 2))
+            self.assertEqual(plotter.call_args.kwargs["windowTitle"], expected)
+
+    def testWaitCursorGoesAway(self):
+        """Also where drawing fails; nothing happens where there is no window."""
+        window = mock.Mock()
+        with self.assertRaises(ValueError), waiting(window):
+            self.assertEqual(window.configure.call_args, mock.call(cursor="watch"))
+            raise ValueError
+        self.assertEqual(window.configure.call_args, mock.call(cursor=""))
+        with waiting(None):
+            pass
+
+    def testPagingKeysAreWritten(self):
+        """In the title, with how many there are; the buttons have arrows, too."""
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        _Browser(figure, lambda: [("m1", "a", "b"), ("m2", "c", "d")], ("odd", "even"), False, str)
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        self.assertTrue(any("m1   (1 of 2; arrow keys: previous, next)" in text for text in texts), texts)
+        self.assertIn("next \N{RIGHTWARDS ARROW}", texts)

@@ -13,7 +13,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 from cryoden.formats import outputs
 from cryoden.report import pictures
 from cryoden_scipion.protocols import CryodenProtEvaluate
-from cryoden_scipion.viewers.plotting import newPlotter
+from cryoden_scipion.viewers.plotting import newPlotter, waiting
 
 if TYPE_CHECKING:
     from cryoden.report.evaluation_table import Row
@@ -32,7 +32,7 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     def _defineParams(self, form: Form) -> None:
         form.addSection(label="Evaluation")
-        form.addParam("report", LabelParam, label="Whole report in the browser")
+        form.addParam("report", LabelParam, label="Report in the browser")
         if not os.path.exists(self.protocol._getExtraPath(outputs.METRICS)):
             return
 
@@ -42,13 +42,13 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
         group = form.addGroup("One micrograph")
         group.addParam(
-            "micrograph", EnumParam, choices=self._micrographs(), default=0, label="Micrograph, best first",
-            help="Sorted by R2 of the first denoiser.",
+            "micrograph", EnumParam, choices=self._micrographs(), default=0, label="Micrograph (best first)",
+            help="Sorted by the R2 of the first denoiser.",
         )  # fmt: skip
         group.addParam(
             "denoiser", EnumParam, choices=[row.label for row in self._rows()],
             default=[row.key for row in self._rows()].index(self.protocol.table().leader),
-            label="Denoiser", help="Of which the difference and the residual are drawn.",
+            label="Denoiser", help="Its results, difference and residual are drawn.",
         )  # fmt: skip
         for name, picture in EXAMPLES.items():
             if not picture.is_of_truth or self.protocol.inputTruth.get() is not None:
@@ -87,17 +87,19 @@ class CryodenEvaluateViewer(ProtocolViewer):
         from cryoden.report.inspection_figures import plot_inside, read_inside
 
         label, path = self._networks()[self.network.get()]
-        plotter = newPlotter(label, pictures.INSIDE_INCHES)
-        plot_inside(plotter.getFigure(), read_inside(path), label)
+        plotter = newPlotter(self.protocol, f"inside {label}", pictures.INSIDE_INCHES)
+        with waiting(self.getTkRoot()):
+            plot_inside(plotter.getFigure(), read_inside(path), label)
         return [plotter]
 
     def _draw(self, picture: pictures.Picture, title: str, *words: str) -> List[EmPlotter]:
         from cryoden.report.evaluation_result import read_evaluation
 
-        evaluated = read_evaluation(self.protocol._getExtraPath())
-        n_images = len(evaluated.rows()) + int(self.protocol.inputTruth.get() is not None)
-        plotter = newPlotter(title, picture.size(len(evaluated.table.order), n_images))
-        picture.draw(plotter.getFigure(), evaluated, *words)
+        with waiting(self.getTkRoot()):
+            evaluated = read_evaluation(self.protocol._getExtraPath())
+            n_images = len(evaluated.rows()) + int(self.protocol.inputTruth.get() is not None)
+            plotter = newPlotter(self.protocol, title, picture.size(len(evaluated.table.order), n_images))
+            picture.draw(plotter.getFigure(), evaluated, *words)
         return [plotter]
 
     # --------------------------- what there is to draw ------------------------

@@ -17,7 +17,7 @@ from cryoden.formats import outputs
 from cryoden_scipion.convert import itemsOfFile, linkedHalves, micNameKey
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportHalves, CryodenProtSplitHalves
 from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_EVEN, OUTPUT_FULL, OUTPUT_ODD
-from cryoden_scipion.viewers.plotting import newPlotter
+from cryoden_scipion.viewers.plotting import newPlotter, waiting
 
 ImagePair = Tuple[str, str, str]
 """Title, first file, second file."""
@@ -40,10 +40,11 @@ class _PairViewer(Viewer):
     def _visualize(self, obj: Protocol, **kwargs: Any) -> List[Any]:
         if not self._pairsOf(obj):
             return [self.infoMessage("The protocol has no output yet.", "Nothing to show yet")]
-        plotter = newPlotter(self._label, (15, 9.5))
-        plotter.browser = _Browser(  # kept, or its buttons would be collected
-            plotter.getFigure(), partial(self._pairsOf, obj), self._names, self._isOtherScale(obj), obj._errorText
-        )
+        plotter = newPlotter(obj, self._label, (15, 9.5))
+        with waiting(self.getTkRoot()):
+            plotter.browser = _Browser(  # kept, or its buttons would be collected
+                plotter.getFigure(), partial(self._pairsOf, obj), self._names, self._isOtherScale(obj), obj._errorText
+            )
         return [plotter]
 
 
@@ -60,7 +61,7 @@ class CryodenHalvesViewer(_PairViewer):
         if os.path.exists(obj._getExtraPath(outputs.PATTERN_PICTURE)):
             from cryoden.report.figures import plot_fixed_pattern
 
-            plotter = newPlotter("fixed pattern", (12, 5.6))
+            plotter = newPlotter(obj, "fixed pattern", (12, 5.6))
             plot_fixed_pattern(plotter.getFigure(), obj._getExtraPath(outputs.PATTERN))
             plots.append(plotter)
         return plots
@@ -142,12 +143,16 @@ class _Browser:
         self._draw()
 
     def _draw(self) -> None:
+        with waiting(getattr(self._figure.canvas.manager, "window", None)):  # only Tk has one
+            self._drawPair()
+
+    def _drawPair(self) -> None:
         from cryoden.report.figures import plot_files
 
         pairs = self._listPairs()
         self._current %= len(pairs)
         title, first, second = pairs[self._current]
-        title = f"{title}   ({self._current + 1} of {len(pairs)})"
+        title = f"{title}   ({self._current + 1} of {len(pairs)}; arrow keys: previous, next)"
 
         self._figure.clear()
         try:
@@ -157,8 +162,8 @@ class _Browser:
             self._figure.text(0.5, 0.5, f"{title}\n{self._errorText(error)}", ha="center", wrap=True)
 
         self._buttons = []
-        for left, label, step in ((0.005, "< previous", -1), (0.915, "next >", 1)):
-            button = Button(self._figure.add_axes((left, 0.955, 0.08, 0.04)), label)
+        for left, label, step in ((0.005, "\N{LEFTWARDS ARROW} previous", -1), (0.085, "next \N{RIGHTWARDS ARROW}", 1)):
+            button = Button(self._figure.add_axes((left, 0.96, 0.075, 0.035)), label)
             button.on_clicked(partial(self._onButton, step))
             self._buttons.append(button)
         self._figure.canvas.draw_idle()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any, List, Union
 
-from pwem.viewers import EmPlotter
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols import CryodenProtTrain
+from cryoden_scipion.viewers.plotting import newPlotter, waiting
 
 REFRESH_MILLISECONDS = 3000
 
@@ -34,9 +34,11 @@ class CryodenTrainViewer(Viewer):
         except CryodenError:
             return [self.infoMessage("The curves can be drawn when the first epoch has ended.", "No curves yet")]
 
-        plotter = EmPlotter(windowTitle="Training curves", figsize=(13, 8.5))
+        run = self._project.getProtocol(obj.getObjParentId()) if isinstance(obj, CryodenModel) else obj
+        plotter = newPlotter(run, "training curves", (13, 8.5))
         figure = plotter.getFigure()
-        plot_training(figure, records, folder)
+        with waiting(self.getTkRoot()):
+            plot_training(figure, records, folder)
 
         def refresh() -> None:
             fresh = read_log(log)

@@ -12,7 +12,7 @@ from pyworkflow.wizard import Wizard
 from cryoden.errors import CryodenError
 from cryoden_scipion.protocols import CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR
-from cryoden_scipion.viewers.plotting import newPlotter
+from cryoden_scipion.viewers.plotting import newPlotter, waiting
 
 N_MICROGRAPHS = 3
 
@@ -31,7 +31,8 @@ class CryodenLookAtDataWizard(Wizard):
             return
 
         try:
-            plotter, warnings = self.plot(form.protocol)
+            with waiting(form.root):
+                plotter, warnings = self.plot(form.protocol)
         except CryodenError as error:
             form.showError(form.protocol._errorText(error))
             return
@@ -58,6 +59,6 @@ class CryodenLookAtDataWizard(Wizard):
                 sampling_rate=protocol._numberOrWord(ShowConfig, "sampling_rate"),
             )  # fmt: skip
             crops, outcome = pick_crops(config)
-        plotter = newPlotter("Look at the data", (15, 9.3))
+        plotter = newPlotter(protocol, "look at the data", (15, 9.3))
         plot_crops(plotter.getFigure(), crops)
         return plotter, [warning.text(protocol._words) for warning in outcome.warnings]

@@ -5,14 +5,58 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from cryoden.config import ShowConfig
 from cryoden.errors import FileError
 from cryoden.formats.training_folder import read_log, read_samples, write_samples
 from cryoden.model.inspection import save_inside
-from cryoden.report.figures import draw_files, flattened, in_scale_of, power_spectrum
+from cryoden.report.contact_sheet import pick_crops, plot_crops
+from cryoden.report.figures import draw_files, flattened, in_scale_of, power_spectrum, show_image
 from cryoden.report.inspection_figures import read_inside
 from cryoden.report.training_figures import draw_training
 from tests.helpers import write_mrc
+
+
+@pytest.mark.parametrize(("width_nm", "expected"), [(500.0, "100 nm"), (90.0, "20 nm"), (30.0, "5 nm")])
+def test_scale_bar_has_a_round_length_and_follows_the_zoom(width_nm: float, expected: str) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    show_image(axes, np.zeros((32, 64)), "m$1$", width_nm)
+    (label,) = axes.texts
+    assert label.get_text() == expected
+    assert axes.get_ylim() == (0, width_nm / 2)
+    axes.set_xlim(0.3 * width_nm, 0.4 * width_nm)
+    assert float(label.get_text().split()[0]) == pytest.approx(float(expected.split()[0]) / 10)
+    assert 0.3 * width_nm < label.get_position()[0] < 0.4 * width_nm
+
+
+def test_image_of_unknown_width_has_no_scale_bar() -> None:
+    axes = Figure().subplots()
+    show_image(axes, np.zeros((32, 64)), "m", None)
+    assert not axes.texts
+
+
+@pytest.mark.parametrize(("share", "lowest", "highest"), [(1.0, 0.0, 0.05), (0.0, 0.25, 0.6)])
+def test_contact_sheet_says_what_the_difference_shows(
+    tmp_path: Path, share: float, lowest: float, highest: float
+) -> None:
+    """Halves of one specimen, and a second half in which it is not."""
+    rng = np.random.default_rng(4)
+    specimen = rng.normal(size=(96, 96))
+    for half, strength in (("odd", 1.0), ("even", share)):
+        (tmp_path / half).mkdir()
+        write_mrc(tmp_path / half / "mic.mrc", strength * specimen + rng.normal(size=(96, 96)), 2.0)
+
+    config = ShowConfig(
+        odd=str(tmp_path / "odd"), even=str(tmp_path / "even"), output=str(tmp_path), crop=64, sampling_rate="full"
+    )
+    (crop,), _ = pick_crops(config)
+    assert lowest <= abs(crop.left_over) < highest
+    figure = Figure()
+    plot_crops(figure, [crop])
+    assert f"correlation {abs(crop.left_over):.2f} with the sum" in figure.axes[3].get_title()
+    assert "at 2 Å/px" in figure.get_suptitle()
 
 
 def test_power_spectrum_finds_the_frequency_of_a_wave() -> None:
