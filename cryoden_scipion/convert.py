@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
+import numpy as np
 import pandas as pd
-from pwem.objects import CTFModel, EMSet, Image, Micrograph, SetOfImages, SetOfMicrographs
+from pwem.objects import CTFModel, EMSet, Image, Micrograph, Movie, SetOfImages, SetOfMicrographs
 from pyworkflow.object import CsvList
 
 from cryoden.formats import star
+from cryoden.formats.relion_job import COEFFICIENTS, MovieCorrection
 from cryoden_scipion.constants import HALVES_LINK
 
 T = TypeVar("T")
 
+MODEL_ATTRIBUTE, HOT_ATTRIBUTE = "_rlnMotionModelCoeff", "_rlnHotPixels"
+"""What RELION's motion correction puts on movies beside their shifts, JSON: 36 coefficients, and places (x, y)."""
+
 OpticsKey = Tuple[float, float, float, float]
 """A/px, kV, mm, amplitude contrast."""
+
+
+def isOfRelion(movie: Movie) -> bool:
+    """Return whether a movie carries what RELION's motion correction found beside shifts."""
+    return any(movie.hasAttribute(name) for name in (MODEL_ATTRIBUTE, HOT_ATTRIBUTE))
+
+
+def hasLocalModel(movie: Movie) -> bool:
+    """Return whether a movie carries RELION's model of local motion; with few patches there is none."""
+    return bool(_jsonOf(movie, MODEL_ATTRIBUTE))
+
+
+def movieCorrection(movie: Movie, binning: Optional[float]) -> MovieCorrection:
+    """Return what RELION's motion correction found of a movie, from what the movie carries.
+
+    Parameters
+    ----------
+    movie
+        With an alignment.
+    binning
+        Of the motion correction, in whose pixels the model is; None = not known, then the model is left out.
+    """
+    x, y, nFrames = movie.getDim()
+    first, _ = movie.getAlignment().getRange()
+    model = _jsonOf(movie, MODEL_ATTRIBUTE)
+    places = np.array(_jsonOf(movie, HOT_ATTRIBUTE), float).reshape(-1, 2)
+
+    return MovieCorrection(
+        source=movie.getFileName(),
+        movie=movie.getFileName(),
+        shape=(y, x),
+        n_frames=nFrames,
+        shifts=dict(enumerate(zip(*movie.getAlignment().getShifts()), first)),
+        binning=binning or 1.0,
+        coefficients=np.array(model, float).reshape(COEFFICIENTS) if model and binning is not None else None,
+        hot_pixels=np.rint(places).astype(int).T[::-1],
+    )
+
+
+def _jsonOf(movie: Movie, name: str) -> List[Any]:
+    return json.loads(str(getattr(movie, name))) if movie.hasAttribute(name) else []
 
 
 def writeImagesStar(

@@ -154,7 +154,7 @@ def write_movie_correction(path: PathLike, correction: MovieCorrection) -> None:
     path
         The file.
     correction
-        Without files of references, hot pixels and what was measured; of its frames some or all.
+        Without files of references and what was measured; of its frames some or all.
 
     Raises
     ------
@@ -182,6 +182,8 @@ def write_movie_correction(path: PathLike, correction: MovieCorrection) -> None:
         # Those of z^3 are small numbers times large ones: they need all of their digits.
         values = [f"{value:.9e}" for value in correction.coefficients.ravel()]
         blocks[_MODEL] = pd.DataFrame(dict(zip(_COEFFICIENT, (range(len(values)), values))))
+    if correction.hot_pixels.size:
+        blocks[_HOT] = pd.DataFrame(correction.hot_pixels[::-1].T.astype(float), columns=list(_PLACE))
     write_blocks(path, blocks)
 
 

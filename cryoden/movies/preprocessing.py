@@ -123,7 +123,7 @@ def prepare_movie(
         star = Path(config.shifts) / Path(mrc_name(path)).with_suffix(".star")
         shifts = Shifts.read(star)
         if config.local_motion in (MIDDLE, AS_RELION):
-            correction = read_movie_correction(star)
+            correction = replace(read_movie_correction(star), defects=None)  # a name that is relative to a project
 
     # The motion correction says which frames it used, unless the user does.
     frames = config.frames or (shifts.used_range if shifts else None)

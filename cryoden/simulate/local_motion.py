@@ -11,10 +11,10 @@ import scipy.ndimage
 N_WAVES = 3
 """Waves that make a field."""
 
-WAVELENGTHS = (3.0, 6.0)
+WAVELENGTHS = (4.0, 8.0)
 """Of the waves, in widths of a frame: ice bends as a whole. No low polynomial is exactly like that."""
 
-EXPOSURES = (6.0, 30.0)
+EXPOSURES = (12.0, 40.0)
 """Exposures in e/A^2 in which a wave slows down to 1/e of its first speed: shortest and longest."""
 
 COARSE_PX = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from functools import partial
 from typing import Dict, List, Optional, Tuple
@@ -10,11 +11,16 @@ from typing import Dict, List, Optional, Tuple
 from pwem.objects import Micrograph, Movie, SetOfMicrographs, SetOfMovies
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
+from pyworkflow.utils import removeBaseExt
 
 from cryoden.config import HalvesConfig, shared
+from cryoden.config.halves import FROM_BOTTOM, FROM_TOP, MIDDLE, NONE
+from cryoden.config.shared import AUTO
 from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json
+from cryoden.formats.images import TIFF_ENDINGS
+from cryoden.formats.relion_job import write_movie_correction
 from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
 from cryoden.wording import counted
@@ -25,15 +31,22 @@ from cryoden_scipion.protocols.streaming import StreamingRun
 SHIFTS_FOLDER = "shifts"
 """With the list of movies, the input of the command."""
 
+LOCAL_MOTION = "local_motion"
+"""The option, as it is recorded."""
+
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
 OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVEN: outputs.EVEN}
+
+
+def _isTiff(movie: Movie) -> bool:
+    return movie.getFileName().lower().endswith(TIFF_ENDINGS)
 
 
 class CryodenProtSplitHalves(StreamingRun):
     """Sum the odd and even frames of movies separately, to get two images of the same specimen with independent noise.
 
-    A denoiser is trained on such halves. Global shifts stored with the movies by motion correction are applied; local
-    motion is not stored, so the odd and even sums of the motion-correction program itself are better.
+    A denoiser is trained on such halves. Shifts stored with the movies by motion correction are applied, and RELION's
+    local motion and hot pixels, too.
 
     Movies are split on the fly while they are still being acquired.
     """
@@ -76,6 +89,16 @@ class CryodenProtSplitHalves(StreamingRun):
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
         self._addOption(form, HalvesConfig, "expect_frames", params.IntParam, "Expected number of frames", **advanced)
         self._addOption(form, HalvesConfig, "flip_tiff", params.BooleanParam, "Flip TIFF movies upside down?")
+        form.addParam(
+            "row_order",
+            params.EnumParam,
+            choices=list(HalvesConfig.choices_of("row_order")),
+            default=0,
+            label="First row of TIFF movies",
+            help="auto: the bottom one if the movies carry shifts of RELION or MotionCor, which count rows from there; "
+            "otherwise the top one.",
+            **advanced,
+        )
         group = form.addGroup("EER movies", **advanced)
         self._addOption(group, HalvesConfig, "eer_frames", params.IntParam, "EER number of frames", **advanced)
         self._addOption(group, HalvesConfig, "eer_dose", params.FloatParam, "EER dose per frame (e/Å²)", **advanced)
@@ -117,6 +140,17 @@ class CryodenProtSplitHalves(StreamingRun):
             default=True,
             label="Apply stored shifts?",
             help="Apply the global shifts that motion correction stored with the movies, if there are any.",
+        )
+        form.addParam(
+            "local_motion",
+            params.EnumParam,
+            choices=list(HalvesConfig.choices_of("local_motion")),
+            default=0,
+            condition="useShifts",
+            expertLevel=params.LEVEL_ADVANCED,
+            label="Local motion",
+            help="auto: RELION's, where the movies carry it, as it is in the middle of each frame. relion: as RELION "
+            "itself applies it, to reproduce its sums. none: global shifts only.",
         )
         form.addParam(
             "weightByDose",
@@ -201,8 +235,10 @@ class CryodenProtSplitHalves(StreamingRun):
 
     def _warnings(self) -> List[str]:
         first = self._firstMovie()
-        isTiff = first is not None and first.getFileName().lower().endswith((".tif", ".tiff"))
-        if isTiff and not self.flip_tiff.get() and self._shiftsFolder():
+        isKnown = (
+            self.flip_tiff.get() or self._choice(HalvesConfig, "row_order") != AUTO or self._isCorrectedFromBelow()
+        )
+        if first is not None and _isTiff(first) and not isKnown and self._shiftsFolder():
             return [
                 "The movies are TIFF files and have shifts. RELION and MotionCor count the rows of TIFF files from the "
                 f"bottom: if the shifts are theirs, choose Yes for *{self._labelOf('flip_tiff')}* (expert level "
@@ -220,7 +256,7 @@ class CryodenProtSplitHalves(StreamingRun):
             + (", more may come." if full.isStreamOpen() else "."),
             "Train on the odd and even sets; estimate CTFs and extract particles on the full set.",
         ]
-        return lines + self._failureLines() + self._sanityLines()
+        return lines + self._motionLines() + self._failureLines() + self._sanityLines()
 
     def _methods(self) -> List[str]:
         movies = self.inputMovies.get()
@@ -250,6 +286,22 @@ class CryodenProtSplitHalves(StreamingRun):
     def _citations(self) -> List[str]:
         return ["Lehtinen2018", "Grant2015"] if self.weightByDose.get() else ["Lehtinen2018"]
 
+    def _motionLines(self) -> List[str]:
+        """Return what was applied of the motion that the movies carry."""
+        if self._localMotion() in (AUTO, NONE):
+            return []
+        first = self._firstMovie()
+        if not convert.hasLocalModel(first):
+            return [
+                "RELION's hot pixels were replaced; its motion correction has no local motion (2 patches or fewer)."
+            ]
+        if self._binning() is None:
+            return [
+                "RELION's hot pixels were replaced. Its local motion was applied where its own STAR file is at hand: "
+                "what movies carry does not say the binning, which is its unit."
+            ]
+        return ["RELION's local motion was applied, and its hot pixels were replaced."]
+
     def _sanityLines(self) -> List[str]:
         """Return what the denoiser's command found suspicious in the halves."""
         path = self._getExtraPath(outputs.SANITY)
@@ -274,9 +326,11 @@ class CryodenProtSplitHalves(StreamingRun):
             frames=self._frames(),
             expect_frames=self.expect_frames.get(),
             shifts=self._shiftsFolder(),
+            local_motion=self._localMotion(),
             dose_per_frame=self._dose() if isWeighted else None,
             initial_dose=self._initialDose() if isWeighted else 0.0,
-            flip_tiff=self.flip_tiff.get(),
+            flip_tiff=self._isFlipped(),
+            row_order=AUTO if self._isFlipped() else FROM_TOP,
             eer_frames=self.eer_frames.get(),
             eer_dose=self.eer_dose.get(),
             eer_sampling=self._choice(HalvesConfig, "eer_sampling"),
@@ -298,6 +352,33 @@ class CryodenProtSplitHalves(StreamingRun):
         hasShifts = self.useShifts.get() and first is not None and first.hasAlignment()
         return self._getExtraPath(SHIFTS_FOLDER) if hasShifts else None
 
+    def _localMotion(self) -> str:
+        """Return how local motion is applied; a run that was begun without it goes on so."""
+        choice = self._choice(HalvesConfig, "local_motion")
+        record = recorded_options(self._getExtraPath(outputs.HALVES_RECORD))
+        if not self._shiftsFolder() or not self._isOfRelion() or (record is not None and LOCAL_MOTION not in record):
+            return AUTO
+        return MIDDLE if choice == AUTO else choice
+
+    def _isFlipped(self) -> bool:
+        """Return whether TIFF rows count from the bottom; a run goes on as it was begun."""
+        choice, first = self._choice(HalvesConfig, "row_order"), self._firstMovie()
+        if self.flip_tiff.get() or first is None or not _isTiff(first) or choice != AUTO:
+            return self.flip_tiff.get() or choice == FROM_BOTTOM
+        record = recorded_options(self._getExtraPath(outputs.HALVES_RECORD))
+        if record is not None:
+            return bool(record["flip_tiff"])
+        return self._shiftsFolder() is not None and self._isCorrectedFromBelow()
+
+    def _isOfRelion(self) -> bool:
+        """Return whether the movies carry what RELION's motion correction found beside shifts."""
+        first = self._firstMovie()
+        return first is not None and convert.isOfRelion(first)
+
+    def _isCorrectedFromBelow(self) -> bool:
+        """Return whether the movies were corrected by RELION or MotionCor, which count TIFF rows from the bottom."""
+        return self._isOfRelion() or "motioncor" in type(self.inputMovies.getObjValue()).__name__.lower()
+
     def _writeInput(self, movies: List[Movie]) -> None:
         convert.writeImagesStar(self._getExtraPath(outputs.MOVIES_STAR), movies, nameLabel=MOVIE_NAME)
         folder = self._shiftsFolder()
@@ -307,10 +388,26 @@ class CryodenProtSplitHalves(StreamingRun):
         for movie in movies:
             os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, os.path.splitext(mrc_name(movie.getFileName()))[0] + ".star")
-            if movie.hasAlignment() and not os.path.exists(path):
+            if movie.hasAlignment() and not os.path.exists(path) and self._localMotion() != AUTO:
+                self._writeCorrection(path, movie)
+            elif movie.hasAlignment() and not os.path.exists(path):
                 first, _ = movie.getAlignment().getRange()
                 shifts = zip(*movie.getAlignment().getShifts())
                 write_global_shifts(path, {first + number: shift for number, shift in enumerate(shifts)})
+
+    def _writeCorrection(self, path: str, movie: Movie) -> None:
+        """Write everything that RELION found of a movie: its own file where that is, or what the movie carries."""
+        folder = os.path.dirname(self.inputMovies.get().getFileName())
+        own = os.path.join(folder, "extra", removeBaseExt(movie.getFileName()) + ".star")
+        if os.path.isfile(own):
+            shutil.copyfile(own, path)
+        else:
+            write_movie_correction(path, convert.movieCorrection(movie, self._binning()))
+
+    def _binning(self) -> Optional[float]:
+        """Return the binning of the motion correction, which is the unit of its model; None where it is not known."""
+        binning = getattr(self.inputMovies.getObjValue(), "binFactor", None)
+        return None if binning is None else float(binning.get())
 
     def _loadInput(self) -> Tuple[List[Movie], bool]:
         return convert.loadItems(self.inputMovies.get().getFileName(), SetOfMovies)

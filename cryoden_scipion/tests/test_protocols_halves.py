@@ -7,10 +7,13 @@ import shutil
 import mrcfile
 import numpy as np
 import scipy.ndimage
-from pwem.objects import SetOfMicrographs
+from pwem.objects import Movie, MovieAlignment, SetOfMicrographs
 from pwem.protocols import ProtImportMicrographs, ProtImportMovies
-from pyworkflow.object import CsvList, Set
+from pyworkflow.object import CsvList, Set, String
 
+from cryoden.config import HalvesConfig
+from cryoden.formats.relion_job import read_movie_correction, write_movie_correction
+from cryoden_scipion import convert
 from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.convert import firstItem
 from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
@@ -172,6 +175,27 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         self.assertEqual({key: options[key] for key in expected}, expected)
         self.assertEqual(split.outputMicrographs.getSize(), 1)
 
+    def testWhatMoviesCarryBecomesAStarFile(self):
+        """Coefficients are in the pixels of the motion correction; without its binning they say nothing."""
+        folder = self.proj.getTmpPath("carried")
+        os.makedirs(folder)
+        path = os.path.join(folder, "m.mrcs")
+        writeMovie(path, noise(1))
+        movie = Movie(path)
+        movie.setAlignment(MovieAlignment(first=2, last=4, xshifts=[0.0, 1.5, 2.0], yshifts=[0.0, -1.0, -2.0]))
+        numbers = list(np.random.default_rng(1).normal(size=36) * 1e-4)
+        movie._rlnMotionModelCoeff = String(json.dumps(numbers))
+        movie._rlnHotPixels = String(json.dumps([(90.0, 3.0), (5.0, 63.0)]))
+
+        star = os.path.join(folder, "m.star")
+        write_movie_correction(star, convert.movieCorrection(movie, binning=2.0))
+        found = read_movie_correction(star)
+        self.assertEqual((found.shape, found.n_frames, found.binning), ((64, 96), 5, 2.0))
+        self.assertEqual(found.shifts, {2: (0.0, 0.0), 3: (1.5, -1.0), 4: (2.0, -2.0)})
+        np.testing.assert_allclose(found.coefficients.ravel(), numbers, rtol=1e-8)
+        np.testing.assert_array_equal(found.hot_pixels, [[3, 63], [90, 5]])
+        self.assertIsNone(convert.movieCorrection(movie, binning=None).coefficients)
+
 
 class TestCryodenHalvesAfterRelion(CryodenHalvesTest):
     """Import movies, RELION's own motion correction, split with the shifts that it stored."""
@@ -207,26 +231,35 @@ class TestCryodenHalvesAfterRelion(CryodenHalvesTest):
         clean = self.makeMovies(self.proj.getTmpPath("drift"))
         movies = self.importMovies(self.proj.getTmpPath("drift"))
         motion = self.newProtocol(
-            ProtRelionMotioncor, inputMovies=movies, numberOfMpi=1, numberOfThreads=2, patchX=1, patchY=1, doDW=True,
+            ProtRelionMotioncor, inputMovies=movies, numberOfMpi=1, numberOfThreads=2, patchX=3, patchY=3, doDW=True,
             saveNonDW=True,
         )  # fmt: skip
         self.launchProtocol(motion)
         relion = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in motion.outputMicrographs}
         weighted = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in motion.outputMicrographsDoseWeighted}
         images = {}
-        for key, options in {"moved": {}, "still": {"useShifts": False}, "weighted": {"weightByDose": True}}.items():
+        asRelion = {"local_motion": HalvesConfig.choices_of("local_motion").index("relion")}
+        variants = {
+            "middle": {}, "moved": asRelion, "still": {"useShifts": False},
+            "weighted": {**asRelion, "weightByDose": True},
+        }  # fmt: skip
+        for key, options in variants.items():
             split = self.newProtocol(CryodenProtSplitHalves, inputMovies=motion.outputMovies, **options)
             self.launchProtocol(split)
             full = getattr(split, OUTPUT_FULL)
             self.assertEqual(full.getSize(), 2)
             images[key] = {mic.getMicName(): mrcfile.read(mic.getFileName()) for mic in full}
+            says = "RELION's local motion was applied, and its hot pixels were replaced." in split._summary()
+            self.assertEqual(says, key != "still")
         for name, reference in relion.items():
             truth = clean[os.path.splitext(name)[0]]
             moved, still = (correlation(images[key][name], reference) for key in ("moved", "still"))
-            self.assertGreater(moved, 0.99)
+            self.assertGreater(moved, 0.999)
             self.assertLess(still, 0.6)
+            self.assertGreater(correlation(images["middle"][name], reference), 0.9)
+            self.assertFalse(np.array_equal(images["middle"][name], images["moved"][name]))
             self.assertGreater(correlation(images["moved"][name], truth), 3 * correlation(images["still"][name], truth))
-            self.assertGreater(correlation(images["weighted"][name], weighted[name]), 0.99)
+            self.assertGreater(correlation(images["weighted"][name], weighted[name]), 0.999)
 
 
 class TestCryodenHalvesFromElsewhere(CryodenHalvesTest):
