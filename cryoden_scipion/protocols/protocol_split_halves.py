@@ -295,7 +295,7 @@ class CryodenProtSplitHalves(StreamingRun):
             return [
                 "RELION's hot pixels were replaced; its motion correction has no local motion (2 patches or fewer)."
             ]
-        if self._binning() is None:
+        if self._ownStar(first) is None and self._binning() is None:
             return [
                 "RELION's hot pixels were replaced. Its local motion was applied where its own STAR file is at hand: "
                 "what movies carry does not say the binning, which is its unit."
@@ -377,7 +377,7 @@ class CryodenProtSplitHalves(StreamingRun):
 
     def _isCorrectedFromBelow(self) -> bool:
         """Return whether the movies were corrected by RELION or MotionCor, which count TIFF rows from the bottom."""
-        return self._isOfRelion() or "motioncor" in type(self.inputMovies.getObjValue()).__name__.lower()
+        return self._isOfRelion() or "motioncor" in type(self._motionCorrection()).__name__.lower()
 
     def _writeInput(self, movies: List[Movie]) -> None:
         convert.writeImagesStar(self._getExtraPath(outputs.MOVIES_STAR), movies, nameLabel=MOVIE_NAME)
@@ -397,17 +397,27 @@ class CryodenProtSplitHalves(StreamingRun):
 
     def _writeCorrection(self, path: str, movie: Movie) -> None:
         """Write everything that RELION found of a movie: its own file where that is, or what the movie carries."""
-        folder = os.path.dirname(self.inputMovies.get().getFileName())
-        own = os.path.join(folder, "extra", removeBaseExt(movie.getFileName()) + ".star")
-        if os.path.isfile(own):
+        own = self._ownStar(movie)
+        if own is not None:
             shutil.copyfile(own, path)
         else:
             write_movie_correction(path, convert.movieCorrection(movie, self._binning()))
 
+    def _ownStar(self, movie: Movie) -> Optional[str]:
+        """Return RELION's own STAR file about a movie, which is beside the set of its protocol; None elsewhere."""
+        folder = os.path.dirname(self.inputMovies.get().getFileName())
+        own = os.path.join(folder, "extra", removeBaseExt(movie.getFileName()) + ".star")
+        return own if os.path.isfile(own) else None
+
     def _binning(self) -> Optional[float]:
         """Return the binning of the motion correction, which is the unit of its model; None where it is not known."""
-        binning = getattr(self.inputMovies.getObjValue(), "binFactor", None)
+        binning = getattr(self._motionCorrection(), "binFactor", None)
         return None if binning is None else float(binning.get())
+
+    def _motionCorrection(self) -> object:
+        """Return the protocol that made the movies: the input names it, or its set does."""
+        value = self.inputMovies.getObjValue()
+        return value.getObjParent() if isinstance(value, SetOfMovies) else value
 
     def _loadInput(self) -> Tuple[List[Movie], bool]:
         return convert.loadItems(self.inputMovies.get().getFileName(), SetOfMovies)
