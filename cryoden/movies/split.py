@@ -247,7 +247,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
     paths = [movie.path for movie in movies]
-    if table and not finished:
+    if table and job is None and not finished:  # a job's movies are found from its own folder
         require_in_project(table.source, paths)
     if not finished and job is None:
         require_gain_orientation(config, paths)
