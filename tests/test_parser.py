@@ -56,7 +56,7 @@ def test_files_and_units_stand_for_values(cryoden: Run) -> None:
     text = help_of(cryoden, "train")
     for words in ("--odd DIR|STAR", "--output DIR", "--from MODEL", "--minutes MIN", "--memory GiB"):
         assert words in text
-    assert "usage: cryoden halves [-h] [HALVES OPTIONS] MOVIE|STAR [MOVIE|STAR ...]" in help_of(cryoden, "halves")
+    assert "usage: cryoden halves [-h] [HALVES OPTIONS] MOVIE|STAR|CS [MOVIE|STAR|CS ...]" in help_of(cryoden, "halves")
     assert "[IMAGE ...]" in help_of(cryoden, "simulate pairs").splitlines()[0]
     assert "--dose-per-frame e/Å²" in help_of(cryoden, "simulate movies")
     assert "(default: False)" not in text
@@ -69,7 +69,7 @@ def test_a_name_of_a_file_is_never_said_of_a_number() -> None:
         for name, hint in get_type_hints(kind).items()
         if name != "groups"
     }
-    assert {("movies", "MOVIE|STAR"), ("movies", "INT"), ("frames", "FIRST-LAST"), ("frames", "INT")} <= words
+    assert {("movies", "MOVIE|STAR|CS"), ("movies", "INT"), ("frames", "FIRST-LAST"), ("frames", "INT")} <= words
     names = {name for name, _ in words}
     assert not {*TEXTS, *UNITS} - names
 

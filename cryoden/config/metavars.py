@@ -18,8 +18,8 @@ TEXTS: Dict[str, str] = {
     "inputs": "INPUT",
     "picks": HALVES,
     "picked": "STAR",
-    "movies": "MOVIE|STAR",
-    "micrographs": "IMAGE|DIR|STAR",
+    "movies": "MOVIE|STAR|CS",
+    "micrographs": "IMAGE|DIR|STAR|CS",
     "images": "IMAGE",
     "gain": "IMAGE",
     "dark": "IMAGE",
@@ -65,7 +65,7 @@ KINDS: Dict[Any, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 FOLDER = "DIR"
 """Word of values that can be folders only."""
 
-FILES = frozenset((HALVES, "INPUT", "STAR", "MOVIE|STAR", "IMAGE|DIR|STAR", "IMAGE", "MRC", "MODEL", FOLDER))
+FILES = frozenset((HALVES, "INPUT", "STAR", "MOVIE|STAR|CS", "IMAGE|DIR|STAR|CS", "IMAGE", "MRC", "MODEL", FOLDER))
 """Words of values that are files or folders: a shell completes their names."""
 
 

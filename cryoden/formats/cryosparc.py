@@ -138,8 +138,7 @@ def require_no_motion(path: PathLike) -> None:
     FileError
         If a row has such a file.
     """
-    dataset = _load(path)
-    found = [slot for slot in MOTIONS if _has(dataset, f"{slot}/path") and any(_texts(dataset, f"{slot}/path"))]
+    found = _motions(_load(path))
     if found:
         raise FileError(
             f"{path} has the motion of its movies ({' and '.join(found)}) in files whose content CryoSPARC does not "
@@ -253,6 +252,11 @@ def _texts(dataset: Dataset[Any], name: str) -> List[str]:
 def _all_paths(dataset: Dataset[Any]) -> List[str]:
     fields = [f"{slot}/path" for slot in (MICROGRAPH, UNWEIGHTED, MOVIE)]
     return [text for field in fields if _has(dataset, field) for text in _texts(dataset, field) if text]
+
+
+def _motions(dataset: Dataset[Any]) -> List[str]:
+    """Return the slots that name files of motion."""
+    return [slot for slot in MOTIONS if _has(dataset, f"{slot}/path") and any(_texts(dataset, f"{slot}/path"))]
 
 
 def _fill_slot(dataset: Dataset[Any], slot: str, paths: List[str], stacks: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 from cryoden.data.half_sources import full_sum_of, list_halves, split_halves_of
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats import outputs
-from cryoden.formats.cryosparc import is_exposures, read_exposures, read_halves
+from cryoden.formats.cryosparc import is_exposures, read_exposures, read_halves, require_no_motion
 from cryoden.formats.files import list_folder, real_path
 from cryoden.formats.images import EER_ENDING, ENDINGS, image_ending, open_stack
 from cryoden.formats.star import EVEN_NAME, METADATA, MOVIE_NAME, NAME, ODD_NAME, ImageTable, read_table
@@ -118,6 +118,7 @@ def _of_exposures(path: str) -> Found:
             return Found(HALVES, (path,), path, path)
     with suppress(CryodenError):
         read_exposures(path, are_movies=True)
+        require_no_motion(path)  # else the micrographs that came of it are taken
         return Found(MOVIES, (path,))
     read_exposures(path)
     return Found(MICROGRAPHS, (path,))

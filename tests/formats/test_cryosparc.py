@@ -18,6 +18,7 @@ from cryoden.data.rescale import fourier_crop
 from cryoden.errors import CryodenError, FileError
 from cryoden.formats.cryosparc import movie_gain, read_exposures, read_halves
 from cryoden.formats.images import open_stack
+from cryoden.workflow.inputs import find_inputs
 from tests.helpers import ROOT, Result, read_mrc, two_halves, write_mrc
 
 pytest.importorskip("cryosparc.dataset", reason="cryosparc-tools, an extra, is not installed")
@@ -205,6 +206,21 @@ def test_gain_is_not_applied_twice(tmp_path: Path) -> None:
     movies_of(tmp_path, **{"gain_ref_blob/path": ["a.mrc", "b.mrc", "a.mrc"]})
     with pytest.raises(FileError, match=r"has 2 gain references, a\.mrc and b\.mrc among them"):
         movie_gain("J1/imported_movies.cs")
+
+
+def test_run_finds_out_what_a_cs_file_lists(tmp_path: Path) -> None:
+    movies_of(tmp_path)
+    micrographs_of(tmp_path)
+    assert find_inputs(["J1/imported_movies.cs"]).kind == "movies"
+    assert find_inputs(["J2/exposures.cs"]).kind == "micrographs"
+    slots = {f"micrograph_blob{half}/path": ["a"] * 3 for half in ("", "_odd", "_even")}
+    write_cs(tmp_path / "halves.cs", {**slots, "movie_blob/path": ["m"] * 3})
+    assert find_inputs(["halves.cs"]).odd == "halves.cs"
+    write_cs(
+        tmp_path / "moved.cs",
+        {"micrograph_blob/path": ["a"] * 3, "movie_blob/path": ["m"] * 3, "rigid_motion/path": ["r"] * 3},
+    )
+    assert find_inputs(["moved.cs"]).kind == "micrographs"
 
 
 def test_own_halves_of_cryosparc_are_refused_by_name(tmp_path: Path) -> None:
