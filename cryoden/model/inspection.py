@@ -58,8 +58,11 @@ def save_inside(path: PathLike, arrays: Dict[str, np.ndarray]) -> None:
 def _stages(network: Network) -> List[Tuple[str, nn.Module]]:
     """Return the modules after which a picture is worth looking at: U-Net levels, or the layers of a plain network."""
     if isinstance(network, (UNet, ResidualUNet)):
-        down = [(f"down {i + 1}", module) for i, module in enumerate(network.down)]
-        return down + [(f"up {i + 1}", network.up[i]) for i in reversed(range(len(network.up)))]
+        is_residual = isinstance(network, ResidualUNet)
+        down = [network.first, *network.down] if is_residual else list(network.down)
+        up = [network.top, *network.up] if is_residual else list(network.up)
+        named = [(f"down {i + 1}", module) for i, module in enumerate(down)]
+        return named + [(f"up {i + 1}", up[i]) for i in reversed(range(len(up)))]
     layers = [module for module in network.modules() if isinstance(module, nn.ReLU)]
     return [(f"layer {i + 1}", module) for i, module in enumerate(layers)]
 

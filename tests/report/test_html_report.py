@@ -281,8 +281,9 @@ def test_receptive_field_of_three_convolutions_is_seven_pixels() -> None:
     np.testing.assert_array_equal(inside["weights"], blurring_cnn3()["layers.0.weight"][:, 0])
 
 
-def test_inside_of_a_unet_has_every_level() -> None:
-    network = build_network("unet", (4, 6, 8))
+@pytest.mark.parametrize("name", ["unet", "resunet"])
+def test_inside_of_a_unet_has_every_level(name: str) -> None:
+    network = build_network(name, (4, 6, 8))
     inside = inspect_network(network, np.random.default_rng(1).normal(size=(70, 66)))
     levels = {name.split(" ", 2)[2]: maps.shape for name, maps in inside.items() if name.startswith("level")}
     assert levels == {
