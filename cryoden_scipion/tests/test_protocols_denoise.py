@@ -277,7 +277,7 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         coarse = self.importModel("coarse.safetensors", samplingRate=6.0, crop=512)
         warnings = self.denoise(self.micrographs, inputModel=coarse)._warnings()
         self.assertIn("trained on micrographs of 6 Å/px, these have 3 Å/px", warnings[0])
-        self.assertIn("48 px wide, smaller than the crops that it was trained on (512 px)", warnings[1])
+        self.assertIn("48 px wide, smaller than the crops it was trained on (512 px)", warnings[1])
         meant = self.importModel("meant.safetensors", samplingRate=6.0, options={"sampling_rate": 6.0})
         self.assertEqual(self.denoise(self.micrographs, inputModel=meant)._warnings(), [])
         tiled = self.denoise(self.micrographs, tile=256)._warnings()
