@@ -88,7 +88,9 @@ class CryodenProtSplitHalves(StreamingRun):
         line.addParam("lastFrame", params.IntParam, default=0, label="to")
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
         self._addOption(form, HalvesConfig, "expect_frames", params.IntParam, "Expected number of frames", **advanced)
-        self._addOption(form, HalvesConfig, "flip_tiff", params.BooleanParam, "Flip TIFF movies upside down?")
+        self._addOption(
+            form, HalvesConfig, "flip_tiff", params.BooleanParam, "Flip TIFF movies upside down?", **advanced
+        )
         form.addParam(
             "row_order",
             params.EnumParam,
@@ -278,7 +280,11 @@ class CryodenProtSplitHalves(StreamingRun):
         if self._config().hot_pixels != shared.OFF:
             lines.append("Defective pixels were replaced by the mean of their neighbours.")
         if self._shiftsFolder():
-            lines.append("Frames were aligned by the global shifts from motion correction.")
+            isLocal = self._localMotion() not in (AUTO, NONE) and convert.hasLocalModel(self._firstMovie())
+            lines.append(
+                f"Frames were aligned by the global shifts{' and the local motion' if isLocal else ''} from motion "
+                "correction."
+            )
         if self.weightByDose.get():
             lines.append("The dose weighting of [Grant2015] was applied to the frames.")
         return lines
