@@ -229,6 +229,11 @@ class CryodenProtSplitHalves(StreamingRun):
         options = self._config().to_dict()
         if options["hot_pixels"] == shared.AUTO and isBegunBy01:  # it goes on with what nothing meant then
             del options["hot_pixels"]
+        # As the command records what has no meaning: patches where nothing is aligned, local motion without shifts.
+        if not options["align"]:
+            options["patches"] = None
+        if options["local_motion"] == AUTO:
+            options["local_motion"] = NONE
         problems = optionProblems(HalvesConfig.with_words(record), options, self._words)
         if self.hasAttribute(OUTPUT_FULL):
             star = self._getExtraPath(outputs.MOVIES_STAR)

@@ -96,7 +96,7 @@ class TestCryodenImportHalves(StreamingTest):
 
         protocol.filesPath.set(os.path.dirname(self.folder))
         protocol.runMode.set(MODE_RESUME)
-        self.assertIn("made with another value of *Folder or STAR file*", protocol._continueProblems()[0])
+        self.assertIn("computed with another value of *Folder or STAR file*", protocol._continueProblems()[0])
 
     def testDifferencesAreConverted(self):
         """CryoCRAB: what `cryoden halves` makes of full images and differences."""
