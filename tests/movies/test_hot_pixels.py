@@ -100,7 +100,7 @@ def counted(dose: np.ndarray, seed: int, gain: float = 0.0) -> tuple:
 
 
 def scene(kind: str, shape: tuple) -> np.ndarray:
-    """Return relative doses: `even`; a `slope` of the ice; a round `hole` in carbon; detail of 15 %; gold `beads`."""
+    """Return relative doses: `even`; a `slope` of the ice; a `hole` in carbon; `detail`; gold `beads`; `crystals`."""
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     rng = np.random.default_rng(1)
     if kind == "slope":
@@ -111,13 +111,18 @@ def scene(kind: str, shape: tuple) -> np.ndarray:
     if kind == "detail":
         detail = scipy.ndimage.gaussian_filter(rng.standard_normal(shape), 1.5)
         return 1 + 0.15 * detail / detail.std()
+    if kind == "crystals":  # of ice: three families of planes in patches, 20 % up and 10 % down
+        is_crystal = scipy.ndimage.gaussian_filter(rng.standard_normal(shape), 40) > 0
+        angles = np.arange(3) * np.pi / 3
+        waves = sum(np.cos(2 * np.pi / 3.7 * (rows * np.sin(angle) + columns * np.cos(angle))) for angle in angles)
+        return 1 + 0.2 / 3 * waves * scipy.ndimage.gaussian_filter(is_crystal.astype(np.float32), 5)
     if kind == "beads":
         beads = scipy.ndimage.binary_dilation(rng.random(shape) < 1e-4, iterations=8)
         return scipy.ndimage.gaussian_filter(np.where(beads, 0.2, 1.0), 0.8)
     return np.ones(shape)
 
 
-@pytest.mark.parametrize("kind", ["even", "slope", "hole", "detail", "beads"])
+@pytest.mark.parametrize("kind", ["even", "slope", "hole", "detail", "beads", "crystals"])
 @pytest.mark.parametrize("dose", [0.1, 0.3, 1, 3, 10, 30, 60])
 def test_good_pixels_are_kept_at_every_dose(kind: str, dose: float) -> None:
     """At most 5 of a Mpx; 6 deviations would be 30,000 of them at 0.3 e/px."""

@@ -11,8 +11,16 @@ from cryoden.config import ShowConfig
 from cryoden.errors import FileError
 from cryoden.formats.training_folder import read_log, read_samples, write_samples
 from cryoden.model.inspection import save_inside
+from cryoden.movies.fixed_pattern import FixedPattern
 from cryoden.report.contact_sheet import pick_crops, plot_crops
-from cryoden.report.figures import draw_files, flattened, in_scale_of, power_spectrum, show_image
+from cryoden.report.figures import (
+    draw_files,
+    flattened,
+    in_scale_of,
+    plot_fixed_pattern,
+    power_spectrum,
+    show_image,
+)
 from cryoden.report.inspection_figures import read_inside
 from cryoden.report.training_figures import draw_training
 from tests.helpers import write_mrc
@@ -63,6 +71,20 @@ def test_power_spectrum_finds_the_frequency_of_a_wave() -> None:
     _, x = np.mgrid[:256, :256]
     _, frequency, profile = power_spectrum(np.cos(2 * np.pi * 40 * x / 256), 2.0)
     assert frequency[np.argmax(profile)] == pytest.approx(40 / 256 / 2.0)
+
+
+def test_hot_and_dead_pixels_of_a_fixed_pattern_are_circled(tmp_path: Path) -> None:
+    """In the whole square, and where they are in the picture of its middle."""
+    sums = np.random.default_rng(1).standard_normal((2, 128, 160))
+    sums[:, 20, 30] += 20
+    sums[:, 60, 85] -= 20
+    FixedPattern(["a", "b"], sums, [0.1, 0.1]).save(tmp_path / "p.npz")
+    figure = Figure()
+    plot_fixed_pattern(figure, tmp_path / "p.npz")
+    whole, middle = figure.axes[:2]
+    assert whole.get_title() == "middle, 160 x 128 px: 2 pixels stand out"
+    assert sorted(map(tuple, whole.collections[0].get_offsets())) == [(30, 20), (85, 60)]
+    assert [tuple(place) for place in middle.collections[0].get_offsets()] == [(85 - 70, 60 - 56)]
 
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
