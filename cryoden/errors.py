@@ -91,7 +91,7 @@ OTHER_NAMES = {"from_model": "--from"}
 COMMAND_LINE = Words(
     option_name,
     "Option {option}",
-    "Then, other values were given: {changes}.",
+    "These options differ: {changes}.",
     {
         "set": "Give {option}.",
         "set_to": "Give {option} {value}.",

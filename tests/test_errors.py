@@ -66,7 +66,7 @@ def test_whole_problem_in_one_line() -> None:
     }
     error = ExistingResultsError("h holds halves.", subject="h", remedy=Remedy("overwrite"), differences=differences)
     assert str(error) == (
-        "h holds halves. Then, other values were given: --quality (was fast, is now best) and --full-size (was No, is "
+        "h holds halves. These options differ: --quality (was fast, is now best) and --full-size (was No, is "
         "now Yes) and --model and --odd (was empty, is now x). Choose another --output folder, or give --overwrite."
     )
 

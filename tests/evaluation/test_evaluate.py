@@ -287,7 +287,7 @@ def test_finished_micrographs_are_not_measured_again(blur_model: Path, cryoden: 
     other = cryoden("evaluate", "--odd", "odd", "--even", "even", "--output", "out", "--topaz", "no")
     assert other.status == 2
     assert other.last_error == (
-        "cryoden: out/measurements/mic0.npz was made with other options. Then, other values were given: --model. "
+        "cryoden: out/measurements/mic0.npz was made with other options. These options differ: --model. "
         "Choose another --output folder, or give --overwrite."
     )
     run(blur_model, overwrite=True)

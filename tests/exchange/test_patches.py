@@ -181,7 +181,7 @@ def test_a_killed_export_goes_on_and_ends_the_same(tmp_path: Path, cryoden: Any)
     refused = cryoden(*EXPORT, "--seed", 9)
     assert refused.status == 2
     assert refused.last_error == (
-        "cryoden: out holds patches that were cut with other options (manifest.json). Then, other values were given: "
+        "cryoden: out holds patches that were cut with other options (manifest.json). These options differ: "
         "--seed (was 1, is now 9). Choose another --output folder."
     )
 

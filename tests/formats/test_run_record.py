@@ -86,7 +86,7 @@ def test_other_options_are_refused_and_named_as_data(folder: Path) -> None:
         record({**OPTIONS, "quality": "best"}).finished([result("a")])
     assert caught.value.problem.differences == {"quality": ("fast", "best")}
     assert str(caught.value) == (
-        "out/a.mrc was made with other options. Then, other values were given: --quality (was fast, is now best). "
+        "out/a.mrc was made with other options. These options differ: --quality (was fast, is now best). "
         "Choose another --output folder, or give --overwrite."
     )
 

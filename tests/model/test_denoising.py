@@ -283,7 +283,7 @@ def test_another_way_into_the_same_folder_is_refused(
     result = cryoden(*words, *extra[change])
     assert result.status == 2
     assert result.last_error == (
-        f"cryoden: out/mic0.mrc was made with other options. Then, other values were given: {said}. "
+        f"cryoden: out/mic0.mrc was made with other options. These options differ: {said}. "
         "Choose another --output folder, or give --overwrite."
     )
 

@@ -282,7 +282,7 @@ def test_other_options_into_the_same_folder_are_refused(tmp_path: Path, cryoden:
     result = cryoden("halves", "m.mrc", "--output", "out", "--frames", "1-4")
     assert result.status == 2
     assert result.last_error == (
-        "cryoden: out/full/m.mrc was made with other options. Then, other values were given: --frames (was empty, is "
+        "cryoden: out/full/m.mrc was made with other options. These options differ: --frames (was empty, is "
         "now 1-4). Choose another --output folder."
     )
 

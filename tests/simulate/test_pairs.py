@@ -114,7 +114,7 @@ def test_finished_pairs_are_kept_and_those_of_other_options_refused(cryoden: Any
 
     refused = cryoden(*words, "--pairs", 3, "--sigma", 0.3)
     assert refused.status == 2
-    assert "was made with other options. Then, other values were given: --sigma (was 0.1, is now 0.3)" in refused.err
+    assert "was made with other options. These options differ: --sigma (was 0.1, is now 0.3)" in refused.err
     assert not Path("out/odd/particles_0003.mrc").exists()
 
 
