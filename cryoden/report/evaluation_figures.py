@@ -32,6 +32,7 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
     axes: Any = figure.subplots()
     rows, main = evaluated.rows(), evaluated.table.bands[0]
 
+    behind = {"facecolor": "w", "edgecolor": "none", "alpha": 0.8, "pad": 1}  # the numbers cross lines
     for place, row in enumerate(rows):
         r2 = row.bands[main].r2
         value = r2.value or 0.0
@@ -42,12 +43,13 @@ def plot_scores(figure: Figure, evaluated: Evaluated) -> None:
             axes.plot(true, place, "kd", ms=6, label="with the truth")
 
         says = with_error(r2, 3) + ("" if value > 0 else "\n(worse than a constant image)")
-        axes.text(max(length + error, true or 0.0) + 0.03, place, says, va="center", fontsize=10)
+        axes.text(max(length + error, true or 0.0) + 0.03, place, says, va="center", fontsize=10, bbox=behind)
 
     axes.axvline(1, color="k", lw=1, ls="--")
     axes.set_yticks(range(len(rows)), [plain(row.label).replace(" ", "\n", 1) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.04)
+    axes.set_xlim(0, 1.3)  # with room for the numbers
+    axes.set_xticks(np.arange(0, 1.01, 0.2))
     axes.set(xlabel=f"$R^2$ in {main} Å (1: the clean image)", title="Signal recovered")
     axes.grid(axis="x", alpha=0.3)
     _legend_once(axes, loc="lower right")

@@ -15,6 +15,7 @@ import jinja2
 from cryoden import __version__
 from cryoden.formats import outputs
 from cryoden.formats.files import PathLike, whole_file
+from cryoden.formats.model_file import LABELS
 from cryoden.formats.outcome import read_failures
 from cryoden.report.evaluation_result import Evaluated, read_evaluation
 from cryoden.report.evaluation_table import Number, Row
@@ -83,6 +84,7 @@ def write_report(folder: PathLike) -> Path:
         micrographs=micrograph_table(evaluated),
         pictures=shown,
         counted=counted,
+        labels=LABELS,
     )
     path = evaluated.folder / outputs.REPORT
     with whole_file(path) as temporary:
