@@ -14,6 +14,7 @@ import starfile
 
 from cryoden.exchange.relion_job_folder import ABORT
 from cryoden.formats import outputs
+from cryoden.formats.relion_names import name_in_job
 from tests.helpers import Result
 from tests.relion import Project, needs_relion
 
@@ -129,7 +130,8 @@ def test_from_movies_to_particles(tmp_path: Path, cryoden: Run) -> None:
 @pytest.mark.long
 @pytest.mark.relion
 @needs_relion
-def test_all_in_one_job(tmp_path: Path, cryoden: Run) -> None:
+@pytest.mark.parametrize("is_corrected", [False, True])
+def test_all_in_one_job(tmp_path: Path, cryoden: Run, is_corrected: bool) -> None:
     project = Project(tmp_path)
     words = ("--movies", 2, "--size", 512, 512, "--frames", 12, "--sampling-rate", 2.0, "--particles", 12)
     assert cryoden("simulate", "movies", "--output", "sim", *words).status == 0
@@ -137,13 +139,27 @@ def test_all_in_one_job(tmp_path: Path, cryoden: Run) -> None:
         "Import", do_raw="Yes", fn_in_raw="sim/movies/*.mrcs", is_multiframe="Yes", angpix=2.0, kV=300, Cs=2.7, Q0=0.1
     )
     project.run(imported)
-    labels = {"gain": "sim/gain.mrc", "network": "cnn3", "epochs": 1, "max_batches": 5, "crop": 64, "topaz": "no"}
-    job = project.add_external("relion_cryoden_run", {"in_mov": f"{imported}movies.star"}, device="cpu", **labels)
+    inputs, labels = {"in_mov": f"{imported}movies.star"}, {"gain": "sim/gain.mrc"}
+    corrected = project.add(
+        "MotionCorr", input_star_mics=f"{imported}movies.star", do_own_motioncor="Yes", fn_gain_ref="sim/gain.mrc",
+        patch_x=1, patch_y=1, do_dose_weighting="No", nr_threads=1, nr_mpi=1,
+    )  # fmt: skip
+    if is_corrected:
+        project.run(corrected)
+        inputs, labels = {"in_mic": f"{corrected}corrected_micrographs.star"}, {}
+
+    quick = {"network": "cnn3", "epochs": 1, "max_batches": 5, "crop": 64, "topaz": "no", "device": "cpu"}
+    job = project.add_external("relion_cryoden_run", inputs, **labels, **quick)
     project.run(job)
     assert project.file(job + "RELION_JOB_EXIT_SUCCESS").exists(), project.file(job + "run.err").read_text()
     nodes = starfile.read(project.file(job + "RELION_OUTPUT_NODES.star"))
     assert isinstance(nodes, pd.DataFrame)
-    assert nodes["rlnPipeLineNodeName"].tolist() == [f"{job}denoised/micrographs.star", f"{job}logfile.pdf"]
+    star = f"{job}micrographs.star" if is_corrected else f"{job}denoised/micrographs.star"
+    assert nodes["rlnPipeLineNodeName"].tolist() == [star, f"{job}logfile.pdf"]
     assert project.file(f"{job}{outputs.EVALUATION_FOLDER}/{outputs.REPORT}").is_file()
-    for name in starfile.read(project.file(nodes["rlnPipeLineNodeName"][0]))["micrographs"]["rlnMicrographName"]:
-        assert project.file(name).is_file()
+
+    written = list(starfile.read(project.file(star))["micrographs"]["rlnMicrographName"])
+    assert all(project.file(name).is_file() for name in written)
+    if is_corrected:  # RELION finds picks on them for the originals
+        originals = starfile.read(project.file(inputs["in_mic"]))["micrographs"]["rlnMicrographName"]
+        assert list(map(name_in_job, written)) == list(map(name_in_job, originals))

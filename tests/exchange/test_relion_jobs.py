@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from cryoden.exchange.relion_job_words import options_of, read_words
 from cryoden.formats import outputs
 from cryoden.formats.relion_names import name_in_job
 from cryoden.formats.star import ImageTable, new_table, read_table, write_table
-from tests.helpers import RATE, Result, clean_signal, python, write_mrc
+from tests.helpers import RATE, ROOT, Result, clean_signal, python, write_mrc
 from tests.relion import Project, needs_relion
 
 Run = Callable[..., Result]
@@ -69,6 +70,10 @@ def split(*words: object) -> int:
 
 def exits() -> List[str]:
     return sorted(path.name for path in Path(JOB).glob("RELION_JOB_*"))
+
+
+def environment() -> Dict[str, str]:
+    return dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
 
 
 # ---------------------------------------------------------------------- what RELION says
@@ -167,7 +172,7 @@ def test_an_abort_in_between_and_continue(job: Path) -> None:
             time.sleep(0.01)
         (job / ABORT).touch()
 
-    threading.Thread(target=abort).start()
+    threading.Thread(target=abort, daemon=True).start()
     assert split("--in_movies", star) == 143
     assert exits() == [ABORTED]
     n_done = len(list((job / outputs.FULL).glob("*.mrc")))
@@ -178,6 +183,22 @@ def test_an_abort_in_between_and_continue(job: Path) -> None:
     assert exits() == [SUCCESS]
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert len(read_table(job / outputs.MICROGRAPHS_STAR).paths) == 60
+
+
+def test_a_signal_of_the_queue_is_an_abort(job: Path) -> None:
+    star = write_movies(40, side=256)
+    code = "import sys; from cryoden.exchange import relion_job_main as main; sys.exit(main.run_halves())"
+    words = [sys.executable, "-c", code, "--o", JOB, "--in_movies", star]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    log = job / outputs.LOG
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert exits() == [ABORTED]
+    assert not (job / outputs.MICROGRAPHS_STAR).exists()
+    assert not (job / main.LOCK_FOLDER).exists()
 
 
 def test_progress_and_problems_are_said_in_two_windows(capsys: pytest.CaptureFixture) -> None:

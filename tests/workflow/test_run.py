@@ -96,7 +96,9 @@ def test_movies_become_a_report_and_the_same_command_again_makes_nothing_new(tmp
     assert times("all") == before
 
     write_movie(tmp_path / "movies" / "later.mrcs", 7)  # the model stays; what came since is denoised with it
-    assert cryoden("run", "movies", "--output", "all", *QUICK).status == 0
+    run(
+        RunConfig(inputs=("movies",), output="all", **QUICK_OPTIONS), Recorder(HalvesConfig, TrainConfig, DenoiseConfig)
+    )
     assert len(read_table("all/denoised/micrographs.star").paths) == 4
     assert {name: time for name, time in times("all").items() if name in before} == before
 
@@ -182,7 +184,7 @@ def test_options_reach_their_steps(tmp_path: Path) -> None:
     recorder = Recorder()
     config = RunConfig(
         inputs=("movies",), output="all", pixel_size=1.5, sampling_rate=4.0, frames="1-2", epochs=3,
-        quality="best", full_size=True, seed=5, topaz="no",
+        quality="best", full_size=True, seed=5, topaz="no", from_model="first.safetensors",
     )  # fmt: skip
     run(config, recorder)
     halves, train, denoise, evaluate = recorder.done
@@ -190,6 +192,7 @@ def test_options_reach_their_steps(tmp_path: Path) -> None:
     assert (halves.sampling_rate, halves.frames, halves.output) == (1.5, "1-2", "all/halves")
     assert isinstance(train, TrainConfig)
     assert (train.sampling_rate, train.epochs, train.seed, train.resume) == (4.0, 3, 5, True)
+    assert train.from_model == "first.safetensors"
     assert read_table(train.odd or "").paths == ["all/halves/odd/mic0.mrc"]
     assert isinstance(denoise, DenoiseConfig)
     assert (denoise.sampling_rate, denoise.full_size, denoise.model) == (1.5, True, "all/model/model.safetensors")
@@ -280,6 +283,15 @@ def test_a_pixel_size_that_lacks_is_asked_for_by_its_name(tmp_path: Path, cryode
     result = cryoden("run", "m.mrcs", "--output", "all")
     assert result.status == 2
     assert result.last_error.endswith("m.mrcs does not say its pixel size. Give --pixel-size.")
+
+
+def test_a_run_is_one_process(cryoden: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = cryoden("run", "movies", "--output", "all")
+    assert result.status == 2
+    assert result.last_error.startswith("cryoden: A run is one process")
+    assert not Path("all").exists()
 
 
 def test_a_folder_of_another_command_is_not_filled(tmp_path: Path, cryoden: Run) -> None:
