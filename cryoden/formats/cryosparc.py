@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -18,7 +20,7 @@ import pandas as pd
 
 from cryoden.errors import FileError, Remedy
 from cryoden.formats import outputs
-from cryoden.formats.file_errors import PathLike, require_file
+from cryoden.formats.file_errors import PathLike, reading_errors, require_file
 from cryoden.formats.files import whole_file
 from cryoden.formats.images import open_stack
 from cryoden.formats.star import (
@@ -55,6 +57,15 @@ SLOT_FIELDS = (
 
 MRC_FORMATS = {np.dtype(np.float32): "MRC/2", np.dtype(np.float16): "MRC/12"}
 """How cryosparc-tools calls MRC files, by their mode."""
+
+COMPRESSED = b"\x95CSDAT"
+"""How compressed .cs files begin."""
+
+TRIAL = (
+    "import sys; from cryosparc.dataset import Dataset; "
+    "[column.tolist() for column in Dataset.load(sys.argv[1]).cols().values()]"
+)
+"""Reads every value of a .cs file, in a process of its own."""
 
 CSV_COLUMNS = (UID, "path", "exposure")
 
@@ -224,6 +235,7 @@ def _load(path: PathLike) -> Dataset[Any]:
     require_file(path)
     with needing_cryosparc_tools():
         from cryosparc.dataset import Dataset
+    _require_survived(path)
     try:
         dataset = Dataset.load(str(path))
     except Exception as error:  # the library raises what its decoders raise
@@ -232,6 +244,18 @@ def _load(path: PathLike) -> Dataset[Any]:
     if not len(dataset):
         raise FileError(f"{path} lists no exposures: its table is empty. Give another file.", subject=str(path))
     return dataset
+
+
+def _require_survived(path: PathLike) -> None:
+    """Refuse a compressed .cs file that ends the process which reads it: the library's decoder trusts its numbers."""
+    with reading_errors(path), open(str(path), "rb") as file:
+        is_compressed = file.read(len(COMPRESSED)) == COMPRESSED
+    if not is_compressed:
+        return
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    tried = subprocess.run([sys.executable, "-c", TRIAL, str(path)], env=environment, stderr=subprocess.DEVNULL)
+    if tried.returncode < 0:  # a signal; whatever else is wrong is said when the file is read here
+        raise FileError(f"{path} is no .cs file that can be read: it is damaged. Export it again.", subject=str(path))
 
 
 def _has(dataset: Dataset[Any], name: str) -> bool:

@@ -223,6 +223,18 @@ def test_run_finds_out_what_a_cs_file_lists(tmp_path: Path) -> None:
     assert find_inputs(["moved.cs"]).kind == "micrographs"
 
 
+def test_damaged_compressed_file_ends_no_process(tmp_path: Path) -> None:
+    """The library's decoder trusts the numbers in it: read here, this would be a segmentation fault."""
+    columns = {"micrograph_blob/path": ["a"] * 3, "micrograph_blob/psize_A": [1.0] * 3}
+    path = write_cs(tmp_path / "x.cs", columns, format=2)
+    assert len(read_exposures(path).paths) == 3
+    content = bytearray(path.read_bytes())
+    content[-16] = 0xFF  # where a text begins
+    path.write_bytes(bytes(content))
+    with pytest.raises(FileError, match=r"x\.cs is no \.cs file that can be read: it is damaged\. Export it again\."):
+        read_exposures(path)
+
+
 def test_own_halves_of_cryosparc_are_refused_by_name(tmp_path: Path) -> None:
     write_cs(tmp_path / "e.cs", {"micrograph_blob/path": ["a"] * 3, "micrograph_blob_non_dw_AB/path": ["b"] * 3})
     with pytest.raises(FileError) as caught:
