@@ -1,4 +1,4 @@
-"""What a command does with the items of a list: a JSON line for each in a file, and how far it is on stderr."""
+"""What a command does with the items of a list: a JSON line for each in a file, and how far the list is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_above_bar(reason: str) -> None:
 class ProgressLog:
     """Counts finished items; use it as a context manager.
 
-    Every item becomes a JSON line of a log file. How far the list is, within its items too, is shown on stderr, see
+    Every item becomes a JSON line of a log file. How far the list is, within its items too, is shown, see
     `ProgressDisplay`.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What a training says of itself while it runs: on stderr, and in its folder for whoever started it."""
+"""What a training says of itself while it runs: a bar or lines, and a file in its folder for whoever started it."""
 
 from __future__ import annotations
 

@@ -140,9 +140,10 @@ class _Bar(tqdm):
 
 
 class ProgressDisplay:
-    """Shows on stderr how far a command is; use it as a context manager.
+    """Shows how far a command is; use it as a context manager.
 
-    A thread shows it, so that time goes on to be seen while one item takes long, and `update` costs next to nothing.
+    A bar on stderr, where that is a terminal, else lines on stdout: what is read first of a queue's or of Scipion's
+    log. A thread shows it, so that time goes on to be seen while one item takes long; `update` costs next to nothing.
 
     Parameters
     ----------
@@ -209,7 +210,7 @@ class ProgressDisplay:
         shown = self._shown
         text = shown.text(self._clock(), self._begun, is_line=self._bar is None)
         if self._bar is None:
-            print(f"{self._title}: {text}", file=sys.stderr, flush=True)
+            print(f"{self._title}: {text}", flush=True)
             return
         self._bar.n, self._bar.note = shown.share, text
         self._bar.refresh()

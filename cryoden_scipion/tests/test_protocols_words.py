@@ -37,6 +37,7 @@ from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandErr
 from cryoden_scipion.protocols.words import ACTIONS
 from cryoden_scipion.viewers.plotting import newPlotter, waiting
 from cryoden_scipion.viewers.viewer_images import _Browser
+from cryoden_scipion.wizards.wizard_look import CryodenLookAtDataWizard
 
 PROTOCOLS = [kind for name, kind in sorted(vars(protocols).items()) if name.startswith("CryodenProt")]
 
@@ -243,6 +244,16 @@ class TestCryodenWords(BaseTest):
         protocol.inputModel.set(model)
         with mock.patch.multiple(denoise_rules, repeatWarnings=lambda *_: [], sizeWarnings=lambda *_: []):
             self.assertEqual(protocol._warnings(), sentences)
+
+    def testWizardWarns(self):
+        """Of what no crop shows; after the sheet, not in its place."""
+        form, wizard, plotter = mock.Mock(), CryodenLookAtDataWizard(), mock.Mock()
+        form.protocol._validateHalves.return_value = []
+        for warnings in ([], ["A fixed pattern."]):
+            with mock.patch.object(wizard, "plot", lambda protocol, found=warnings: (plotter, found)):
+                wizard.show(form)
+            self.assertEqual([call.args for call in form.showWarning.mock_calls], [(text,) for text in warnings])
+        self.assertEqual(plotter.show.call_count, 2)
 
     def testFailures(self):
         """Each with what to do; a full disk apart, many not all."""

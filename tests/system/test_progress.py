@@ -85,7 +85,7 @@ def lines_of(log: ProgressLog, capsys: pytest.CaptureFixture, n_lines: int) -> L
     lines: List[str] = []
     while len(lines) < n_lines:
         time.sleep(0.01)
-        lines += capsys.readouterr().err.splitlines()
+        lines += capsys.readouterr().out.splitlines()
     return lines
 
 
