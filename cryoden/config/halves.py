@@ -72,10 +72,10 @@ class HalvesConfig(Config):
         words=(AUTO, OFF),
         above=0,
         before=OFF,
-        help="Replace defective pixels by the mean of their neighbours. auto: those that counted more, or less, in all "
-        "frames together than their neighbourhood makes possible, one good pixel in a million; off: none; a number: "
-        "those that lie so many deviations above the median of their neighbourhood, such as 8. Pixels whose gain is 0 "
-        "are replaced unless it is off.",
+        help="Replace defective pixels by the mean of their neighbours. auto: those that counted more, or less, in "
+        "all frames together than their neighbourhood makes possible, one good pixel in a million; off: none; a "
+        "number: those that lie this many deviations above the median of their neighbourhood, such as 8. Pixels whose "
+        "gain is 0 are replaced unless it is off.",
     )
     frames: Optional[str] = option(
         None,

@@ -58,7 +58,7 @@ class RunConfig(Config):
     watch: Optional[float] = option(
         None,
         above=0,
-        help="Look for new files of a running microscope, until none has come for so many minutes.",
+        help="Keep looking for new files of a running microscope, until there have been none for this many minutes.",
     )
     poll_seconds: float = option(
         10.0,
@@ -70,7 +70,7 @@ class RunConfig(Config):
     train_after: int = option(
         20,
         at_least=1,
-        help="With --watch: training starts when so many micrographs are there, or no more come.",
+        help="With --watch: training starts when this many micrographs are there, or no more come.",
     )
 
     pixel_size: Optional[float] = shared.pixel_size(

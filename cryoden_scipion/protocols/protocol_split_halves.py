@@ -131,7 +131,7 @@ class CryodenProtSplitHalves(StreamingRun):
             "Replace hot pixels above (deviations)",
             help="Empty (auto): pixels that counted more, or less, in all frames together than their neighbourhood "
             "makes possible are replaced by the mean of their neighbours; one good pixel in a million is. 0 (off): "
-            "none. A number: those that lie so many deviations above the median of their neighbourhood, such as 8.",
+            "none. A number: those that lie this many deviations above the median of their neighbourhood, such as 8.",
         )
 
     def _defineMotion(self, form: params.Form) -> None:
@@ -226,13 +226,11 @@ class CryodenProtSplitHalves(StreamingRun):
         if movies is None or record is None:
             return []
 
-        options = self._config().to_dict()
+        # What the form cannot set is the same at every launch.
+        options = {name: value for name, value in self._config().to_dict().items() if self._labelOf(name)}
         if options["hot_pixels"] == shared.AUTO and isBegunBy01:  # it goes on with what nothing meant then
             del options["hot_pixels"]
-        # As the command records what has no meaning: patches where nothing is aligned, local motion without shifts.
-        if not options["align"]:
-            options["patches"] = None
-        if options["local_motion"] == AUTO:
+        if options["local_motion"] == AUTO:  # of movies without it, as it is recorded
             options["local_motion"] = NONE
         problems = optionProblems(HalvesConfig.with_words(record), options, self._words)
         if self.hasAttribute(OUTPUT_FULL):
