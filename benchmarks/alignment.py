@@ -111,7 +111,7 @@ def run_cryoden(data: Path, output: Path, arguments: argparse.Namespace) -> Tupl
     command = [
         sys.executable, "-m", "cryoden", "halves", str(data / "movies" / "movie_0001.mrcs"),
         "--gain", str(data / "gain.mrc"),
-        "--align", "--patches", str(arguments.patches), "--output", str(output),
+        "--align", "--align-patches", str(arguments.patches), "--output", str(output),
     ]  # fmt: skip
     times = timed(command, Path.cwd())
     return output / "motion" / "movie_0001.star", output / "full" / "movie_0001.mrc", *times

@@ -32,7 +32,7 @@ class HalvesConfig(Config):
         "frame": (
             "frames",
             "align",
-            "patches",
+            "align_patches",
             "shifts",
             "local_motion",
             "dose_per_frame",
@@ -95,7 +95,7 @@ class HalvesConfig(Config):
         help="Align the frames by what they show before they are summed: as a whole, and patch by patch. What is found "
         "is applied only if the halves then agree better; motion/ holds it in RELION's form.",
     )
-    patches: int = option(
+    align_patches: int = option(
         5, at_least=1, at_most=20, help="Patches along each side for local motion when frames are aligned; 1: none."
     )
     local_motion: str = option(
@@ -209,8 +209,8 @@ class HalvesConfig(Config):
             yield option_problem("local_motion", "has no meaning without shifts.", Remedy("set", "shifts"))
         if self.align and self.shifts is not None:
             yield option_problem("align", "and stored shifts exclude each other.", Remedy("leave_out", "shifts"))
-        if self.patches != self.default_of("patches") and not self.align:
-            yield option_problem("patches", "has no meaning alone.", Remedy("set", "align"))
+        if self.align_patches != self.default_of("align_patches") and not self.align:
+            yield option_problem("align_patches", "has no meaning alone.", Remedy("set", "align"))
         if self.initial_dose and self.dose_per_frame is None:
             yield option_problem("initial_dose", "has no meaning alone.", Remedy("set", "dose_per_frame"))
         if self.gain is None and self.dark is None and (self.gain_rotation, self.gain_flip) != ("0", "none"):

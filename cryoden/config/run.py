@@ -35,6 +35,7 @@ class RunConfig(Config):
         "running microscope": ("watch", "poll_seconds", "train_after"),
         "movies": (
             "gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "frames", "expect_frames", "shifts",
+            "unaligned", "align_patches",
             "dose_per_frame", "initial_dose", "flip_tiff", "eer_frames", "eer_dose", "eer_sampling", "voltage",
             "spherical_aberration", "amplitude_contrast",
         ),
@@ -84,6 +85,12 @@ class RunConfig(Config):
     frames: Optional[str] = _of(HalvesConfig, "frames")
     expect_frames: Optional[int] = _of(HalvesConfig, "expect_frames")
     shifts: Optional[str] = _of(HalvesConfig, "shifts")
+    unaligned: bool = option(
+        False,
+        help="Sum the frames of raw movies as they are. Otherwise those without stored shifts are aligned by what they "
+        "show (docs/movies.md).",
+    )
+    align_patches: int = _of(HalvesConfig, "align_patches")
     dose_per_frame: Optional[float] = _of(HalvesConfig, "dose_per_frame")
     initial_dose: float = _of(HalvesConfig, "initial_dose")
     flip_tiff: bool = _of(HalvesConfig, "flip_tiff")

@@ -197,7 +197,7 @@ def align_prepared(
 
     movie = prepared.movie
     movie.watch(tell, movie.n_passes)
-    alignment = align_movie(movie, rate, config.patches, n_threads)
+    alignment = align_movie(movie, rate, config.align_patches, n_threads)
     return replace(prepared, motion=alignment.motion()), alignment
 
 

@@ -66,7 +66,7 @@ RECORDED = (
 """Options that change the sums of movies."""
 
 NOT_SAID = {
-    "thin": False, "from_difference": False, "align": False, "patches": None, "eer_grouping": None,
+    "thin": False, "from_difference": False, "align": False, "align_patches": None, "eer_grouping": None,
     "dose_weighting": AUTO, "local_motion": NONE,
 }  # fmt: skip
 """What records mean that were written before these options could be chosen."""
@@ -481,7 +481,7 @@ def _lasting_options(
     has_tiff = any(image_ending(movie.path) in TIFF_ENDINGS for movie in movies)
     record["flip_tiff"] = config.is_tiff_flipped(job is not None) if has_tiff else config.flip_tiff
 
-    record.update(align=config.align, patches=config.patches if config.align else None)
+    record.update(align=config.align, align_patches=config.align_patches if config.align else None)
     record.update(eer_grouping=config.eer_grouping, dose_weighting=config.dose_weighting if job else AUTO)
     has_local_motion = job is not None or config.local_motion not in (AUTO, NONE)
     record["local_motion"] = config.local_motion if has_local_motion else NONE

@@ -36,6 +36,8 @@ class Found:
         What is split (movies or a STAR file) or denoised (micrographs, folders or a STAR file).
     odd, even
         Of halves: folders or STAR files, which may hold both.
+    has_motion
+        Of movies: whether they are those of a finished motion correction.
     has_sums
         Of halves: whether the sources are their sums. Otherwise they are the odd ones.
     """
@@ -45,6 +47,7 @@ class Found:
     odd: str = ""
     even: str = ""
     has_sums: bool = True
+    has_motion: bool = False
 
 
 def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (), is_watched: bool = False) -> Found:
@@ -108,7 +111,7 @@ def _of_star(path: str) -> Found:
         return Found(HALVES, (path,), *split)
     if ODD_NAME in table.images and EVEN_NAME in table.images:
         return Found(HALVES, (path,), path, path)
-    return Found(MOVIES if _lists_movies(table) else MICROGRAPHS, (path,))
+    return Found(MOVIES if _lists_movies(table) else MICROGRAPHS, (path,), has_motion=METADATA in table.images)
 
 
 def _of_exposures(path: str) -> Found:

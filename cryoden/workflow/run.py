@@ -135,7 +135,8 @@ class Steps:
         if found.kind != MOVIES:
             return found
         folder = self._output / outputs.HALVES_FOLDER
-        self._do(self._config.step(HalvesConfig, movies=found.sources, output=str(folder)))
+        is_aligned = not (self._config.unaligned or self._config.shifts or found.has_motion)
+        self._do(self._config.step(HalvesConfig, movies=found.sources, output=str(folder), align=is_aligned))
         exposures = str(folder / outputs.EXPOSURES_CS)
         if is_exposures(found.sources[0]):
             return Found(HALVES, (exposures,), exposures, exposures)

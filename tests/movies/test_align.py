@@ -45,8 +45,8 @@ ARGUMENTS = ("--sampling-rate", RATE, "--hot-pixels", "off")
 def test_halves_agree_more_when_frames_are_aligned(cryoden: Run) -> None:
     movie()
     assert cryoden("halves", "m.mrcs", "--output", "plain", *ARGUMENTS).status == 0
-    assert cryoden("halves", "m.mrcs", "--output", "global", "--align", "--patches", 1, *ARGUMENTS).status == 0
-    assert cryoden("halves", "m.mrcs", "--output", "local", "--align", "--patches", 4, *ARGUMENTS).status == 0
+    assert cryoden("halves", "m.mrcs", "--output", "global", "--align", "--align-patches", 1, *ARGUMENTS).status == 0
+    assert cryoden("halves", "m.mrcs", "--output", "local", "--align", "--align-patches", 4, *ARGUMENTS).status == 0
     assert (facts("global")["applied"], facts("local")["applied"]) == ("global", "local")
     assert agreement("plain") + 0.05 < agreement("global") < agreement("local")
 
@@ -56,7 +56,7 @@ def test_halves_agree_more_when_frames_are_aligned(cryoden: Run) -> None:
 
 def test_weights_are_applied_beside(cryoden: Run) -> None:
     movie()
-    command = ("halves", "m.mrcs", "--align", "--patches", 1, *ARGUMENTS)
+    command = ("halves", "m.mrcs", "--align", "--align-patches", 1, *ARGUMENTS)
     assert cryoden(*command, "--output", "plain").status == 0
     assert cryoden(*command, "--output", "weighted", "--dose-per-frame", 4).status == 0
     one, other = (read_mrc(Path(folder, "full", "m.mrc")) for folder in ("plain", "weighted"))
@@ -66,7 +66,7 @@ def test_weights_are_applied_beside(cryoden: Run) -> None:
 @pytest.mark.parametrize("name", ["m.mrcs", "m.tif"])
 def test_motion_is_written_in_relions_form_and_gives_the_same_sums_again(cryoden: Run, name: str) -> None:
     movie(name)
-    assert cryoden("halves", name, "--output", "out", "--align", "--patches", 4, *ARGUMENTS).status == 0
+    assert cryoden("halves", name, "--output", "out", "--align", "--align-patches", 4, *ARGUMENTS).status == 0
     written = read_movie_correction("out/motion/m.star")
     assert (written.movie, written.n_frames, written.sampling_rate) == (name, N_FRAMES, RATE)
 
@@ -83,7 +83,7 @@ def test_motion_is_written_in_relions_form_and_gives_the_same_sums_again(cryoden
 
 def test_frames_of_a_range_are_counted_in_the_movie(cryoden: Run) -> None:
     movie()
-    arguments = ("--frames", "3-12", "--align", "--patches", 1, *ARGUMENTS)
+    arguments = ("--frames", "3-12", "--align", "--align-patches", 1, *ARGUMENTS)
     assert cryoden("halves", "m.mrcs", "--output", "out", *arguments).status == 0
     shifts = read_movie_correction("out/motion/m.star").shifts
     assert sorted(shifts) == list(range(3, 13))
@@ -108,7 +108,7 @@ def test_frame_that_jumps_is_named(cryoden: Run) -> None:
     shifts[6] += (15.0, 10.0)
     frames = np.stack(list(moving_frames(shifts, 4.0))).astype(np.uint8)
     write_raw_mrc(Path("m.mrcs"), frames, 0)
-    result = cryoden("halves", "m.mrcs", "--output", "out", "--align", "--patches", 1, *ARGUMENTS)
+    result = cryoden("halves", "m.mrcs", "--output", "out", "--align", "--align-patches", 1, *ARGUMENTS)
     assert result.status == 0
     assert "Alignment of m.mrc: frame 7 lies 3" in result.err  # 36 A
     assert facts()["applied"] == "global"
@@ -116,7 +116,7 @@ def test_frame_that_jumps_is_named(cryoden: Run) -> None:
 
 def test_deleted_motion_is_made_again(cryoden: Run) -> None:
     movie()
-    command = ("halves", "m.mrcs", "--output", "out", "--align", "--patches", 1, *ARGUMENTS)
+    command = ("halves", "m.mrcs", "--output", "out", "--align", "--align-patches", 1, *ARGUMENTS)
     assert cryoden(*command).status == 0
     Path("out/motion/m.star").unlink()
     assert cryoden(*command).status == 0
@@ -125,7 +125,7 @@ def test_deleted_motion_is_made_again(cryoden: Run) -> None:
 
 @pytest.mark.parametrize(
     ("before", "now"),
-    [((), ("--align",)), (("--align",), ()), (("--align",), ("--align", "--patches", 1))],
+    [((), ("--align",)), (("--align",), ()), (("--align",), ("--align", "--align-patches", 1))],
 )
 def test_folder_with_other_halves_is_refused(cryoden: Run, before: tuple, now: tuple) -> None:
     movie()
@@ -139,8 +139,8 @@ def test_folder_with_other_halves_is_refused(cryoden: Run, before: tuple, now: t
     ("words", "sentence"),
     [
         (("--align", "--shifts", "motion"), "--align and stored shifts exclude each other"),
-        (("--patches", 3), "--patches has no meaning alone"),
-        (("--align", "--patches", 0), "--patches is 0"),
+        (("--align-patches", 3), "--align-patches has no meaning alone"),
+        (("--align", "--align-patches", 0), "--align-patches is 0"),
     ],
 )
 def test_options_that_contradict(cryoden: Run, words: tuple, sentence: str) -> None:

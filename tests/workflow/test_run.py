@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Type
+from typing import Callable, Dict, List, Mapping, Tuple, Type
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_movies_become_a_report_and_the_same_command_again_makes_nothing_new(tmp
     assert leftovers(Path("all")) == []
 
     # Each folder is as its own command leaves it: that one finds everything done.
-    assert cryoden("halves", *sorted(Path("movies").iterdir()), "--output", "all/halves").status == 0
+    assert cryoden("halves", *sorted(Path("movies").iterdir()), "--align", "--output", "all/halves").status == 0
     model = ("--model", "all/model/model.safetensors", "--device", "cpu")
     assert cryoden("denoise", "all/halves/micrographs.star", *model, "--output", "all/denoised").status == 0
     assert times("all") == before
@@ -165,7 +165,7 @@ def test_what_inputs_are(tmp_path: Path) -> None:
     assert find_inputs(["beside"]) == Found(HALVES, ("beside/a.mrc",), "beside", "beside")
     assert find_inputs(["plain"]) == Found(MICROGRAPHS, ("plain/a.mrc",))
     assert find_inputs(["movies.star"]) == Found(MOVIES, ("movies.star",))
-    assert find_inputs(["corrected.star"]) == Found(MOVIES, ("corrected.star",))
+    assert find_inputs(["corrected.star"]) == Found(MOVIES, ("corrected.star",), has_motion=True)
     assert find_inputs(["MotionCorr/job002/"]).sources == ("MotionCorr/job002/corrected_micrographs.star",)
     assert find_inputs(["halves.star"]) == Found(HALVES, ("halves.star",), "halves.star", "halves.star")
     assert find_inputs(["plain.star"]) == Found(MICROGRAPHS, ("plain.star",))
@@ -388,3 +388,21 @@ def test_the_first_movie_is_a_bad_one(tmp_path: Path, blur_model: Path) -> None:
     failures = run(config, Recorder(HalvesConfig, DenoiseConfig), microscope.clock, microscope.sleep)
     assert list(failures) == ["movies/bad.mrcs"]
     assert Path("all/denoised/good.mrc").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_aligned"), [((), True), (("--unaligned",), False), (("--shifts", "elsewhere"), False)]
+)
+def test_raw_movies_are_aligned_unless_it_is_said_how_they_moved(
+    words: Tuple[str, ...], is_aligned: bool, cryoden: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_movies(Path("movies"), 1)
+    asked: List[HalvesConfig] = []
+
+    def ask(self: object, config: Options) -> None:
+        asked.extend([config] if isinstance(config, HalvesConfig) else [])
+        raise FileError("Enough is known.")
+
+    monkeypatch.setattr("cryoden.workflow.run.Steps._do", ask)
+    cryoden("run", "movies", "--output", "all", *words, *QUICK)
+    assert [config.align for config in asked] == [is_aligned]

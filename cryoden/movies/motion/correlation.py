@@ -27,6 +27,9 @@ N_RINGS = 48
 SMOOTHED_RINGS = 5
 """Over which the common signal is averaged: it changes slowly, its measurement does not."""
 
+LEAST_POWER = 1e-9
+"""Of the strongest ring; a ring with less has nothing in it but rounding errors."""
+
 TINY = 1e-30
 """In place of a power that is 0."""
 
@@ -146,15 +149,19 @@ class FrameSpectra:
         power = np.zeros(len(band), np.float32)
         for spectrum in spectra:
             power += spectrum.real**2 + spectrum.imag**2
-        noise = np.maximum(band.ring_means(power / len(spectra)), TINY)  # nearly all of the power is noise
-        self._per_noise = (1 / noise).astype(np.float32)[band.ring]
+        noise = band.ring_means(power / len(spectra))  # nearly all of the power is noise
+        per_noise = np.where(noise > LEAST_POWER * noise.max(), 1 / np.maximum(noise, TINY), 0.0)
+        self._per_noise = per_noise.astype(np.float32)[band.ring]
 
     @classmethod
     def of_images(cls, images: Iterable[np.ndarray], n_images: int, band: Band, n_threads: int = 1) -> FrameSpectra:
         """Transform images of one size, float32 `(y, x)`, which are read one after the other."""
         spectra = np.empty((n_images, len(band)), np.complex64)
+        scale = 0.0
         for number, image in enumerate(images):
+            scale = scale or float(np.std(image, dtype=np.float64)) * float(np.sqrt(image.size))
             spectra[number] = band.of_image(image, n_threads)
+            spectra[number] /= scale or 1.0  # squares of squares must remain numbers of single precision
         return cls(band, spectra)
 
     def __len__(self) -> int:

@@ -137,3 +137,14 @@ def test_far_out_measurements_do_not_bend_the_local_motion() -> None:
 def _at(model: LocalMotionModel, x: float, y: float, time: float) -> np.ndarray:
     powers_x, powers_y = x ** np.arange(3), y ** np.arange(3)
     return np.array([powers_y @ field @ powers_x for field in model.fields(time + 0.5)])
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (33, 64), (64, 200)])
+@pytest.mark.parametrize("n_frames", [2, 3, 7])
+@pytest.mark.parametrize("rate", [0.5, 6.0])
+def test_small_and_flat_movies_have_no_motion(shape: Tuple[int, int], n_frames: int, rate: float) -> None:
+    rng = np.random.default_rng(1)
+    for frames in ([np.ones(shape, np.float32)] * n_frames, rng.normal(1e6, 1e6, (n_frames, *shape)).astype("f4")):
+        found = estimate_motion(iter(frames), n_frames, shape, rate, 5)
+        assert not found.is_found
+        assert np.isfinite(found.shifts).all()
