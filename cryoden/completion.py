@@ -10,7 +10,7 @@ import re
 from typing import Dict, List, Mapping, Tuple, Type, get_type_hints
 
 from cryoden.config import Options
-from cryoden.config.metavars import FILES, metavar_of
+from cryoden.config.metavars import is_file, metavar_of
 from cryoden.config.options import COMMON_METAVAR, COMMON_OPTIONS
 from cryoden.errors import OptionError, option_name, option_problem
 
@@ -75,7 +75,7 @@ def _options_of(kind: Type[Options]) -> List[Completed]:
         )
         name = "" if field.metadata["positional"] else option_name(field.name)
         help = _first_sentence(field.metadata["help"])
-        options.append(Completed(name, help, metavar, choices, metavar in FILES))
+        options.append(Completed(name, help, metavar, choices, is_file(metavar)))
     common = [Completed(option_name(n), help, COMMON_METAVAR, (), True) for n, help in COMMON_OPTIONS.items()]
     return [*options, *common, Completed("--help", "Show all options", "", (), False)]
 

@@ -27,6 +27,8 @@ TEXTS: Dict[str, str] = {
     "hot_pixels": "auto|off|NUMBER",
     "sampling_rate": "auto|full|Å/px",
     "shifts": "DIR",
+    "movie_folder": "DIR",
+    "difference": "DIR",
     "model": "MODEL",
     "from_model": "MODEL",
     "patches": "DIR",
@@ -62,11 +64,13 @@ UNITS: Dict[str, str] = {
 
 KINDS: Dict[Any, str] = {str: "TEXT", int: "INT", float: "FLOAT"}
 
-FOLDER = "DIR"
-"""Word of values that can be folders only."""
+FILES = frozenset(("DIR", "STAR", "CS", "IMAGE", "MOVIE", "MRC", "MODEL", "INPUT"))
+"""Words for files and folders: a shell completes their names."""
 
-FILES = frozenset((HALVES, "INPUT", "STAR", "MOVIE|STAR|CS", "IMAGE|DIR|STAR|CS", "IMAGE", "MRC", "MODEL", FOLDER))
-"""Words of values that are files or folders: a shell completes their names."""
+
+def is_file(metavar: str) -> bool:
+    """Return whether what stands for a value says that it may be a file or a folder."""
+    return not FILES.isdisjoint(metavar.split("|"))
 
 
 def metavar_of(field: str, hint: Any) -> str:
