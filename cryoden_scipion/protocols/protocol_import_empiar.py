@@ -143,7 +143,7 @@ class CryodenProtImportEmpiar(CryodenProtBase):
         x, y, nFrames = movies.getDim()
         dose = f", {acquisition.getDosePerFrame():.3g} e/Å² per frame" if acquisition.getDosePerFrame() else ""
         return [
-            f"{counted(movies.getSize(), 'movie')} of EMPIAR-{self._record().number} [Iudin2023] were used "
+            f"The data are {counted(movies.getSize(), 'movie')} of EMPIAR-{self._record().number} [Iudin2023] "
             f"({counted(nFrames, 'frame')} of {x} x {y} px, {movies.getSamplingRate():.4g} Å/px, "
             f"{acquisition.getVoltage():g} kV{dose})."
         ]

@@ -351,7 +351,8 @@ class TestCryodenTrain(CryodenTest):
         """Exported, imported again, and gone on from."""
         model = self.training.outputModel
         target = os.path.abspath(self.proj.getTmpPath("denoiser.safetensors"))
-        self.launch(CryodenProtExportModel, inputModel=model, targetFile=target)
+        export = self.launch(CryodenProtExportModel, inputModel=model, targetFile=target)
+        self.assertIn(model.getDescription(), export.getParsedMethods()[0])
         again = self.newProtocol(CryodenProtExportModel, inputModel=model, targetFile=target)
         self.assertIn("exists already", "".join(again.validate()))
         imported = self.launch(CryodenProtImportModel, modelFile=target).outputModel

@@ -99,6 +99,8 @@ class TestCryodenImportEmpiar(BaseTest):
         self.assertEqual(mrcfile.read(movies.getGain()).shape, SHAPE)
         self.assertEqual([m.getMicName() for m in movies], [f"movie{n}.mrcs" for n in range(N_MOVIES)])
         self.assertIn("EMPIAR-10999: Test protein", protocol.summary())
+        (methods,) = protocol.getParsedMethods()
+        self.assertRegex(methods, r"^The data are \d movies? of EMPIAR-10999 \[\[.*\]\[Iudin2023\]\]  \(\d frames of ")
 
     def testWhatIsFilledInWins(self):
         """A subset, another acquisition, no gain."""
