@@ -8,7 +8,7 @@ from typing import Callable, List, Tuple
 import numpy as np
 import pytest
 
-from cryoden.data.half_sources import full_sum_of, half_mark, half_name, list_halves
+from cryoden.data.half_sources import full_sum_of, half_mark, half_name, list_halves, list_trios
 from cryoden.data.pairs import find_pairs
 from cryoden.errors import PairError
 from tests.helpers import RATE, Result, two_halves, write_halves, write_mrc
@@ -86,6 +86,20 @@ def test_one_source_holds_both_halves(tmp_path: Path, layout: str) -> None:
     write, source, odd, even = LAYOUTS[layout]
     write(tmp_path)
     assert found(source, source) == [(f"m{number}", odd.format(number), even.format(number)) for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "full"),
+    [("relion tomography", "MC/m{}.mrc"), ("relion", "MC/movies/m{}.mrc"), ("motioncor", "MC/m{}.mrc"),
+     ("warp", "average/m{}.mrc")],
+)  # fmt: skip
+def test_full_sums_are_found_with_the_halves(tmp_path: Path, layout: str, full: str) -> None:
+    write, source, odd, even = LAYOUTS[layout]
+    write(tmp_path)
+    (tmp_path / full.format(1)).unlink()
+    trios = list_trios(source, source)
+    assert [trio.full for trio in trios] == [full.format(0), None, full.format(2)]
+    assert (trios[2].odd, trios[2].even) == (odd.format(2), even.format(2))
 
 
 def test_folder_of_our_own_halves_holds_both(tmp_path: Path) -> None:
