@@ -75,7 +75,7 @@ def warped_half_bands(
         del continued
         spectrum = _cropped(spectrum, padded, cropped)
         _move(spectrum, padded, cropped, motion.shifts[position], weights, position)
-        image = scipy.fft.irfft2(spectrum, s=cropped, workers=n_threads, overwrite_x=True)
+        image = _inverse(spectrum, cropped, n_threads)
         del spectrum
 
         field = None if motion.fields is None else motion.fields[position] / binning
@@ -98,6 +98,15 @@ def _transform_shapes(shape: Shape, result: Shape, motion: Motion) -> Tuple[Shap
     room = np.abs(np.array(motion.shifts)).max(axis=0)[::-1] + _local_reach(motion)
     sizes = [_padded_sizes(size, binned, reach) for size, binned, reach in zip(shape, result, room)]
     return (sizes[0][0], sizes[1][0]), (sizes[0][1], sizes[1][1])
+
+
+def _inverse(spectrum: np.ndarray, shape: Shape, n_threads: int) -> np.ndarray:
+    """Return the image of a spectrum, which is overwritten: by axes, because SciPy would copy it once more."""
+    columns = scipy.fft.ifft(spectrum, axis=0, workers=n_threads, overwrite_x=True)
+    image = np.empty(shape, np.float32)
+    for rows in bands_of_spectrum(columns):
+        image[rows] = scipy.fft.irfft(columns[rows], shape[1], axis=1, workers=n_threads)
+    return image
 
 
 def _local_reach(motion: Motion) -> np.ndarray:
