@@ -48,7 +48,7 @@ def simulate(number: int) -> None:
     simulate_movies(
         SimulateMoviesConfig(
             output=f"sim{number}", movies=1, size=(SIDE, SIDE), frames=N_FRAMES, sampling_rate=RATE,
-            dose_per_frame=DOSE, drift=20.0, local_motion=8.0, particles=600, carbon=1.0, seed=100 + number,
+            dose_per_frame=DOSE, drift=20.0, local_motion=10.0, particles=600, carbon=1.0, seed=100 + number,
         )
     )  # fmt: skip
 
@@ -180,12 +180,12 @@ def main() -> None:
             print(key, {name: round(value, 4) for name, value in rows[key].items()}, flush=True)
 
     table = {}
-    for binning in (1, 2):
+    for binning in sorted({int(key[-1]) for key in rows}):
         chosen = [row for key, row in rows.items() if key.endswith(str(binning))]
         table[f"binning {binning}"] = {name: float(np.mean([row[name] for row in chosen])) for name in chosen[0]}
         table[f"binning {binning}"]["movies"] = len(chosen)
     print(f"\n{'mean':32}" + "".join(f"{name:>12}" for name in table))
-    for name in table["binning 1"]:
+    for name in next(iter(table.values()), {}):
         print(f"{name:32}" + "".join(f"{column[name]:12.4f}" for column in table.values()))
     print(json.dumps(table))
 
