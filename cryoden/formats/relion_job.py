@@ -21,11 +21,8 @@ from cryoden.config.shared import PIXEL_SIZES_A
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.file_errors import PathLike, reading_errors
 from cryoden.formats.images import open_movie_stack
-from cryoden.formats.star import MOVIE_NAME, SHIFT_LABELS, UNWEIGHTED_NAME, VOLTAGES_KV, ImageTable
+from cryoden.formats.star import METADATA, MOVIE_NAME, SHIFT_LABELS, UNWEIGHTED_NAME, VOLTAGES_KV, ImageTable
 from cryoden.formats.star_text import read_blocks, write_blocks
-
-METADATA = "rlnMicrographMetadata"
-"""The column by which a table of micrographs is known as that of a motion correction."""
 
 NOT_OBSERVED = -9999.0
 """Shift of a frame that was not used."""
