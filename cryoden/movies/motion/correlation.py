@@ -30,6 +30,9 @@ SMOOTHED_RINGS = 5
 LEAST_POWER = 1e-9
 """Of the strongest ring; a ring with less has nothing in it but rounding errors."""
 
+LEAST_WEIGHT = 1e-3
+"""Of the heaviest ring; lighter ones change nothing of where a correlation is highest."""
+
 TINY = 1e-30
 """In place of a power that is 0."""
 
@@ -60,6 +63,7 @@ class Band:
         is_used = (radius >= LOWEST_FREQUENCY * sampling_rate) & (radius < highest)
 
         self.rows, self.columns = np.nonzero(is_used)
+        self.signed_rows = np.where(self.rows > shape[0] // 2, self.rows - shape[0], self.rows)
         self.along_y = along_y
         self.along_x = along_x
         self.radius_A = (radius[is_used] / sampling_rate).astype(np.float32)
@@ -261,9 +265,13 @@ class FrameSpectra:
         """
         band = self.band
         weights = ring_weights.astype(np.float32)[band.ring] * self._per_noise
-        n_y, n_x = band.shape
-        places_y = scipy.fft.fftfreq(n_y, 1 / n_y) * band.pixel
-        places_x = scipy.fft.fftfreq(n_x, 1 / n_x) * band.pixel
+
+        # What is filtered has no fine detail: its correlation is computed on as few places as hold it.
+        is_used = ring_weights[band.ring] > LEAST_WEIGHT * ring_weights.max()
+        rows, columns = band.signed_rows[is_used], band.columns[is_used]
+        n_y, n_x = (scipy.fft.next_fast_len(2 * int(np.abs(index).max(initial=0)) + 2) for index in (rows, columns))
+        step_y, step_x = band.shape[0] * band.pixel / n_y, band.shape[1] * band.pixel / n_x
+        places_y, places_x = scipy.fft.fftfreq(n_y, 1 / n_y) * step_y, scipy.fft.fftfreq(n_x, 1 / n_x) * step_x
         is_near = (np.abs(places_y)[:, None] <= reach) & (np.abs(places_x) <= reach)
 
         total = self.total(shifts)
@@ -271,12 +279,12 @@ class FrameSpectra:
         grid = np.zeros((n_y, n_x // 2 + 1), np.complex64)
         for number in range(len(self)):
             moved = self.moved(number, shifts[number])
-            grid[band.rows, band.columns] = weights * moved.conj() * (total - moved)
+            grid[rows, columns] = (weights * moved.conj() * (total - moved))[is_used]
             values = scipy.fft.irfft2(grid, s=(n_y, n_x))
             row, column = np.unravel_index(np.argmax(np.where(is_near, values, -np.inf)), values.shape)
             in_y = _top(values[(row - 1) % n_y, column], values[row, column], values[(row + 1) % n_y, column])
             in_x = _top(values[row, (column - 1) % n_x], values[row, column], values[row, (column + 1) % n_x])
-            steps[number] = (places_x[column] + in_x * band.pixel, places_y[row] + in_y * band.pixel)
+            steps[number] = (places_x[column] + in_x * step_x, places_y[row] + in_y * step_y)
         return steps
 
 

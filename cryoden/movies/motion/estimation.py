@@ -38,6 +38,9 @@ CONVERGED_PX = 0.05
 
 MAX_ITERATIONS = 10
 
+NULL_ITERATIONS = 3
+"""As many as frames that show the same thing take; noise never settles."""
+
 MEMORY_BYTES = 600 << 20
 """For the transforms of the frames."""
 
@@ -221,11 +224,13 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
     return MotionEstimate(shifts, uncertainty, measured.scores, change < CONVERGED_PX, frc)
 
 
-def _refined(items: Frames, first: np.ndarray) -> Tuple[np.ndarray, Measurement, float]:
+def _refined(
+    items: Frames, first: np.ndarray, max_iterations: int = MAX_ITERATIONS
+) -> Tuple[np.ndarray, Measurement, float]:
     """Return smooth shifts of all frames from those that were found first, what was measured last, and its change."""
     at = np.arange(items.n_frames)
     shifts = first
-    for _ in range(MAX_ITERATIONS):
+    for _ in range(max_iterations):
         places = _interpolated(shifts, at, items.times)
         measured = items.spectra.measure(places, items.spectra.common_signal(places))
         steps = np.clip(measured.steps, -items.spectra.band.pixel, items.spectra.band.pixel)  # Newton's is right nearby
@@ -242,7 +247,7 @@ def _null_frc(items: Frames, shifts: np.ndarray) -> float:
     """Return the correlation of halves that show different things after the same estimation."""
     at = np.arange(items.n_frames)
     turned = replace(items, spectra=items.spectra.half_turned(_interpolated(shifts, at, items.times)))
-    found = _refined(turned, np.zeros_like(shifts))[0]
+    found = _refined(turned, np.zeros_like(shifts), NULL_ITERATIONS)[0]
     return mean_frc([turned.spectra], [_interpolated(found, at, items.times)])
 
 
