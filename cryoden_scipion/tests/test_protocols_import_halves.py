@@ -137,7 +137,7 @@ class TestCryodenImportHalves(StreamingTest):
         self.waitUntil(lambda: not self.processesOf(protocol))
         self.proj._updateProtocol(protocol)
         self.checkOutputs(protocol, [1, 2], ("odd", "even"))
-        self.assertIn("No full sums lie beside the halves", "\n".join(protocol.summary()))
+        self.assertIn("There are no full sums beside the halves", "\n".join(protocol.summary()))
 
     def testWhatIsMissingIsSaid(self):
         """Needs no run."""
