@@ -14,6 +14,7 @@ from cryoden.data.normalize import STANDARD
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.model import devices
 from cryoden.model.networks import build_network
+from cryoden.system import progress
 from tests.helpers import RATE, Result, blurring_cnn3
 
 
@@ -39,6 +40,13 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every CPU compute alike: as one without bfloat16."""
     monkeypatch.setattr(devices, "CPU_INFO", Path("no-such-file"))
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no command say how far it is: whether one that is quick does would depend on the computer's load."""
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 1e4)
+    monkeypatch.setattr(progress, "LONGEST_SECONDS", 1e4)
 
 
 @pytest.fixture
