@@ -267,7 +267,7 @@ def add_scale_bar(axes: Any) -> None:
     bar = Rectangle((0, 0), 0, 0, facecolor="w", edgecolor="k", lw=0.8)
     axes.add_artist(bar)
     outline = [Stroke(linewidth=2, foreground="k"), Normal()]
-    label = axes.text(0, 0, "", ha="center", color="w", fontsize=11, weight="bold", path_effects=outline)
+    label = axes.text(0, 0, "", color="w", fontsize=11, weight="bold", path_effects=outline)
 
     def place(_: Any = None) -> None:
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -275,7 +275,7 @@ def add_scale_bar(axes: Any) -> None:
         height = 0.014 * (top - bottom)
         start = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
         bar.set_bounds(*start, length, height)
-        label.set(x=start[0] + length / 2, y=start[1] + 2 * height, text=f"{length:g} nm")
+        label.set(x=start[0], y=start[1] + 2 * height, text=f"{length:g} nm")
 
     place()
     axes.callbacks.connect("xlim_changed", place)
