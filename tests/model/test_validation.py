@@ -10,9 +10,19 @@ from skimage.metrics import structural_similarity
 
 from cryoden.data.pair_reader import LoadedPair, load_pair
 from cryoden.data.pairs import find_pairs
+from cryoden.metrics.linear_filters import wiener_transfer
+from cryoden.metrics.ring_covariance import pool, score
 from cryoden.model.networks import CNN3
 from cryoden.model.predictor import Predictor
-from cryoden.model.validation import MAX_SAMPLES, SAMPLE_SIDE, compare, measure_covariance, samples, summarize
+from cryoden.model.validation import (
+    MAX_SAMPLES,
+    SAMPLE_SIDE,
+    Comparison,
+    compare,
+    measure_covariance,
+    samples,
+    summarize,
+)
 from tests.helpers import RATE, blurring_cnn3, write_halves
 
 CPU = torch.device("cpu")
@@ -42,6 +52,31 @@ def test_losses_are_those_of_both_directions(loaded: List[LoadedPair], predictor
         losses.append((np.mean((f_odd - even) ** 2) + np.mean((f_even - odd) ** 2)) / 2)
     assert record["validation_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert record["validation_rmse"] == pytest.approx(np.mean(losses) ** 0.5, rel=1e-5)
+
+
+def test_wiener_filter_is_fitted_on_other_micrographs(loaded: List[LoadedPair], predictor: Predictor) -> None:
+    """On those that it is scored on it would do better; of one alone nothing else is possible."""
+
+    def fitted_on_itself(compared: List[Comparison]) -> float:
+        pooled = pool([item.covariance for item in compared])
+        return score(pooled.filtered(wiener_transfer(pooled, pooled.frequency)).in_band()).r2
+
+    compared = [compare(item, predictor) for item in loaded]
+    assert 0.3 < summarize(compared)["wiener_r2"] < fitted_on_itself(compared)
+    assert summarize(compared[:1])["wiener_r2"] == pytest.approx(fitted_on_itself(compared[:1]))
+
+
+def test_error_of_r2_is_that_of_repeated_noise(tmp_path: Path, predictor: Predictor) -> None:
+    """Of one micrograph from a formula, of several from the bootstrap: within a factor of two of the spread."""
+    for number in range(8):
+        write_halves(tmp_path / f"{number}", 4, (96, 96), noise=1.0, seed=number + 1)
+    sets = [
+        [compare(load_pair(pair), predictor) for pair in find_pairs(f"{number}/odd", f"{number}/even")[0]]
+        for number in range(8)
+    ]
+    records = [summarize(compared) for compared in sets]
+    spread = float(np.std([record["r2"] for record in records], ddof=1))
+    assert spread / 2 < np.mean([record["r2_error"] for record in records]) < 2 * spread
 
 
 def test_r2_is_the_share_of_the_known_signal_that_is_explained(tmp_path: Path, predictor: Predictor) -> None:
