@@ -40,6 +40,28 @@
     doi = {https://doi.org/10.7554/eLife.06980}
 }
 
+@article{Li2013,
+    author = {Li, Xueming and Mooney, Paul and Zheng, Shawn and Booth, Christopher R. and Braunfeld, Michael B. and
+        Gubbens, Sander and Agard, David A. and Cheng, Yifan},
+    title = {Electron counting and beam-induced motion correction enable near-atomic-resolution single-particle
+        cryo-{EM}},
+    journal = {Nature Methods},
+    volume = {10},
+    pages = {584-590},
+    year = {2013},
+    doi = {https://doi.org/10.1038/nmeth.2472}
+}
+
+@article{Zivanov2019,
+    author = {Zivanov, Jasenko and Nakane, Takanori and Scheres, Sjors H. W.},
+    title = {A {Bayesian} approach to beam-induced motion correction in cryo-{EM} single-particle analysis},
+    journal = {IUCrJ},
+    volume = {6},
+    pages = {5-17},
+    year = {2019},
+    doi = {https://doi.org/10.1107/S205225251801463X}
+}
+
 @article{Vulovic2013,
     author = {Vulović, Miloš and Ravelli, Raimond B. G. and van Vliet, Lucas J. and Koster, Abraham J. and
         Lazić, Ivan and Lücken, Uwe and Rullgård, Hans and Öktem, Ozan and Rieger, Bernd},

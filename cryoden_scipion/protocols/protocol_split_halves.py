@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from functools import partial
+from statistics import median
 from typing import Dict, List, Optional, Tuple
 
 from pwem.objects import Micrograph, Movie, SetOfMicrographs, SetOfMovies
@@ -20,10 +21,11 @@ from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json
 from cryoden.formats.images import TIFF_ENDINGS
+from cryoden.formats.progress_log import read_progress_logs
 from cryoden.formats.relion_job import write_movie_correction
 from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
-from cryoden.wording import counted
+from cryoden.wording import counted, counted_of
 from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
 from cryoden_scipion.protocols.streaming import StreamingRun
@@ -56,6 +58,7 @@ class CryodenProtSplitHalves(StreamingRun):
     _possibleOutputs = dict.fromkeys(OUTPUT_FOLDERS, SetOfMicrographs)  # an Enum would merge equal classes
     _fields = {
         "movies": "inputMovies", "gain": "useGain", "frames": "Frames to use", "shifts": "useShifts",
+        "align": "alignFrames",
         "dose_per_frame": "weightByDose", "initial_dose": "weightByDose",
     }  # fmt: skip
 
@@ -142,6 +145,24 @@ class CryodenProtSplitHalves(StreamingRun):
             default=True,
             label="Apply stored shifts?",
             help="Apply the global shifts that motion correction stored with the movies, if there are any.",
+        )
+        form.addParam(
+            "alignFrames",
+            params.BooleanParam,
+            default=False,
+            label="Align movies without shifts?",
+            help="Find the motion of movies that have no stored shifts, or whose shifts are not applied, from their "
+            "frames: as a whole and in patches, without any other program. It is applied only if the halves then agree "
+            "better; the summary says how far the movies drifted.",
+        )
+        self._addOption(
+            form,
+            HalvesConfig,
+            "align_patches",
+            params.IntParam,
+            "Patches along each side",
+            condition="alignFrames",
+            expertLevel=params.LEVEL_ADVANCED,
         )
         form.addParam(
             "local_motion",
@@ -288,15 +309,23 @@ class CryodenProtSplitHalves(StreamingRun):
                 f"Frames were aligned by the global shifts{' and the local motion' if isLocal else ''} from motion "
                 "correction."
             )
+        if self._isAlignedHere():
+            lines.append(
+                "Frames were aligned by their correlation with the sum of the others [Li2013] as a whole and in "
+                "patches, whose motion was described by a polynomial [Zivanov2019]."
+            )
         if self.weightByDose.get():
             lines.append("The dose weighting of [Grant2015] was applied to the frames.")
         return lines
 
     def _citations(self) -> List[str]:
-        return ["Lehtinen2018", "Grant2015"] if self.weightByDose.get() else ["Lehtinen2018"]
+        weighting = ["Grant2015"] if self.weightByDose.get() else []
+        return ["Lehtinen2018", *weighting, *(["Li2013", "Zivanov2019"] if self._isAlignedHere() else [])]
 
     def _motionLines(self) -> List[str]:
-        """Return what was applied of the motion that the movies carry."""
+        """Return what was applied of the motion that was found here, or that the movies carry."""
+        if self._isAlignedHere():
+            return self._alignmentLines()
         if self._localMotion() in (AUTO, NONE):
             return []
         first = self._firstMovie()
@@ -310,6 +339,22 @@ class CryodenProtSplitHalves(StreamingRun):
                 "what movies carry does not say the binning, which is its unit."
             ]
         return ["RELION's local motion was applied, and its hot pixels were replaced."]
+
+    def _alignmentLines(self) -> List[str]:
+        """Return how the movies drifted and which of them could not be aligned."""
+        found = [line["alignment"] for line in read_progress_logs(self._getExtraPath()) if line.get("alignment")]
+        if not found:
+            return []
+        nUnaligned = sum(alignment["applied"] == "unaligned" for alignment in found)
+        nLocal = sum(alignment["applied"] == "local" for alignment in found)
+        drift = median(alignment["drift_A"] for alignment in found)
+        lines = [
+            f"{counted_of(len(found) - nUnaligned, len(found), 'movie')} aligned here, {nLocal} with local motion; "
+            f"median drift {drift:.1f} Å."
+        ]
+        if nUnaligned:
+            lines.append("Movies that showed nothing to align by were summed as they are; the log names them.")
+        return lines
 
     def _sanityLines(self) -> List[str]:
         """Return what the denoiser's command found suspicious in the halves."""
@@ -335,6 +380,10 @@ class CryodenProtSplitHalves(StreamingRun):
             frames=self._frames(),
             expect_frames=self.expect_frames.get(),
             shifts=self._shiftsFolder(),
+            align=self._isAlignedHere(),
+            align_patches=self.align_patches.get()
+            if self._isAlignedHere()
+            else HalvesConfig.default_of("align_patches"),
             local_motion=self._localMotion(),
             dose_per_frame=self._dose() if isWeighted else None,
             initial_dose=self._initialDose() if isWeighted else 0.0,
@@ -360,6 +409,10 @@ class CryodenProtSplitHalves(StreamingRun):
         first = self._firstMovie()
         hasShifts = self.useShifts.get() and first is not None and first.hasAlignment()
         return self._getExtraPath(SHIFTS_FOLDER) if hasShifts else None
+
+    def _isAlignedHere(self) -> bool:
+        """Return whether the motion is found from the frames."""
+        return bool(self.alignFrames.get()) and self._shiftsFolder() is None
 
     def _localMotion(self) -> str:
         """Return how local motion is applied; a run that was begun without it goes on so."""

@@ -175,6 +175,22 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         self.assertEqual({key: options[key] for key in expected}, expected)
         self.assertEqual(split.outputMicrographs.getSize(), 1)
 
+    def testMoviesAreAlignedHere(self):
+        """Halves of movies that move agree more, and the summary says how far they drifted."""
+        folder = self.proj.getTmpPath("moving")
+        os.makedirs(folder)
+        rng = np.random.default_rng(1)
+        scene = scipy.ndimage.gaussian_filter(rng.standard_normal((200, 200)), 2)
+        scene = 10 + 10 * scene / scene.std()
+        frames = [rng.poisson(np.maximum(scene[20 + k : 180 + k, 20:180], 0.1)).astype(np.float32) for k in range(8)]
+        writeMovie(os.path.join(folder, "m.mrcs"), np.array(frames))
+
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.importMovies(folder), alignFrames=True)
+        self.launchProtocol(split)
+        self.assertIn("1 of 1 movie is aligned here", "\n".join(split._summary()))
+        shifts = read_movie_correction(split._getExtraPath("motion", "m.star")).shifts
+        self.assertLess(abs(shifts[8][1] - shifts[1][1] - 7), 0.5)
+
     def testWhatMoviesCarryBecomesAStarFile(self):
         """Coefficients are in the pixels of the motion correction; without its binning they say nothing."""
         folder = self.proj.getTmpPath("carried")

@@ -38,6 +38,9 @@ CONVERGED_PX = 0.05
 
 MAX_ITERATIONS = 10
 
+FRAME_EDGE, PATCH_EDGE = 1 / 24, 1 / 8
+"""Share of the side in which frames and patches fall to 0, at either end."""
+
 NULL_ITERATIONS = 3
 """As many as frames that show the same thing take; noise never settles."""
 
@@ -182,12 +185,18 @@ class Frames:
 
 
 def _binned(frames: Iterable[np.ndarray], binning: int) -> Iterator[np.ndarray]:
-    """Yield the sum of every square of pixels, less the mean of all; float32."""
+    """Yield the sum of every square of pixels, less the mean of all, falling to 0 at the edges; float32.
+
+    Edges are at the same place in every frame: they would make frames agree that are not aligned.
+    """
     for frame in frames:
         rows, columns = (size // binning for size in frame.shape)
         squares = frame[: rows * binning, : columns * binning].reshape(rows, binning, columns, binning)
         image = np.einsum("ybxc->yx", squares)
-        yield image - image.mean(dtype=np.float64).astype(np.float32)
+        image -= image.mean(dtype=np.float64).astype(np.float32)
+        image *= _taper(rows, FRAME_EDGE).astype(np.float32)[:, None]
+        image *= _taper(columns, FRAME_EDGE).astype(np.float32)
+        yield image
 
 
 def _summed(images: Iterator[np.ndarray], groups: List[np.ndarray]) -> Iterator[np.ndarray]:
@@ -323,12 +332,12 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int, n_th
         shifts = now
         if change < CONVERGED_PX:
             break
-    still = list(np.zeros_like(shifts))
-    frc = {**found.frc, GLOBAL: mean_frc(patches.spectra, still), LOCAL: mean_frc(patches.spectra, list(shifts))}
+    # Patches have edges of their own: what local motion gives is the difference between patches.
+    gain = mean_frc(patches.spectra, list(shifts)) - mean_frc(patches.spectra, list(np.zeros_like(shifts)))
     return replace(
         found,
         is_converged=found.is_converged and change < CONVERGED_PX,
-        frc=frc,
+        frc={**found.frc, LOCAL: found.frc[GLOBAL] + gain},
         coefficients=coefficients if np.abs(shifts).max() > CONVERGED_PX else None,
         observed=_observed(measured, patches, band),
     )
@@ -339,7 +348,7 @@ def _patches(found: MotionEstimate, items: Frames, n_patches: int, n_threads: in
     band = items.spectra.band
     (rows, n_y), (columns, n_x) = (_patch_starts(size, n_patches) for size in band.shape)
     patch_band = Band((n_y, n_x), band.pixel, items.sampling_rate)
-    window = np.outer(_taper(n_y), _taper(n_x)).astype(np.float32)
+    window = np.outer(_taper(n_y, PATCH_EDGE), _taper(n_x, PATCH_EDGE)).astype(np.float32)
     corners = [(row, column) for row in rows for column in columns]
 
     at_items = _interpolated(found.shifts, np.arange(items.n_frames), items.times)
@@ -360,9 +369,9 @@ def _patch_starts(size: int, n_patches: int) -> Tuple[List[int], int]:
     return list(starts), side
 
 
-def _taper(size: int) -> np.ndarray:
-    """Return a window along one axis that falls to 0 in the outer eighths."""
-    edge = max(1, size // 8)
+def _taper(size: int, share: float) -> np.ndarray:
+    """Return a window along one axis that falls to 0 in a share of it at either end."""
+    edge = max(1, int(share * size))
     ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
     return np.concatenate([ramp, np.ones(size - 2 * edge), ramp[::-1]])
 
