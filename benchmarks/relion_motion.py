@@ -1,6 +1,6 @@
 """Our sums of a finished RELION motion correction against RELION's own, and both against the truth.
 
-Movies with local motion are simulated (2048 x 2048 px of 2 A, 16 frames of 4 e/A^2, on carbon film, so that RELION
+Movies with local motion are simulated (2048 x 2048 px of 2.4 A, 16 frames of 4 e/A^2, on carbon film, so that RELION
 finds the motion), and corrected by relion_run_motioncorr with 5 x 5 patches, weighted and not. `cryoden halves` then
 sums them with RELION's time and interpolation, with the motion in the middle of each frame, and with global shifts
 alone.
@@ -36,7 +36,7 @@ from cryoden.simulate.facts import Facts, facts_path
 from cryoden.simulate.local_motion import LocalMotion
 from cryoden.simulate.movies import simulate_movies
 
-RATE, DOSE, N_FRAMES, SIDE = 2.0, 4.0, 16, 2048
+RATE, DOSE, N_FRAMES, SIDE = 2.4, 4.0, 16, 2048
 FINEST_A = 8.0
 GROUP_PIXELS = 500
 WAYS = ("relion", "middle", "none")
@@ -48,7 +48,7 @@ def simulate(number: int) -> None:
     simulate_movies(
         SimulateMoviesConfig(
             output=f"sim{number}", movies=1, size=(SIDE, SIDE), frames=N_FRAMES, sampling_rate=RATE,
-            dose_per_frame=DOSE, drift=20.0, local_motion=10.0, particles=600, carbon=1.0, seed=100 + number,
+            dose_per_frame=DOSE, drift=20.0, local_motion=11.0, particles=600, carbon=1.0, seed=100 + number,
         )
     )  # fmt: skip
 
@@ -76,7 +76,10 @@ def our_sum(number: int, binning: int, way: str, is_weighted: bool) -> np.ndarra
 
 
 def field_errors(number: int, binning: int) -> Dict[str, float]:
-    """Return the rms error of each motion field in unbinned px, but for one shift of everything."""
+    """Return the rms errors of each motion field in unbinned px, but for one shift of everything.
+
+    Once as it is, and once without the mean of every frame, which is the error of RELION's global shifts.
+    """
     facts = Facts.read(facts_path(f"sim{number}", "movie_0001"))
     correction = read_movie_correction(f"mc{number}_{binning}/sim{number}/movies/movie_0001.star")
     true_field, model = LocalMotion.from_dict(facts.local_motion or {}), LocalMotionModel.of(correction)
@@ -97,7 +100,9 @@ def field_errors(number: int, binning: int) -> Dict[str, float]:
     for way, differences in errors.items():
         difference = np.array(differences)
         difference -= difference.mean(axis=(0, 2, 3), keepdims=True)
-        found[way] = float(np.sqrt((difference**2).sum(axis=1).mean()))
+        found[f"field {way}"] = float(np.sqrt((difference**2).sum(axis=1).mean()))
+        difference -= difference.mean(axis=(2, 3), keepdims=True)
+        found[f"local field {way}"] = float(np.sqrt((difference**2).sum(axis=1).mean()))
     return found
 
 
@@ -145,7 +150,7 @@ def measure(number: int, binning: int) -> Dict[str, float]:
         name = "weighted" if is_weighted else "unweighted"
         own, ours = own_sum(number, binning, suffix), our_sum(number, binning, "relion", is_weighted)
         row[f"correlation {name}"] = float(np.corrcoef(own.ravel(), ours.ravel())[0, 1])
-    row.update({f"field {way}": error for way, error in field_errors(number, binning).items()})
+    row.update(field_errors(number, binning))
 
     curves = {way: frc_with_truth(our_sum(number, binning, way, False), number, binning) for way in WAYS}
     curves[RELION] = frc_with_truth(own_sum(number, binning, "_noDW"), number, binning)
