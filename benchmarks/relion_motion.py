@@ -1,6 +1,6 @@
 """Our sums of a finished RELION motion correction against RELION's own, and both against the truth.
 
-Movies with local motion are simulated (2048 x 2048 px of 2.4 A, 16 frames of 4 e/A^2, on carbon film, so that RELION
+Movies with local motion are simulated (2048 x 2048 px of 2 A, 16 frames of 4 e/A^2, on carbon film, so that RELION
 finds the motion), and corrected by relion_run_motioncorr with 5 x 5 patches, weighted and not. `cryoden halves` then
 sums them with RELION's time and interpolation, with the motion in the middle of each frame, and with global shifts
 alone.
@@ -36,7 +36,7 @@ from cryoden.simulate.facts import Facts, facts_path
 from cryoden.simulate.local_motion import LocalMotion
 from cryoden.simulate.movies import simulate_movies
 
-RATE, DOSE, N_FRAMES, SIDE = 2.4, 4.0, 16, 2048
+RATE, DOSE, N_FRAMES, SIDE = 2.0, 4.0, 16, 2048
 FINEST_A = 8.0
 GROUP_PIXELS = 500
 WAYS = ("relion", "middle", "none")
@@ -48,7 +48,7 @@ def simulate(number: int) -> None:
     simulate_movies(
         SimulateMoviesConfig(
             output=f"sim{number}", movies=1, size=(SIDE, SIDE), frames=N_FRAMES, sampling_rate=RATE,
-            dose_per_frame=DOSE, drift=20.0, local_motion=11.0, particles=600, carbon=1.0, seed=100 + number,
+            dose_per_frame=DOSE, drift=20.0, local_motion=10.0, particles=600, carbon=1.0, seed=100 + number,
         )
     )  # fmt: skip
 
