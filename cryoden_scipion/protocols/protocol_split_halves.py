@@ -251,6 +251,8 @@ class CryodenProtSplitHalves(StreamingRun):
         options = {name: value for name, value in self._config().to_dict().items() if self._labelOf(name)}
         if options["hot_pixels"] == shared.AUTO and isBegunBy01:  # it goes on with what nothing meant then
             del options["hot_pixels"]
+        if not self._config().align:  # patches have no meaning where nothing is aligned, and are not recorded
+            options.pop("align_patches", None)
         if options["local_motion"] == AUTO:  # of movies without it, as it is recorded
             options["local_motion"] = NONE
         problems = optionProblems(HalvesConfig.with_words(record), options, self._words)
