@@ -80,4 +80,4 @@ pythons: install
 	$(BIN)/python .ci/resolve_pythons.py 3.8 3.9 3.10 3.11
 
 clean:
-	rm -rf $(VENV) .scipion demo/data demo/summary.json demo/side_by_side.png
+	rm -rf $(VENV) .scipion demo/data demo/summary.json demo/side_by_side.png demo/before_after.png

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Dict, Iterator, Optional
 
 import thinned_frames
+from matplotlib.figure import Figure
 from pwem.protocols import ProtImportMovies
 from pyworkflow.project import Manager
 from pyworkflow.protocol import Protocol
 
+from cryoden.data.rescale import fourier_crop
 from cryoden.formats import outputs
+from cryoden.formats.images import read_micrograph
 from cryoden.formats.training_folder import read_status
-from cryoden.report.figures import draw_files
+from cryoden.report.figures import draw_files, save_figure, show_image
 from cryoden.report.tables import summary_lines
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
@@ -92,6 +95,19 @@ def saying_progress(protocol: Protocol) -> Iterator[None]:
         thread.join()
 
 
+def draw_before_after(raw: str, denoised: Path, picture: Path) -> None:
+    """Write the README's picture: a micrograph before and after, and what was taken away."""
+    (before, _), (after, sampling_rate) = read_micrograph(raw), read_micrograph(denoised)
+    before = fourier_crop(before, after.shape)
+    images = {"one micrograph": before, "denoised": after, "what was taken away": before - after}
+
+    def plot(figure: Figure) -> None:
+        for axes, (title, image) in zip(figure.subplots(1, 3), images.items()):
+            show_image(axes, image, title, image.shape[1] * sampling_rate / 10)
+
+    save_figure(plot, (12, 4.4), picture)
+
+
 def main() -> None:
     print("Thinned frames of one real exposure (Krios, K2, 47.6 e/A2), cut into quadrants:")
     movies = thinned_frames.write_movies(MICROGRAPH, DEMO / "data" / "movies")
@@ -127,8 +143,10 @@ def main() -> None:
     )
     denoised = Path(denoise._getExtraPath(f"{held_out}.mrc"))
     names = ("raw", "denoised")
+    raw = split._getExtraPath("full", f"{held_out}.mrc")
+    draw_before_after(raw, denoised, DEMO / "before_after.png")
     picture = DEMO / "side_by_side.png"
-    draw_files(split._getExtraPath("full", f"{held_out}.mrc"), denoised, names, picture, f"{held_out} (held out)")
+    draw_files(raw, denoised, names, picture, f"{held_out} (held out)")
     print(f"\nOn the held-out {held_out}, in three bands (1 = the unknown clean image):")
     print("\n".join(summary_lines(table)))
     print(f"\nReport:  {Path(workflow.project.path) / evaluate._getExtraPath(outputs.REPORT)}")
