@@ -74,11 +74,11 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
     assert "[pyworkflow.plugin]\ncryoden_scipion = cryoden_scipion" in wheel.read(points).decode()
 
 
-def test_pytorch_is_an_extra(wheel: zipfile.ZipFile) -> None:
+def test_pytorch_and_cryosparc_are_extras(wheel: zipfile.ZipFile) -> None:
     required = metadata(wheel).get_all("Requires-Dist", [])
     (torch,) = (line for line in required if line.startswith("torch"))
     assert re.search(r"""extra == ['"]torch['"]""", torch)
-    assert metadata(wheel).get_all("Provides-Extra") == ["torch"]
+    assert metadata(wheel).get_all("Provides-Extra") == ["torch", "cryosparc"]
 
 
 def test_lowest_version_of_pytorch_is_said_once() -> None:
