@@ -268,12 +268,14 @@ def require_in_project(source: PathLike, paths: Iterable[str]) -> None:
     Raises
     ------
     FileError
-        If all paths are relative and none of them is there.
+        If all paths are relative and none of them is there, nor any of their folders: where these are, files were
+        deleted or moved, which each is told by its name.
     """
     listed = list(paths)
     if Path(source).suffix != ".star" or not listed or any(map(os.path.isabs, listed)):
         return
-    if any(map(os.path.exists, listed)):
+    folders_of_files = {os.path.dirname(path) for path in listed}
+    if any(map(os.path.exists, listed)) or any(map(os.path.isdir, folders_of_files)):
         return
     first = listed[0]
     folders = Path(os.path.realpath(str(source))).parents

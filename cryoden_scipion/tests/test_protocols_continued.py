@@ -81,7 +81,7 @@ class TestCryodenContinued(CryodenDenoiseTest):
         other = self.importModel("other.safetensors", epoch=9)
         for changes, words in (
             ({"quality": 1, "scale": 1}, "*Quality* (was fast, is now best) and *Grey scale* (was input, is now"),
-            ({"full_size": True}, "*Back to the input's pixel size* (was No, is now Yes)."),
+            ({"full_size": True}, "*Restore the original pixel size* (was No, is now Yes)."),
             ({"inputModel": other}, "another value of *Denoiser*."),
             ({"inputMicrographs": others}, "*Micrographs* is another set: late_1.mrc, already made, comes from none"),
         ):

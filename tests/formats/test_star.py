@@ -177,6 +177,11 @@ def test_a_star_file_read_elsewhere_says_where_to_start(tmp_path: Path, monkeypa
         require_in_project(tmp_path / "copy.star", names)
 
 
+def test_a_star_file_whose_files_were_deleted_is_read_in_the_right_place(tmp_path: Path) -> None:
+    (tmp_path / "Movies").mkdir()
+    require_in_project("a.star", ["Movies/a.mrc", "Movies/b.mrc"])
+
+
 def test_star_files_that_are_read_in_their_project_are_not_refused(tmp_path: Path) -> None:
     (tmp_path / "b.mrc").touch()
     require_in_project("a.star", ["a.mrc", "b.mrc"])  # one is missing: that item fails
