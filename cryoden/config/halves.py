@@ -96,7 +96,10 @@ class HalvesConfig(Config):
         "is applied only if the halves then agree better; motion/ holds it in RELION's form.",
     )
     align_patches: int = option(
-        5, at_least=1, at_most=20, help="Patches along each side for local motion when frames are aligned; 1: none."
+        5,
+        at_least=1,
+        at_most=20,
+        help="Patches along each side for local motion when frames are aligned; below 3: none.",
     )
     local_motion: str = option(
         AUTO,
