@@ -140,6 +140,7 @@ class Movie:
         PixelError
             If pixels are not finite, or many are at the limit of 16 bits.
         """
+        self.n_bad_pixels = 0
         for _, halves, bad in self._corrected_halves():
             self.n_bad_pixels += bad.shape[1]
             yield halves

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from cryoden.formats.relion_job import MovieCorrection
 from cryoden.movies.motion.estimation import GLOBAL, LOCAL, UNALIGNED, MotionEstimate, estimate_motion
 from cryoden.movies.motion.motion import Motion
+from cryoden.movies.motion.stored_shifts import Shift
 from cryoden.movies.movie import Movie
 
 JUMP_A = 20.0
@@ -63,14 +64,20 @@ class Alignment:
             "uncertainty_A": round(self.uncertainty, 3),
         }
 
-    def motion(self) -> Motion:
-        """Return how the frames are moved."""
-        n_frames = len(self.estimate.shifts)
+    @property
+    def _applied_shifts(self) -> List[Shift]:
+        """The shift of each frame, px."""
         if self.applied == UNALIGNED:
-            return Motion([(0.0, 0.0)] * n_frames)
-        shifts = [(float(x), float(y)) for x, y in self.estimate.shifts]
+            return [(0.0, 0.0)] * len(self.estimate.shifts)
+        return [(float(x), float(y)) for x, y in self.estimate.shifts]
+
+    def motion(self) -> Optional[Motion]:
+        """Return how the frames are moved; None = they stay where they are, and are summed as they are."""
+        if self.applied == UNALIGNED:
+            return None
+        shifts = self._applied_shifts
         model = self.estimate.local_model if self.applied == LOCAL else None
-        return Motion(shifts, None if model is None else [model.fields(frame + 1) for frame in range(n_frames)])
+        return Motion(shifts, None if model is None else [model.fields(frame + 1) for frame in range(len(shifts))])
 
     def correction(self, movie: Movie, written_name: str, sampling_rate: float, is_from_top: bool) -> MovieCorrection:
         """Return what was applied in RELION's form.
@@ -86,10 +93,9 @@ class Alignment:
         is_from_top
             Whether its rows were counted from the other end than RELION counts them.
         """
-        motion = self.motion()
         model = self.estimate.local_model if self.applied == LOCAL else None
         up = -1 if is_from_top else 1
-        shifts = {index + 1: (x, up * y) for index, (x, y) in zip(movie.frame_indices, motion.shifts)}
+        shifts = {index + 1: (x, up * y) for index, (x, y) in zip(movie.frame_indices, self._applied_shifts)}
         if model is not None and is_from_top:
             model = model.upside_down(movie.shape[0])
         return MovieCorrection(
@@ -108,7 +114,7 @@ def align_movie(movie: Movie, sampling_rate: float, n_patches: int, n_threads: i
     sampling_rate
         A/px.
     n_patches
-        Along each side, for local motion; 1 = none.
+        Along each side, for local motion; below 3 there is none.
     n_threads
         For Fourier transforms.
 
