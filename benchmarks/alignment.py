@@ -81,9 +81,9 @@ def measure(config: SimulateMoviesConfig, folder: Path, arguments: argparse.Name
     """Simulate one movie, align it by both programs, and return the figures."""
     data = Path(config.output)
     facts = next(iter(simulate_movies(config).values()))
-    true = true_motion(facts, config.size)
+    true = true_motion(facts)
     truth = read_micrograph(data / "truth" / "movie_0001.mrc")[0]
-    model, of_model = true_model(facts, config.size)
+    model, of_model = true_model(facts)
 
     figures: Dict[str, Any] = {"motion": rms(true - true.mean(axis=0)), "true_model": rms(of_model - true)}
     best = frc(sum_of(data, -np.array(facts.shifts)[:, ::-1], model), truth)
@@ -156,10 +156,10 @@ def places() -> np.ndarray:
     return (np.arange(GRID) + 0.5) / GRID - 0.5
 
 
-def true_motion(facts: Facts, size: Tuple[int, int]) -> np.ndarray:
+def true_motion(facts: Facts) -> np.ndarray:
     """Return where frames must be moved to, x and y: back from where the specimen went."""
     side = places()
-    field = LocalMotion(**{key: np.array(value) for key, value in facts.local_motion.items()})
+    field = LocalMotion.from_dict(facts.local_motion or {})
     moved = [
         np.asarray(shift)[:, None, None] + field.displacement(frame, side[:, None], side)
         for frame, shift in enumerate(facts.shifts)
@@ -167,10 +167,10 @@ def true_motion(facts: Facts, size: Tuple[int, int]) -> np.ndarray:
     return -np.array(moved)[:, ::-1]
 
 
-def true_model(facts: Facts, size: Tuple[int, int]) -> Tuple[LocalMotionModel, np.ndarray]:
+def true_model(facts: Facts) -> Tuple[LocalMotionModel, np.ndarray]:
     """Return the polynomial nearest to the true local motion, and the motion with it."""
     shifts = -np.array(facts.shifts)[:, ::-1]
-    local = true_motion(facts, size) - shifts[:, :, None, None]
+    local = true_motion(facts) - shifts[:, :, None, None]
     side = places()
     at = np.array([(x, y) for y in side for x in side])
     n_frames = len(shifts)

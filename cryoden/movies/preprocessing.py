@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 BYTES_OF_WARPED_PIXEL = 24
 """Two sums, a frame, its transform, the weights and their divisor, and the frame as it is stored."""
 
-
 BYTES_TO_ALIGN = 1 << 30
 """The transforms of all frames, and those of their patches."""
 

@@ -344,19 +344,20 @@ class CryodenProtSplitHalves(StreamingRun):
 
     def _alignmentLines(self) -> List[str]:
         """Return how the movies drifted and which of them could not be aligned."""
-        found = [line["alignment"] for line in read_progress_logs(self._getExtraPath()) if line.get("alignment")]
+        lines = read_progress_logs(self._getExtraPath())
+        found = list({line["movie"]: line["alignment"] for line in lines if line.get("alignment")}.values())
         if not found:
             return []
         nUnaligned = sum(alignment["applied"] == "unaligned" for alignment in found)
         nLocal = sum(alignment["applied"] == "local" for alignment in found)
         drift = median(alignment["drift_A"] for alignment in found)
-        lines = [
+        said = [
             f"{counted_of(len(found) - nUnaligned, len(found), 'movie')} aligned here, {nLocal} with local motion; "
             f"median drift {drift:.1f} Å."
         ]
         if nUnaligned:
-            lines.append("Movies that showed nothing to align by were summed as they are; the log names them.")
-        return lines
+            said.append("Movies that showed nothing to align by were summed as they are; the log names them.")
+        return said
 
     def _sanityLines(self) -> List[str]:
         """Return what the denoiser's command found suspicious in the halves."""
@@ -449,10 +450,11 @@ class CryodenProtSplitHalves(StreamingRun):
         if folder is None:
             return
 
+        os.makedirs(folder, exist_ok=True)
+        isFromRelion = self._localMotion() != AUTO  # asked once: it reads the set and the run's record
         for movie in movies:
-            os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, os.path.splitext(mrc_name(movie.getFileName()))[0] + ".star")
-            if movie.hasAlignment() and not os.path.exists(path) and self._localMotion() != AUTO:
+            if movie.hasAlignment() and not os.path.exists(path) and isFromRelion:
                 self._writeCorrection(path, movie)
             elif movie.hasAlignment() and not os.path.exists(path):
                 first, _ = movie.getAlignment().getRange()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, List, Optional, Sequence
 
 import numpy as np
 import scipy.fft
 
 from cryoden.formats.stack import rows_of_band
 from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure, exposure_weight
+from cryoden.movies.motion.motion import Shape
 from cryoden.movies.motion.stored_shifts import Shift
 from cryoden.movies.movie import Bands
-
-Shape = Tuple[int, int]
 
 
 def aligned_half_bands(

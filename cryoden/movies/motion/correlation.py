@@ -13,7 +13,7 @@ from typing import Iterable, List, Sequence, Tuple
 import numpy as np
 import scipy.fft
 
-Shape = Tuple[int, int]
+from cryoden.movies.motion.motion import Shape
 
 LOWEST_FREQUENCY = 1 / 400
 """1/A: below lie gradients of the ice and of the illumination, which are wide and say little about a place."""

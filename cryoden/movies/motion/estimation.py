@@ -14,8 +14,9 @@ from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 import numpy as np
 
 from cryoden.formats.relion_job import COEFFICIENTS
-from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, Shape, mean_frc
+from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, mean_frc
 from cryoden.movies.motion.local_motion import FRAME_MIDDLE, LocalMotionModel
+from cryoden.movies.motion.motion import Shape
 from cryoden.movies.motion.smooth_motion import fit_local_motion, smooth_trajectory
 
 UNALIGNED, GLOBAL, LOCAL, NULL = "unaligned", "global", "local", "null"
@@ -169,6 +170,10 @@ class Frames:
         """When the groups were exposed on average, in frames."""
         return np.array([group.mean() for group in self.groups])
 
+    def places_of(self, shifts: np.ndarray) -> np.ndarray:
+        """Return the shift of each group, `(groups, 2)`, from those of all frames, `(frames, 2)`."""
+        return _interpolated(shifts, np.arange(self.n_frames), self.times)
+
     def grouped(self, size: int, shifts: Optional[np.ndarray] = None) -> Frames:
         """Return groups of `size` groups; the frames of each are moved towards their middle if shifts are given."""
         if size == 1:
@@ -177,10 +182,10 @@ class Frames:
         groups = [np.concatenate([self.groups[item] for item in part]) for part in parts]
         within = np.zeros((len(self.groups), 2))
         if shifts is not None:
+            places = self.places_of(shifts)
             at = np.arange(self.n_frames)
             for part, group in zip(parts, groups):
-                middle = _interpolated(shifts, at, np.array([group.mean()]))
-                within[part] = _interpolated(shifts, at, self.times[part]) - middle
+                within[part] = places[part] - _interpolated(shifts, at, np.array([group.mean()]))
         return Frames(self.spectra.grouped(parts, within), groups, self.n_frames, self.sampling_rate)
 
 
@@ -220,13 +225,12 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
             break
         size *= 2  # single frames show too little
 
-    at = np.arange(kept.n_frames)
-    first = _interpolated(places, items.times, at)
+    first = _interpolated(places, items.times, np.arange(kept.n_frames))
     shifts, measured, change = _refined(items, first)
 
     still = np.zeros_like(places)
     frc = {UNALIGNED: mean_frc([items.spectra], [still])}
-    frc[GLOBAL] = mean_frc([items.spectra], [_interpolated(shifts, at, items.times)])
+    frc[GLOBAL] = mean_frc([items.spectra], [items.places_of(shifts)])
     if np.median(measured.scores) >= MIN_SCORE:
         frc[NULL] = _null_frc(items, shifts)
     uncertainty = float(np.sqrt(np.median(_variances(measured))))
@@ -240,7 +244,7 @@ def _refined(
     at = np.arange(items.n_frames)
     shifts = first
     for _ in range(max_iterations):
-        places = _interpolated(shifts, at, items.times)
+        places = items.places_of(shifts)
         measured = items.spectra.measure(places, items.spectra.common_signal(places))
         steps = np.clip(measured.steps, -items.spectra.band.pixel, items.spectra.band.pixel)  # Newton's is right nearby
         smooth = smooth_trajectory(places + steps, _variances(measured), items.times, at)
@@ -254,10 +258,9 @@ def _refined(
 
 def _null_frc(items: Frames, shifts: np.ndarray) -> float:
     """Return the correlation of halves that show different things after the same estimation."""
-    at = np.arange(items.n_frames)
-    turned = replace(items, spectra=items.spectra.half_turned(_interpolated(shifts, at, items.times)))
+    turned = replace(items, spectra=items.spectra.half_turned(items.places_of(shifts)))
     found = _refined(turned, np.zeros_like(shifts), NULL_ITERATIONS)[0]
-    return mean_frc([turned.spectra], [_interpolated(found, at, items.times)])
+    return mean_frc([turned.spectra], [items.places_of(found)])
 
 
 def _by_peaks(items: Frames) -> np.ndarray:
@@ -310,7 +313,7 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int, n_th
     patches = _patches(found, kept.grouped(size, found.shifts), n_patches, n_threads)
 
     band = kept.spectra.band
-    weights = kept.spectra.common_signal(_interpolated(found.shifts, np.arange(kept.n_frames), kept.times))
+    weights = kept.spectra.common_signal(kept.places_of(found.shifts))
     now = np.stack(
         [
             patch.peaks(np.zeros((len(patch), 2)), band.b_factor(B_FACTORS[1]), LOCAL_REACH_A / kept.sampling_rate)
@@ -351,9 +354,8 @@ def _patches(found: MotionEstimate, items: Frames, n_patches: int, n_threads: in
     window = np.outer(_taper(n_y, PATCH_EDGE), _taper(n_x, PATCH_EDGE)).astype(np.float32)
     corners = [(row, column) for row in rows for column in columns]
 
-    at_items = _interpolated(found.shifts, np.arange(items.n_frames), items.times)
     spectra = np.empty((len(corners), len(items.groups), len(patch_band)), np.complex64)
-    for number, shift in enumerate(at_items):
+    for number, shift in enumerate(items.places_of(found.shifts)):
         image = band.to_image(items.spectra.moved(number, shift), n_threads)
         for corner, (row, column) in enumerate(corners):
             patch = image[row : row + n_y, column : column + n_x]
