@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pyworkflow.utils as pwutils
 from pwem import Config
@@ -211,6 +212,7 @@ class CryodenProtImportHalves(StreamingRun):
     def _link(self) -> int:
         """Link or copy every micrograph that is whole and not imported yet; return how many were new."""
         known = self._importedIds()
+        objIds = self._nextIds(known)
         failures: Dict[str, Problem] = {}
         new: List[ImportedTrio] = []
         for trio in self._listTriosOfNow():
@@ -219,9 +221,9 @@ class CryodenProtImportHalves(StreamingRun):
                 continue
             try:
                 rate = self._checkedRate(trio)
-                objId = max(known.values(), default=0) + 1
-                new.append(ImportedTrio(objId, self._bringIn(trio), rate))
-                known[name] = objId
+                files = self._bringIn(trio)
+                known[name] = next(objIds)
+                new.append(ImportedTrio(known[name], files, rate))
             except Exception as error:  # one bad micrograph never ends a list
                 failures[trio.name] = problem_of(error, trio.name)
 
@@ -236,12 +238,13 @@ class CryodenProtImportHalves(StreamingRun):
         if images and any(_nameOf(mrc_name(path)) not in known for path in images):
             self._runCryoden("halves", self._halvesConfig(images))
 
+        objIds = self._nextIds(known)
         new = []
         for path in images:
             name = _nameOf(mrc_name(path))
             files = {folder: self._getExtraPath(folder, mrc_name(path)) for folder in outputs.SUMS}
             if name not in known and all(map(os.path.exists, files.values())):
-                known[name] = max(known.values(), default=0) + 1
+                known[name] = next(objIds)
                 new.append(ImportedTrio(known[name], files, open_stack(files[outputs.FULL]).sampling_rate or 0.0))
         self._registerTrios(new)
         return len(new)
@@ -393,6 +396,11 @@ class CryodenProtImportHalves(StreamingRun):
                 ids.update({_nameOf(mic.getMicName()): mic.getObjId() for mic in known})
                 known.close()
         return ids
+
+    @staticmethod
+    def _nextIds(known: Dict[str, int]) -> Iterator[int]:
+        """Return the ids of new micrographs, one after the other."""
+        return itertools.count(max(known.values(), default=0) + 1)
 
     def _isSettled(self, trio: Trio) -> bool:
         return self._areSettled([path for path in (trio.odd, trio.even, trio.full) if path])
