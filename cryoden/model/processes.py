@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,6 +44,10 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
             f"The environment says that {n_ranks} processes work together (WORLD_SIZE), but lacks "
             f"{', '.join(missing)}. Start them with torchrun, or remove WORLD_SIZE from the environment."
         )
+
+    # DistributedDataParallel imports functions that have the group as the default of an argument. Imported before there
+    # is one they do not keep it: then its threads end with it, and not while the interpreter ends, which aborts.
+    importlib.import_module("torch.distributed.nn")
 
     # Gradients go from GPU to GPU; flags and records stay on the host, and no GPU waits for them.
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=longest_wait)

@@ -107,6 +107,24 @@ def test_a_stop_of_one_process_stops_all_after_the_same_step(halves: Dict[str, n
         np.testing.assert_allclose(read_model("two/model.safetensors")[1][name], array, atol=1e-5)
 
 
+# A thread of the group that is left over can abort the interpreter's end: it may want Python then.
+LEFT_OVER = """
+import os, sys, torch
+torch.set_num_threads(1)
+from cryoden.config import TrainConfig
+from cryoden.model.training import run_training
+run_training({config!r})
+tasks = [f"/proc/self/task/{{task}}/comm" for task in os.listdir("/proc/self/task")]
+sys.exit(any("gloo" in open(task).read() for task in tasks))
+"""
+
+
+def test_threads_of_the_group_end_with_the_training(halves: Dict[str, np.ndarray]) -> None:
+    Path("left_over.py").write_text(LEFT_OVER.format(config=replace(TINY, output="two", epochs=1)))
+    result = python([*TORCHRUN[:-1], "left_over.py"], Path())
+    assert result.returncode == 0, result.stderr
+
+
 def test_two_processes_train_as_one_does(halves: Dict[str, np.ndarray]) -> None:
     """Loss curve, validation and weights are equal but for the order of float32 sums: 1e-5."""
     train(TINY)
