@@ -45,8 +45,9 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
             f"{', '.join(missing)}. Start them with torchrun, or remove WORLD_SIZE from the environment."
         )
 
-    # DistributedDataParallel imports functions that have the group as the default of an argument. Imported before there
-    # is one they do not keep it: then its threads end with it, and not while the interpreter ends, which aborts.
+    # The group must end, with its threads, when it is destroyed: one of them that needs Python at the interpreter's end
+    # aborts the process. DistributedDataParallel imports functions that have the group as the default of an argument;
+    # imported before there is one, they do not keep it.
     importlib.import_module("torch.distributed.nn")
 
     # Gradients go from GPU to GPU; flags and records stay on the host, and no GPU waits for them.

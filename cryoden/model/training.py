@@ -124,11 +124,14 @@ def run_training(
 
         n_micrographs = len(data.training) + len(data.held_out)
         setup = set_up(config, data, device, shard, on_read=reporter.counting("reading", n_micrographs))
-        if (output / outputs.CHECKPOINT).exists():
-            restore(output, setup.state, setup.lasting_options)
-        elif config.resume:
-            log.info("There is no training in %s yet: starting one.", output)
-        fit(setup, should_stop, clock, reporter)
+        try:
+            if (output / outputs.CHECKPOINT).exists():
+                restore(output, setup.state, setup.lasting_options)
+            elif config.resume:
+                log.info("There is no training in %s yet: starting one.", output)
+            fit(setup, should_stop, clock, reporter)
+        finally:
+            setup.step.leave_others()
 
         progress = setup.state.progress
         model = output / outputs.MODEL

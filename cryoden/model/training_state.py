@@ -105,6 +105,10 @@ class OptimizationStep:
         state.progress.step += 1
         return loss.detach().double()
 
+    def leave_others(self) -> None:
+        """Let go of the other processes: from now on the network predicts alone, and nothing here keeps their group."""
+        self.forward = self.state.network
+
     def loss(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error."""
         return nn.functional.mse_loss(predictions, targets)
