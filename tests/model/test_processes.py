@@ -107,7 +107,7 @@ def test_a_stop_of_one_process_stops_all_after_the_same_step(halves: Dict[str, n
         np.testing.assert_allclose(read_model("two/model.safetensors")[1][name], array, atol=1e-5)
 
 
-# A thread of the group that is left over can abort the interpreter's end, when it wants Python; the transport never does.
+# A thread of the group that is left over can abort the interpreter's end, if it wants Python; the transport never does.
 LEFT_OVER = """
 import os, sys, torch
 from torch import distributed
