@@ -69,6 +69,7 @@ setup(
     package_dir={"": "."},
     packages=find_packages(include=PACKAGES),
     package_data={
+        "cryoden.model": ["general.safetensors"],
         "cryoden.report": ["report.html.jinja"],
         "cryoden_scipion": ["protocols.conf", "cryoden_logo.png", "testData.json", "templates/*.json.template"],
     },

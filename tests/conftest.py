@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, List
 
+import numpy as np
 import pytest
 import torch
 
 from cryoden.__main__ import main
 from cryoden.data.normalize import STANDARD
+from cryoden.formats import general_model as general_model_file
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.model import devices
 from cryoden.model.networks import build_network
@@ -72,6 +74,18 @@ def blur_model(tmp_path: Path) -> Path:
         tmp_path / "blur.safetensors", blurring_cnn3(), ModelCard("cnn3", (), RATE, asdict(STANDARD), {"seed": 1})
     )
     return tmp_path / "blur.safetensors"
+
+
+@pytest.fixture
+def general_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let a network that blurs stand for the general model, in half precision like that."""
+    weights = {name: array.astype(np.float16) for name, array in blurring_cnn3().items()}
+    training = {"general": {"version": 1, "rates": [3.0, 6.5]}}
+    path = tmp_path / "installed" / "general.safetensors"
+    path.parent.mkdir()
+    write_model(path, weights, ModelCard("cnn3", (), RATE, asdict(STANDARD), training))
+    monkeypatch.setattr(general_model_file, "GENERAL_FILE", path)
+    return path
 
 
 @pytest.fixture

@@ -24,7 +24,9 @@ class DenoiseConfig(Config):
         positional=True,
         help="Micrographs (MRC or TIFF), folders of them, or one STAR file of RELION or .cs file of CryoSPARC.",
     )
-    model: str = option(help="Model file (model.safetensors) that `cryoden train` wrote.")
+    model: str = option(
+        help="Model file (model.safetensors) that `cryoden train` wrote, or general: the model that comes with cryoden."
+    )
     output: str = option(help="Folder for the denoised micrographs and micrographs.star.")
     odd: Optional[str] = option(
         None, help="Folder or STAR file of the odd halves: both halves are then denoised and their mean is written."

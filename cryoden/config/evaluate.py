@@ -31,7 +31,9 @@ class EvaluateConfig(Config):
     odd: str = shared.odd()
     even: str = shared.even()
     output: str = option(help="Folder for report.html, metrics.json, metrics.csv, metrics.star and the pictures.")
-    model: Tuple[str, ...] = option((), help="Model files to compare; the first is the one the report is about.")
+    model: Tuple[str, ...] = option(
+        (), help="Model files to compare (general: the model that comes with cryoden); the report is about the first."
+    )
     truth: Optional[str] = option(
         None, help="Folder or STAR file of the clean images, where they are known (simulations); matched by name."
     )

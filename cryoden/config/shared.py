@@ -23,6 +23,9 @@ UNET_CHANNELS = (32, 64, 128, 256, 256, 256)
 EXCHANGED_UNET_CHANNELS = (32, 64, 128, 256)
 """Of the U-Net by which implementations are compared: that of the specification, which other programs build too."""
 
+GENERAL = "general"
+"""Names the model that comes with cryoden wherever a model file is named."""
+
 AUTO, OFF, FULL = "auto", "off", "full"
 """Words that an option may be instead of a number: chosen by the program; not done; the micrographs' own pixel size."""
 

@@ -36,12 +36,12 @@ class Contender:
 
 
 def model_contenders(models: Sequence[ModelDenoiser]) -> List[Contender]:
-    """Return a contender for each model; those of one kind are told apart by their files."""
-    kinds, paths = [model.card.network for model in models], [model.path for model in models]
+    """Return a contender for each model; those of one label are told apart by their files."""
+    labels, paths = [model.label for model in models], [model.path for model in models]
     contenders = []
     for number, model in enumerate(models):
         label = model.label
-        if kinds.count(model.card.network) > 1:
+        if labels.count(label) > 1:
             label += f" ({_distinct_name(model.path, paths)})"
         kind = "filter" if isinstance(model, LinearFilter) else "network"
         note = f"{model.card.sampling_rate:.3g} Å/px, {model.path}"
@@ -117,7 +117,7 @@ def silent_models(models: Sequence[ModelDenoiser]) -> List[str]:
         f"{model.path} does not say which micrographs it was trained on; if some of these are among them, the numbers "
         "flatter it."
         for model in models
-        if "trained_on" not in model.card.training
+        if "trained_on" not in model.card.training and not model.card.is_general
     ]
 
 

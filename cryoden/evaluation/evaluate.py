@@ -39,6 +39,7 @@ from cryoden.evaluation.score_table import tabulate
 from cryoden.evaluation.truths import read_truth
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder, write_json
+from cryoden.formats.general_model import model_path
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import fills_folder, require_own_folder
@@ -350,7 +351,7 @@ class Evaluation:
         has_topaz = any(contender.key == TOPAZ for contender in self.contenders)
         options["topaz"] = {"is_there": has_topaz, "network": config.topaz_network if has_topaz else None}
         path = self.output / outputs.EVALUATE_RECORD
-        files = {"model": config.model}
+        files = {"model": [model_path(path) for path in config.model]}
         return RunRecord(path, options, files, config.overwrite, renamed={"models": "model"})
 
     def _finished(self) -> Set[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Tuple, Type
 
 from cryoden import __version__
-from cryoden.config import DenoiseConfig, HalvesConfig, Options, RunConfig, TrainConfig
+from cryoden.config import DenoiseConfig, HalvesConfig, Options, RunConfig, TrainConfig, shared
 from cryoden.data.half_sources import split_halves_of
 from cryoden.errors import CryodenError, FileError, LockedError, Problem, one_line, option_name
 from cryoden.exchange.relion_job_folder import LOG, MICROGRAPHS, JobFolder
@@ -134,7 +134,7 @@ def _config(job: Job, words: JobWords) -> Options:
     values = {"output": os.path.normpath(words.folder), **job.given(words)}
     values = options_of(job.config, words, values)
     for name in ("model", "from_model"):  # the folder of the job that trained it
-        if os.path.isdir(values.get(name) or ""):
+        if values.get(name) != shared.GENERAL and os.path.isdir(values.get(name) or ""):
             values[name] = os.path.join(values[name], outputs.MODEL)
     return job.config.from_dict(values)
 

@@ -12,9 +12,11 @@ from safetensors.numpy import save
 
 from cryoden import __version__
 from cryoden.config import UNETS
+from cryoden.config.shared import GENERAL
 from cryoden.errors import ModelError
 from cryoden.formats.file_errors import PathLike, reading_errors, reason, require_file
 from cryoden.formats.files import whole_file
+from cryoden.formats.general_model import LABEL, model_path
 from cryoden.formats.pixels import is_pixel_size
 
 FORMAT = "cryoden-micrograph-denoiser"
@@ -62,7 +64,18 @@ class ModelCard:
     @property
     def label(self) -> str:
         """What people call its kind."""
-        return LABELS.get(self.network, self.network)
+        return LABEL if self.is_general else LABELS.get(self.network, self.network)
+
+    @property
+    def is_general(self) -> bool:
+        """Whether it is the general model, also a copy of its file."""
+        return isinstance(self.training.get(GENERAL), dict)
+
+    @property
+    def rates(self) -> Tuple[float, float]:
+        """Finest and coarsest A/px of what its network may see: of the general model, those that it learned at."""
+        finest, coarsest = self.training[GENERAL]["rates"] if self.is_general else (self.sampling_rate,) * 2
+        return float(finest), float(coarsest)
 
     @property
     def r2(self) -> Optional[float]:
@@ -79,25 +92,27 @@ def write_model(path: PathLike, weights: Dict[str, np.ndarray], card: ModelCard)
 
 
 def read_card(path: PathLike) -> ModelCard:
-    """Read the metadata of a model file.
+    """Read the metadata of a model file, or of the general model where `path` is its word.
 
     Raises
     ------
     FileError
         If the file cannot be opened.
     ModelError
-        If it is no model file of cryoden.
+        If it is no model file of cryoden, or the general model is missing.
     """
     return _read(path)[0]
 
 
 def read_model(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
-    """Read card and weights; raises as `read_card`."""
-    return _read(path)
+    """Read card and weights, float32 where the file has float16; raises as `read_card`."""
+    card, weights = _read(path)
+    is_half = {name: array.dtype == np.float16 for name, array in weights.items()}
+    return card, {name: array.astype(np.float32) if is_half[name] else array for name, array in weights.items()}
 
 
 def _read(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
-    require_file(path)
+    path = require_file(model_path(path))
     try:
         with reading_errors(path), safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -140,6 +155,8 @@ def _check(card: ModelCard, n_weights: int) -> None:
         raise ValueError(f"training {card.training!r}, normalization {card.normalization!r}")
     if not (card.r2 is None or _is_number(card.r2)):
         raise ValueError(f"R2 {card.r2!r}")
+    if not (all(map(is_pixel_size, card.rates)) and card.rates[0] <= card.sampling_rate <= card.rates[1]):
+        raise ValueError(f"pixel sizes {card.rates!r}")
     if not all(isinstance(value, str) or _is_number(value) for value in card.normalization.values()):
         raise ValueError(f"normalization {card.normalization!r}")
 

@@ -15,6 +15,7 @@ from cryoden.config import DenoiseConfig
 from cryoden.errors import NOT_REACHED, CryodenError, FullDiskError, NothingDoneError, Problem, problem_of
 from cryoden.formats import outputs
 from cryoden.formats.cryosparc import MICROGRAPH, write_csv, write_exposures
+from cryoden.formats.general_model import model_path
 from cryoden.formats.images import open_stack
 from cryoden.formats.model_file import ModelCard
 from cryoden.formats.outcome import Outcome
@@ -65,7 +66,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     output = Path(config.output)
     star = output / outputs.MICROGRAPHS_STAR
     options = _lasting_options(config, denoiser.card)
-    record = RunRecord(output / outputs.DENOISE_RECORD, options, {"model": config.model}, config.overwrite, rank())
+    by_content = {"model": model_path(config.model)}
+    record = RunRecord(output / outputs.DENOISE_RECORD, options, by_content, config.overwrite, rank())
     if not config.overwrite:
         require_own_folder(output, outputs.DENOISE_RECORD, LISTS)
     finished = record.finished([job.result for job in micrographs.jobs])

@@ -13,6 +13,7 @@ from cryoden.errors import CryodenError, FileError, PairError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.cryosparc import is_exposures
 from cryoden.formats.files import list_folder, mrc_name
+from cryoden.formats.general_model import model_path
 from cryoden.formats.images import ENDINGS
 from cryoden.formats.relion_names import micrograph_in_job
 from cryoden.formats.run_record import require_distinct, require_no_input
@@ -83,7 +84,7 @@ def list_micrographs(config: DenoiseConfig) -> MicrographList:
         jobs.append(Job(row, path, halves, name, output, rate, thumbnail))
 
     lists = [Path(config.output) / name for name in LISTS]
-    sources = [config.model, *config.micrographs, *filter(None, (config.odd, config.even))]
+    sources = [model_path(config.model), *config.micrographs, *filter(None, (config.odd, config.even))]
     require_no_input(
         [*lists, *(job.output for job in jobs)], [*sources, *(path for job in jobs for path in job.inputs)]
     )
