@@ -50,6 +50,13 @@ def test_halves_agree_more_when_frames_are_aligned(cryoden: Run) -> None:
     assert (facts("global")["applied"], facts("local")["applied"]) == ("global", "local")
     assert agreement("plain") + 0.05 < agreement("global") < agreement("local")
 
+    found = facts("local")
+    rings = found["frc_rings"]["local"]
+    assert np.mean(rings) == pytest.approx(found["frc"]["local"], abs=1e-3)
+    n_rings = round(len(rings) / (8 * found["frc_rings_end_per_A"]))
+    assert np.mean(rings[:n_rings]) == pytest.approx(found["frc_to_8A"]["local"], abs=1e-3)
+    assert found["frc_to_8A"]["unaligned"] < found["frc_to_8A"]["global"] < found["frc_to_8A"]["local"]
+
     full, odd, even = (read_mrc(Path("local", kind, "m.mrc")) for kind in ("full", "odd", "even"))
     np.testing.assert_allclose(odd + even, full, rtol=1e-6)
 

@@ -13,6 +13,9 @@ from cryoden.movies.motion.motion import Motion
 from cryoden.movies.motion.stored_shifts import Shift
 from cryoden.movies.movie import Movie
 
+RESOLUTION_A = 8.0
+"""To which the agreement of halves is said in words: finer rings hold little but noise."""
+
 JUMP_A = 20.0
 """Between two frames; specimens do not move that far at once, stages that are touched do."""
 
@@ -53,10 +56,14 @@ class Alignment:
     @property
     def facts(self) -> Dict[str, Any]:
         """What is logged, JSON types."""
+        to_8 = self.estimate.frc_to(RESOLUTION_A)
         return {
             "applied": self.applied,
             "doubts": self.doubts,
             "frc": {key: round(value, 4) for key, value in self.frc.items()},
+            "frc_to_8A": {key: round(value, 4) for key, value in to_8.items()},
+            "frc_rings": {key: [round(float(v), 4) for v in curve] for key, curve in self.estimate.curves.items()},
+            "frc_rings_end_per_A": round(self.estimate.highest_per_angstrom, 5),
             "score": round(self.score, 1),
             "drift_A": round(self.drift, 2),
             "early_A": round(self.early, 2),

@@ -51,12 +51,18 @@ class Band:
         Their pixel in unbinned pixels; all shifts are in unbinned pixels.
     sampling_rate
         A per unbinned pixel.
+
+    Attributes
+    ----------
+    highest_per_angstrom
+        Where the last ring ends, 1/A.
     """
 
     def __init__(self, shape: Shape, pixel: float, sampling_rate: float) -> None:
         self.shape = shape
         self.pixel = pixel
         highest = min(HIGHEST_FREQUENCY * sampling_rate, 0.5 / pixel)
+        self.highest_per_angstrom = highest / sampling_rate
         along_y = scipy.fft.fftfreq(shape[0], pixel)
         along_x = scipy.fft.rfftfreq(shape[1], pixel)
         radius = np.hypot(along_y[:, None], along_x)
@@ -288,12 +294,12 @@ class FrameSpectra:
         return steps
 
 
-def mean_frc(patches: Sequence[FrameSpectra], shifts: Sequence[np.ndarray]) -> float:
-    """Return the mean over all rings of the correlation of the odd and the even sums of patches."""
+def ring_frc(patches: Sequence[FrameSpectra], shifts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the correlation of the odd and the even sums of patches in every ring, `(rings,)`."""
     products = [patch.half_products(moved) for patch, moved in zip(patches, shifts)]
     cross = np.sum([product[0] for product in products], axis=0)
     power = np.sum([np.sqrt(np.maximum(product[1], 0.0)) for product in products], axis=0)
-    return float(np.mean(cross / np.maximum(power, TINY)))
+    return cross / np.maximum(power, TINY)
 
 
 def _symmetric(terms: np.ndarray) -> np.ndarray:

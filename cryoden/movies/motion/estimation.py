@@ -14,7 +14,7 @@ from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 import numpy as np
 
 from cryoden.formats.relion_job import COEFFICIENTS
-from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, mean_frc
+from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, ring_frc
 from cryoden.movies.motion.local_motion import FRAME_MIDDLE, LocalMotionModel
 from cryoden.movies.motion.motion import Shape
 from cryoden.movies.motion.smooth_motion import fit_local_motion, smooth_trajectory
@@ -69,11 +69,13 @@ class MotionEstimate:
         Correlation of each frame (or group) with the others in units of what noise would reach.
     is_converged
         Whether the last iteration changed no shift by more than `CONVERGED_PX`.
-    frc
-        Mean correlation of the odd and the even half when frames stay where they are (`UNALIGNED`), are shifted
-        (`GLOBAL`), and follow the local motion (`LOCAL`). `NULL`: after the same estimation of frames of which every
-        other one was rotated by 180 degrees. Both halves are aligned to each other, which by itself makes them agree:
-        that much, and no more, may be due to it.
+    curves
+        Correlation of the odd and the even half in rings of one width, `(rings,)`, when frames stay where they are
+        (`UNALIGNED`), are shifted (`GLOBAL`), and follow the local motion (`LOCAL`). `NULL`: after the same estimation
+        of frames of which every other one was rotated by 180 degrees. Both halves are aligned to each other, which by
+        itself makes them agree: that much, and no more, may be due to it.
+    highest_per_angstrom
+        Where the last ring ends, 1/A.
     coefficients
         Of the local motion, `(2, 6, 3)` as in `LocalMotionModel`; None = not looked for, or nothing found.
     observed
@@ -84,9 +86,21 @@ class MotionEstimate:
     uncertainty: float
     scores: np.ndarray
     is_converged: bool
-    frc: Dict[str, float]
+    curves: Dict[str, np.ndarray]
+    highest_per_angstrom: float
     coefficients: Optional[np.ndarray] = None
     observed: Optional[np.ndarray] = None
+
+    @property
+    def frc(self) -> Dict[str, float]:
+        """Mean of each curve over all rings."""
+        return {key: float(curve.mean()) for key, curve in self.curves.items()}
+
+    def frc_to(self, resolution: float) -> Dict[str, float]:
+        """Return the mean of each curve over the rings up to a resolution (A)."""
+        n_rings = len(next(iter(self.curves.values())))
+        n_used = max(1, min(n_rings, round(n_rings / (resolution * self.highest_per_angstrom))))
+        return {key: float(curve[:n_used].mean()) for key, curve in self.curves.items()}
 
     @property
     def is_found(self) -> bool:
@@ -229,12 +243,13 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
     shifts, measured, change = _refined(items, first)
 
     still = np.zeros_like(places)
-    frc = {UNALIGNED: mean_frc([items.spectra], [still])}
-    frc[GLOBAL] = mean_frc([items.spectra], [items.places_of(shifts)])
+    curves = {UNALIGNED: ring_frc([items.spectra], [still])}
+    curves[GLOBAL] = ring_frc([items.spectra], [items.places_of(shifts)])
     if np.median(measured.scores) >= MIN_SCORE:
-        frc[NULL] = _null_frc(items, shifts)
+        curves[NULL] = _null_frc(items, shifts)
     uncertainty = float(np.sqrt(np.median(_variances(measured))))
-    return MotionEstimate(shifts, uncertainty, measured.scores, change < CONVERGED_PX, frc)
+    highest_per_angstrom = items.spectra.band.highest_per_angstrom
+    return MotionEstimate(shifts, uncertainty, measured.scores, change < CONVERGED_PX, curves, highest_per_angstrom)
 
 
 def _refined(
@@ -256,11 +271,11 @@ def _refined(
     return shifts, measured, change
 
 
-def _null_frc(items: Frames, shifts: np.ndarray) -> float:
+def _null_frc(items: Frames, shifts: np.ndarray) -> np.ndarray:
     """Return the correlation of halves that show different things after the same estimation."""
     turned = replace(items, spectra=items.spectra.half_turned(items.places_of(shifts)))
     found = _refined(turned, np.zeros_like(shifts), NULL_ITERATIONS)[0]
-    return mean_frc([turned.spectra], [items.places_of(found)])
+    return ring_frc([turned.spectra], [items.places_of(found)])
 
 
 def _by_peaks(items: Frames) -> np.ndarray:
@@ -336,11 +351,11 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int, n_th
         if change < CONVERGED_PX:
             break
     # Patches have edges of their own: what local motion gives is the difference between patches.
-    gain = mean_frc(patches.spectra, list(shifts)) - mean_frc(patches.spectra, list(np.zeros_like(shifts)))
+    gain = ring_frc(patches.spectra, list(shifts)) - ring_frc(patches.spectra, list(np.zeros_like(shifts)))
     return replace(
         found,
         is_converged=found.is_converged and change < CONVERGED_PX,
-        frc={**found.frc, LOCAL: found.frc[GLOBAL] + gain},
+        curves={**found.curves, LOCAL: found.curves[GLOBAL] + gain},
         coefficients=coefficients if np.abs(shifts).max() > CONVERGED_PX else None,
         observed=_observed(measured, patches, band),
     )
