@@ -17,12 +17,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
+from relion_movies import (
+    about_movie,
+    correct_by_relion,
+    found_motion,
+    fourier_cropped,
+    grid,
+    rings_with_truth,
+    rms,
+    true_motion,
+    whole,
+)
 
 from cryoden.config import HalvesConfig
 from cryoden.config.simulate import SimulateMoviesConfig
@@ -30,15 +41,15 @@ from cryoden.formats import outputs
 from cryoden.formats.files import read_json, write_json
 from cryoden.formats.images import read_micrograph
 from cryoden.formats.relion_job import read_movie_correction
-from cryoden.movies.motion.local_motion import LocalMotionModel
+from cryoden.metrics.ring_covariance import RingCovariance, frc
 from cryoden.movies.split import split_movies
 from cryoden.simulate.facts import Facts, facts_path
-from cryoden.simulate.local_motion import LocalMotion
 from cryoden.simulate.movies import simulate_movies
 
 RATE, DOSE, N_FRAMES, SIDE = 2.0, 4.0, 16, 2048
 FINEST_A = 8.0
 GROUP_PIXELS = 500
+PLACES = grid(33)
 WAYS = ("relion", "middle", "none")
 RELION = "RELION's own"
 
@@ -55,10 +66,9 @@ def simulate(number: int) -> None:
 
 def correct(number: int, binning: int, n_threads: int) -> None:
     """Let RELION correct a movie."""
-    words = f"--i sim{number}/movies.star --o mc{number}_{binning}/ --use_own --patch_x 5 --patch_y 5 --bfactor 150"
-    words += f" --bin_factor {binning} --first_frame_sum 1 --last_frame_sum 0 --gainref sim{number}/gain.mrc"
-    words += f" --dose_weighting --dose_per_frame {DOSE} --save_noDW --j {n_threads}"
-    subprocess.run(["relion_run_motioncorr", *words.split()], check=True, stdout=subprocess.DEVNULL)
+    words = f"--bin_factor {binning} --first_frame_sum 1 --last_frame_sum 0"
+    words += f" --dose_weighting --dose_per_frame {DOSE} --save_noDW"
+    correct_by_relion(f"sim{number}", f"mc{number}_{binning}", 5, n_threads, *words.split())
 
 
 def own_sum(number: int, binning: int, suffix: str) -> np.ndarray:
@@ -80,30 +90,18 @@ def field_errors(number: int, binning: int) -> Dict[str, float]:
 
     Once as it is, and once without the mean of every frame, which is the error of RELION's global shifts.
     """
-    facts = Facts.read(facts_path(f"sim{number}", "movie_0001"))
-    correction = read_movie_correction(f"mc{number}_{binning}/sim{number}/movies/movie_0001.star")
-    true_field, model = LocalMotion.from_dict(facts.local_motion or {}), LocalMotionModel.of(correction)
-    places = np.linspace(-0.5, 0.5, 33)
-    powers = np.vander(places, 3, increasing=True)
-
-    errors: Dict[str, List[np.ndarray]] = {way: [] for way in WAYS}
-    for frame in range(1, N_FRAMES + 1):
-        drift = np.array(facts.shifts[frame - 1])[:, None, None]
-        wanted = -(true_field.displacement(frame - 1, places[:, None], places) + drift)
-        shift = np.array(correction.shifts[frame])[::-1, None, None]
-        for way in WAYS:
-            field = np.zeros((2, 3, 3)) if way == "none" else model.fields(frame, is_as_relion=way == "relion")
-            local = np.stack([powers @ polynomial @ powers.T for polynomial in field[::-1]])
-            errors[way].append(shift + local - wanted)
-
-    found = {}
-    for way, differences in errors.items():
-        difference = np.array(differences)
-        difference -= difference.mean(axis=(0, 2, 3), keepdims=True)
-        found[f"field {way}"] = float(np.sqrt((difference**2).sum(axis=1).mean()))
-        difference -= difference.mean(axis=(2, 3), keepdims=True)
-        found[f"local field {way}"] = float(np.sqrt((difference**2).sum(axis=1).mean()))
-    return found
+    correction = read_movie_correction(about_movie(f"sim{number}", f"mc{number}_{binning}"))
+    found = {
+        "relion": found_motion(correction, PLACES, is_as_relion=True),
+        "middle": found_motion(correction, PLACES),
+        "none": found_motion(replace(correction, coefficients=None), PLACES),
+    }
+    true = true_motion(Facts.read(facts_path(f"sim{number}", "movie_0001")), PLACES)
+    errors = {way: found[way] - true for way in WAYS}
+    return {
+        **{f"field {way}": rms(error) for way, error in errors.items()},
+        **{f"local field {way}": rms(error - whole(error)) for way, error in errors.items()},
+    }
 
 
 def frc_with_truth(image: np.ndarray, number: int, binning: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -111,36 +109,17 @@ def frc_with_truth(image: np.ndarray, number: int, binning: int) -> Tuple[np.nda
 
     The truth is Fourier-cropped to the binned grid. Edges, where RELION's images wrap around, are left out.
     """
-    truth, _ = read_micrograph(f"sim{number}/truth/movie_0001.mrc")
-    size = image.shape[0]
-    spectrum = np.fft.fftshift(np.fft.fft2(truth.astype(float)))
-    low = (truth.shape[0] - size) // 2
-    truth = np.fft.ifft2(np.fft.ifftshift(spectrum[low : low + size, low : low + size])).real
+    truth = fourier_cropped(read_micrograph(f"sim{number}/truth/movie_0001.mrc")[0], image.shape[0])
+    rings = rings_with_truth(image, truth, RATE * binning, 32 // binning, is_windowed=True)
 
-    inner = slice(32 // binning, -32 // binning)
-    window = np.hanning(size - 64 // binning)
-    spectra = []
-    for picture in (image.astype(float)[inner, inner], truth[inner, inner]):
-        spectra.append(np.fft.fft2((picture - picture.mean()) * np.outer(window, window)))
-
-    n = len(window)
-    radius = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.fftfreq(n)[None, :])
-    finest = min(RATE * binning / FINEST_A, 0.49)
-    rings = np.rint(radius * n).astype(int)
-    sizes = np.bincount(rings.ravel())
-    group = (np.cumsum(sizes) - sizes) // GROUP_PIXELS
-    group = np.unique(group[: int(finest * n)], return_inverse=True)[1]
-    mask = rings < len(group)
-    index = group[rings[mask]]
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(index, values[mask])
-
-    cross = total((spectra[0] * spectra[1].conj()).real)
-    powers = [total(np.abs(spectrum) ** 2) for spectrum in spectra]
-    counts = np.bincount(index)
+    finest = min(1 / FINEST_A, 0.49 / (RATE * binning))
+    n_rings = int((rings.frequency < finest).sum())
+    sizes = np.rint(2 * np.pi * np.arange(1, n_rings + 1)).astype(int)
+    firsts = np.unique((np.cumsum(sizes) - sizes) // GROUP_PIXELS, return_index=True)[1]
+    groups = RingCovariance(rings.frequency[firsts], np.add.reduceat(rings.matrices[:n_rings], firsts, axis=0))
+    counts = np.add.reduceat(sizes, firsts)
     is_large = counts >= GROUP_PIXELS
-    return (cross / np.sqrt(powers[0] * powers[1]))[is_large], counts[is_large]
+    return frc(groups)[is_large], counts[is_large]
 
 
 def measure(number: int, binning: int) -> Dict[str, float]:
