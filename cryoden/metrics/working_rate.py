@@ -16,6 +16,7 @@ from cryoden.data.pairs import HalfPair, check_pair, list_halves
 from cryoden.errors import CryodenError
 from cryoden.formats.images import Stack
 from cryoden.metrics.ring_covariance import A, B, ring_covariance
+from cryoden.movies.taper import taper
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -188,10 +189,4 @@ def _middle(stack: Stack) -> np.ndarray:
     top, left = ((side - part) // 2 for side, part in zip(stack.shape, (height, width)))
     image = stack.read_rows(0, top, top + height)[:, left : left + width].astype(np.float32)
     image -= image.mean(dtype=np.float64).astype(np.float32)
-    return image * _taper(height)[:, None] * _taper(width)
-
-
-def _taper(n: int) -> np.ndarray:
-    """Return weights of 1 that fall to 0 along a cosine at either end, float32 `(n,)`."""
-    distance = np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5
-    return (0.5 - 0.5 * np.cos(np.pi * np.minimum(distance / (TAPER * n), 1))).astype(np.float32)
+    return image * taper(height, TAPER)[:, None] * taper(width, TAPER)

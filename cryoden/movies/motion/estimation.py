@@ -18,6 +18,7 @@ from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, r
 from cryoden.movies.motion.local_motion import FRAME_MIDDLE, LocalMotionModel
 from cryoden.movies.motion.motion import Shape
 from cryoden.movies.motion.smooth_motion import fit_local_motion, smooth_trajectory
+from cryoden.movies.taper import taper
 
 UNALIGNED, GLOBAL, LOCAL, NULL = "unaligned", "global", "local", "null"
 """What can be done to frames."""
@@ -213,8 +214,8 @@ def _binned(frames: Iterable[np.ndarray], binning: int) -> Iterator[np.ndarray]:
         squares = frame[: rows * binning, : columns * binning].reshape(rows, binning, columns, binning)
         image = np.einsum("ybxc->yx", squares)
         image -= image.mean(dtype=np.float64).astype(np.float32)
-        image *= _taper(rows, FRAME_EDGE).astype(np.float32)[:, None]
-        image *= _taper(columns, FRAME_EDGE).astype(np.float32)
+        image *= taper(rows, FRAME_EDGE)[:, None]
+        image *= taper(columns, FRAME_EDGE)
         yield image
 
 
@@ -366,7 +367,7 @@ def _patches(found: MotionEstimate, items: Frames, n_patches: int, n_threads: in
     band = items.spectra.band
     (rows, n_y), (columns, n_x) = (_patch_starts(size, n_patches) for size in band.shape)
     patch_band = Band((n_y, n_x), band.pixel, items.sampling_rate)
-    window = np.outer(_taper(n_y, PATCH_EDGE), _taper(n_x, PATCH_EDGE)).astype(np.float32)
+    window = np.outer(taper(n_y, PATCH_EDGE), taper(n_x, PATCH_EDGE))
     corners = [(row, column) for row in rows for column in columns]
 
     spectra = np.empty((len(corners), len(items.groups), len(patch_band)), np.complex64)
@@ -384,13 +385,6 @@ def _patch_starts(size: int, n_patches: int) -> Tuple[List[int], int]:
     side = min(size, int(np.ceil(1.5 * size / n_patches)))
     starts = np.linspace(0, size - side, n_patches).round().astype(int)
     return list(starts), side
-
-
-def _taper(size: int, share: float) -> np.ndarray:
-    """Return a window along one axis that falls to 0 in a share of it at either end."""
-    edge = max(1, int(share * size))
-    ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / edge)
-    return np.concatenate([ramp, np.ones(size - 2 * edge), ramp[::-1]])
 
 
 def _at_places(model: LocalMotionModel, places: np.ndarray, times: np.ndarray) -> np.ndarray:
