@@ -1,4 +1,4 @@
-"""The demo and the benchmarks, which no other test runs, find what they import."""
+"""The scripts of demo, benchmarks and training sets, which no other test runs as a whole, find what they import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-SCRIPTS = sorted(str(path.relative_to(ROOT)) for room in ("demo", "benchmarks") for path in ROOT.glob(f"{room}/*.py"))
+ROOMS = ("demo", "benchmarks", "training_sets")
+
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for room in ROOMS for path in ROOT.glob(f"{room}/*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
