@@ -548,8 +548,11 @@ def _centred(groups: Sequence[Tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Tup
 
 
 # ---------------------------------------------------------------------- assemblies
-BEAD_A, TOUCH_A = 5.0, 6.0
+BEAD_A, TOUCH_A = 5.0, 5.0
 """Side of the cells that are a bead each, and the distance in A of beads that touch."""
+
+INTERFACE = 0.03
+"""Share of the beads of a copy that may touch others: side chains that would give way, and an interface."""
 
 FILAMENT_A = 500.0
 """Length of filaments and tubes."""
@@ -559,7 +562,7 @@ NEIGHBOURS = 16
 
 
 def assemble(recipe: Recipe, base: Sequence[Part], rng: np.random.Generator) -> Tuple[Part, ...]:
-    """Return copies of an entry as close as they can be without touching.
+    """Return copies of an entry as close as they can be while hardly more than an interface touches.
 
     Parameters
     ----------
@@ -588,7 +591,7 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
 
 
 def closest(make: Callable[[float], np.ndarray], beads: np.ndarray, farthest: float) -> np.ndarray:
-    """Return the operators for the least distance at which the first copy touches no other one.
+    """Return the operators for the least distance at which copies hardly touch, see `INTERFACE`.
 
     Parameters
     ----------
@@ -610,15 +613,16 @@ def closest(make: Callable[[float], np.ndarray], beads: np.ndarray, farthest: fl
 
 
 def _touches(operators: np.ndarray, beads: np.ndarray) -> bool:
+    """Return whether more beads of the first copy touch others than may."""
+    n_touching = 0
     first, *others = (beads @ operator[:, :3].T + operator[:, 3] for operator in operators)
     for other in others:
         # Only beads in the other one's cuboid can be near it.
         low, high = other.min(axis=0) - TOUCH_A, other.max(axis=0) + TOUCH_A
         near = first[((first >= low) & (first <= high)).all(axis=1)]
         squared = (near**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * near @ other.T
-        if (squared < TOUCH_A**2).any():
-            return True
-    return False
+        n_touching += int((squared < TOUCH_A**2).any(axis=1).sum())
+    return n_touching > INTERFACE * len(beads)
 
 
 def _about_z(angles: np.ndarray) -> np.ndarray:
