@@ -17,3 +17,6 @@ DISTRIBUTION = "scipion-em-cryoden"
 
 HALVES_LINK = "_mcEvenOddMics"
 """Attribute of a full micrograph that lists the files of its halves [odd, even], as the motioncorr plugin writes it."""
+
+MOTION_LINK = "_cryodenMotionStar"
+"""Attribute of a movie that was aligned here: the STAR file about its motion, in RELION's form."""

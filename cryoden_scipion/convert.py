@@ -9,12 +9,12 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 
 import numpy as np
 import pandas as pd
-from pwem.objects import CTFModel, EMSet, Image, Micrograph, Movie, SetOfImages, SetOfMicrographs
-from pyworkflow.object import CsvList
+from pwem.objects import CTFModel, EMSet, Image, Micrograph, Movie, MovieAlignment, SetOfImages, SetOfMicrographs
+from pyworkflow.object import CsvList, String
 
 from cryoden.formats import star
-from cryoden.formats.relion_job import COEFFICIENTS, MovieCorrection
-from cryoden_scipion.constants import HALVES_LINK
+from cryoden.formats.relion_job import COEFFICIENTS, MovieCorrection, read_movie_correction
+from cryoden_scipion.constants import HALVES_LINK, MOTION_LINK
 
 T = TypeVar("T")
 
@@ -26,13 +26,48 @@ OpticsKey = Tuple[float, float, float, float]
 
 
 def isOfRelion(movie: Movie) -> bool:
-    """Return whether a movie carries what RELION's motion correction found beside shifts."""
+    """Return whether a movie carries what RELION's motion correction finds beside shifts, in its form."""
     return any(movie.hasAttribute(name) for name in (MODEL_ATTRIBUTE, HOT_ATTRIBUTE))
 
 
 def hasLocalModel(movie: Movie) -> bool:
     """Return whether a movie carries RELION's model of local motion; with few patches there is none."""
     return bool(_jsonOf(movie, MODEL_ATTRIBUTE))
+
+
+def motionStar(movie: Movie) -> Optional[str]:
+    """Return the STAR file about the motion of a movie that a split aligned; None of other movies."""
+    return str(getattr(movie, MOTION_LINK)) if movie.hasAttribute(MOTION_LINK) else None
+
+
+def alignedMovie(movie: Movie, path: str) -> Movie:
+    """Return a movie that carries its motion as RELION's protocol stores it: shifts of its used frames, local motion.
+
+    Shifts are where the content of each frame must be moved to, in pixels of the movie; rows count as in RELION, those
+    of TIFF files from the bottom.
+
+    Parameters
+    ----------
+    movie
+        As it was given; it stays as it is.
+    path
+        STAR file about its motion.
+
+    Raises
+    ------
+    FileError
+        As `read_movie_correction`.
+    """
+    found = read_movie_correction(path)
+    frames = sorted(found.shifts)
+    x, y = zip(*(found.shifts[frame] for frame in frames))
+
+    aligned = movie.clone()
+    aligned.setAlignment(MovieAlignment(first=frames[0], last=frames[-1], xshifts=list(x), yshifts=list(y)))
+    model = [] if found.coefficients is None else found.coefficients.ravel().tolist()
+    setattr(aligned, MODEL_ATTRIBUTE, String(json.dumps(model)))
+    setattr(aligned, MOTION_LINK, String(path))
+    return aligned
 
 
 def movieCorrection(movie: Movie, binning: Optional[float]) -> MovieCorrection:

@@ -135,7 +135,8 @@ class HalvesConfig(Config):
         AUTO,
         choices=(AUTO, FROM_TOP, FROM_BOTTOM),
         help="Which row of TIFF files is the first: top, that of the file, or bottom, as RELION and MotionCor count. "
-        "auto: bottom with shifts or a finished motion correction, which are theirs; else top.",
+        "auto: bottom where frames are shifted (stored shifts, a finished motion correction, frames aligned here), so "
+        "that all of them count alike; else top.",
     )
     eer_frames: Optional[int] = option(
         None, at_least=2, help="Group the hardware frames of EER movies into this many frames."
@@ -253,7 +254,7 @@ class HalvesConfig(Config):
         is_corrected
             Whether the movies are those of a finished motion correction.
         """
-        is_by_itself = self.row_order == AUTO and (is_corrected or self.shifts is not None)
+        is_by_itself = self.row_order == AUTO and (is_corrected or self.align or self.shifts is not None)
         return self.flip_tiff or self.row_order == FROM_BOTTOM or is_by_itself
 
 

@@ -1,4 +1,4 @@
-"""Split movies into halves on the fly: SetOfMovies -> full, odd and even SetOfMicrographs."""
+"""Split movies into halves on the fly: SetOfMovies -> full, odd and even SetOfMicrographs, and aligned movies."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ LOCAL_MOTION = "local_motion"
 
 OUTPUT_FULL, OUTPUT_ODD, OUTPUT_EVEN = "outputMicrographs", "outputMicrographsOdd", "outputMicrographsEven"
 OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVEN: outputs.EVEN}
+OUTPUT_MOVIES = "outputMovies"
+"""The input with the motion that was found here; there only if it was."""
+
+AUTOMATIC, STORED, ALIGN, STILL = MOTIONS = "automatic", "stored shifts", "align here", "none"
+"""What is done about motion, in the order of the form."""
 
 
 def _isTiff(movie: Movie) -> bool:
@@ -47,18 +52,20 @@ def _isTiff(movie: Movie) -> bool:
 class CryodenProtSplitHalves(StreamingRun):
     """Sum the odd and even frames of movies separately, to get two images of the same specimen with independent noise.
 
-    A denoiser is trained on such halves. Shifts stored with the movies by motion correction are applied, and RELION's
-    local motion and hot pixels, too.
+    A denoiser is trained on such halves. Raw movies are aligned here, as a whole and in patches, without any other
+    program. Of movies from motion correction the stored shifts are applied, and RELION's local motion and hot pixels,
+    too.
 
     Movies are split on the fly while they are still being acquired.
     """
 
     _label = "split movies into halves"
     _devStatus = BETA
-    _possibleOutputs = dict.fromkeys(OUTPUT_FOLDERS, SetOfMicrographs)  # an Enum would merge equal classes
+    _possibleOutputs = {  # an Enum would merge equal classes
+        **dict.fromkeys(OUTPUT_FOLDERS, SetOfMicrographs), OUTPUT_MOVIES: SetOfMovies,
+    }  # fmt: skip
     _fields = {
-        "movies": "inputMovies", "gain": "useGain", "frames": "Frames to use", "shifts": "useShifts",
-        "align": "alignFrames",
+        "movies": "inputMovies", "gain": "useGain", "frames": "Frames to use", "shifts": "motion", "align": "motion",
         "dose_per_frame": "weightByDose", "initial_dose": "weightByDose",
     }  # fmt: skip
 
@@ -100,8 +107,8 @@ class CryodenProtSplitHalves(StreamingRun):
             choices=list(HalvesConfig.choices_of("row_order")),
             default=0,
             label="First row of TIFF movies",
-            help="auto: the bottom one if the movies carry shifts of RELION or MotionCor, which count rows from there; "
-            "otherwise the top one.",
+            help="auto: the bottom one if the movies carry shifts of RELION or MotionCor, which count rows from there, "
+            "or are aligned here, so that both can go on to the same programs; otherwise the top one.",
             **advanced,
         )
         group = form.addGroup("EER movies", **advanced)
@@ -140,20 +147,17 @@ class CryodenProtSplitHalves(StreamingRun):
     def _defineMotion(self, form: params.Form) -> None:
         form.addSection(label="Motion and dose")
         form.addParam(
-            "useShifts",
-            params.BooleanParam,
-            default=True,
-            label="Apply stored shifts?",
-            help="Apply the global shifts that motion correction stored with the movies, if there are any.",
-        )
-        form.addParam(
-            "alignFrames",
-            params.BooleanParam,
-            default=False,
-            label="Align movies without shifts?",
-            help="Find the motion of movies that have no stored shifts, or whose shifts are not applied, from their "
-            "frames: as a whole and in patches, without any other program. It is applied only if the halves then agree "
-            "better; the summary says how far the movies drifted.",
+            "motion",
+            params.EnumParam,
+            choices=list(MOTIONS),
+            default=MOTIONS.index(AUTOMATIC),
+            label="Motion",
+            help="automatic: stored shifts where the movies carry them, otherwise align here.\n"
+            "stored shifts: those of motion correction, with RELION's local motion.\n"
+            "align here: find the motion from the frames, as a whole and in patches, without any other program. It is "
+            "applied only if the halves then agree better; _Analyze results_ shows it for every movie. The output "
+            "movies carry it for polishing or another split.\n"
+            "none: sum the frames as they are.",
         )
         self._addOption(
             form,
@@ -161,20 +165,24 @@ class CryodenProtSplitHalves(StreamingRun):
             "align_patches",
             params.IntParam,
             "Patches along each side",
-            condition="alignFrames",
+            condition=f"motion in ({MOTIONS.index(AUTOMATIC)}, {MOTIONS.index(ALIGN)})",
             expertLevel=params.LEVEL_ADVANCED,
+            help="Patches whose motion is followed, along each side, where movies are aligned here; below 3: none.",
         )
         form.addParam(
             "local_motion",
             params.EnumParam,
             choices=list(HalvesConfig.choices_of("local_motion")),
             default=0,
-            condition="useShifts",
+            condition=f"motion in ({MOTIONS.index(AUTOMATIC)}, {MOTIONS.index(STORED)})",
             expertLevel=params.LEVEL_ADVANCED,
-            label="Local motion",
+            label="Stored local motion",
             help="auto: RELION's, where the movies carry it, as it is in the middle of each frame. relion: as RELION "
             "itself applies it, to reproduce its sums. none: global shifts only.",
         )
+        # What earlier versions asked instead: runs and workflows of theirs keep their answers.
+        form.addHidden("useShifts", params.BooleanParam, default=True)
+        form.addHidden("alignFrames", params.BooleanParam, default=False)
         form.addParam(
             "weightByDose",
             params.BooleanParam,
@@ -212,6 +220,22 @@ class CryodenProtSplitHalves(StreamingRun):
             n = self._appendToOutput(name, folder, finished, partial(self._newMicrograph, name), self._prepareOutput)
             if isFirst and n:
                 self._defineSourceRelation(self.inputMovies, getattr(self, name))
+        if self._isAlignedHere():
+            self._registerMovies([movie for movie in finished if os.path.exists(self._motionOf(movie))])
+
+    def _registerMovies(self, movies: List[Movie]) -> None:
+        """Append movies to the output set of those that carry their motion."""
+
+        def prepare(aligned: SetOfMovies, first: Movie) -> None:
+            aligned.copyInfo(self.inputMovies.get())
+
+        def newMovie(movie: Movie) -> Movie:
+            return convert.alignedMovie(movie, self._motionOf(movie))
+
+        isFirst = not self.hasAttribute(OUTPUT_MOVIES)
+        n = self._appendToOutput(OUTPUT_MOVIES, "", movies, newMovie, prepare, areMovies=True)
+        if isFirst and n:
+            self._defineTransformRelation(self.inputMovies, getattr(self, OUTPUT_MOVIES))
 
     def _prepareOutput(self, micrographs: SetOfMicrographs, first: Movie) -> None:
         micrographs.setAcquisition(self.inputMovies.get().getAcquisition().clone())
@@ -238,6 +262,12 @@ class CryodenProtSplitHalves(StreamingRun):
         movies = self.inputMovies.get()
         if movies is not None and not movies.getSize() and not movies.isStreamOpen():
             problems.append("The set of movies is empty; rerun the protocol that makes it, or select another.")
+        first = self._firstMovie()
+        if self._motion() == STORED and first is not None and not first.hasAlignment():
+            problems.append(
+                f"The movies carry no shifts; choose *{ALIGN}* for *{self._labelOf('shifts')}*, or movies from motion "
+                "correction."
+            )
         return problems or self._validateContinued()
 
     def _continueProblems(self) -> List[str]:
@@ -255,6 +285,8 @@ class CryodenProtSplitHalves(StreamingRun):
             options.pop("align_patches", None)
         if options["local_motion"] == AUTO:  # of movies without it, as it is recorded
             options["local_motion"] = NONE
+        if options["shifts"] != record["shifts"]:  # one field sets both
+            del options["align"]
         problems = optionProblems(HalvesConfig.with_words(record), options, self._words)
         if self.hasAttribute(OUTPUT_FULL):
             star = self._getExtraPath(outputs.MOVIES_STAR)
@@ -262,6 +294,18 @@ class CryodenProtSplitHalves(StreamingRun):
         return problems
 
     def _warnings(self) -> List[str]:
+        return self._earlierAnswerLines() + self._rowWarnings()
+
+    def _earlierAnswerLines(self) -> List[str]:
+        """Return that an earlier version's answer still decides, where the form does not show it."""
+        if self.useShifts.get() or self._chosenMotion() != AUTOMATIC:
+            return []
+        return [
+            f"An earlier version was told to apply no stored shifts; *{self._labelOf('shifts')}* is therefore "
+            f"*{self._motion()}*. Choose anything but *{AUTOMATIC}* to change that."
+        ]
+
+    def _rowWarnings(self) -> List[str]:
         first = self._firstMovie()
         isKnown = (
             self.flip_tiff.get() or self._choice(HalvesConfig, "row_order") != AUTO or self._isCorrectedFromBelow()
@@ -331,6 +375,8 @@ class CryodenProtSplitHalves(StreamingRun):
         if self._localMotion() in (AUTO, NONE):
             return []
         first = self._firstMovie()
+        if convert.motionStar(first) is not None:
+            return ["The motion was applied that an earlier split found, local motion too."]
         if not convert.hasLocalModel(first):
             return [
                 "RELION's hot pixels were replaced; its motion correction has no local motion (2 patches or fewer)."
@@ -402,20 +448,34 @@ class CryodenProtSplitHalves(StreamingRun):
     def _frames(self) -> Optional[str]:
         first, last = self.firstFrame.get(), self.lastFrame.get()
         if (first, last) == (1, 0):
-            if not self._shiftsFolder():
+            movie = self._firstMovie() if self._shiftsFolder() else None
+            if movie is None or not movie.hasAlignment():
                 return None
-            first, last = convert.firstItem(self.inputMovies.get()).getAlignment().getRange()
+            first, last = movie.getAlignment().getRange()
         return f"{first}-{last or ''}"
 
-    def _shiftsFolder(self) -> Optional[str]:
-        """Return where the movies' shifts are written; None if they have none or are not to be moved."""
+    def _chosenMotion(self) -> str:
+        return MOTIONS[self.motion.get()]
+
+    def _motion(self) -> str:
+        """Return what is done about motion, any of `MOTIONS` but the first; a run goes on as it was begun."""
+        if self._chosenMotion() != AUTOMATIC:
+            return self._chosenMotion()
+        if not self.useShifts.get():
+            return ALIGN if self.alignFrames.get() else STILL
         first = self._firstMovie()
-        hasShifts = self.useShifts.get() and first is not None and first.hasAlignment()
-        return self._getExtraPath(SHIFTS_FOLDER) if hasShifts else None
+        if first is not None and first.hasAlignment():
+            return STORED
+        record = recorded_options(self._getExtraPath(outputs.HALVES_RECORD))
+        return ALIGN if record is None or record.get("align") else STILL
+
+    def _shiftsFolder(self) -> Optional[str]:
+        """Return where the movies' shifts are written; None where none are applied."""
+        return self._getExtraPath(SHIFTS_FOLDER) if self._motion() == STORED else None
 
     def _isAlignedHere(self) -> bool:
         """Return whether the motion is found from the frames."""
-        return bool(self.alignFrames.get()) and self._shiftsFolder() is None
+        return self._motion() == ALIGN
 
     def _localMotion(self) -> str:
         """Return how local motion is applied; a run that was begun without it goes on so."""
@@ -433,7 +493,7 @@ class CryodenProtSplitHalves(StreamingRun):
         record = recorded_options(self._getExtraPath(outputs.HALVES_RECORD))
         if record is not None:
             return bool(record["flip_tiff"])
-        return self._shiftsFolder() is not None and self._isCorrectedFromBelow()
+        return self._isAlignedHere() or (self._shiftsFolder() is not None and self._isCorrectedFromBelow())
 
     def _isOfRelion(self) -> bool:
         """Return whether the movies carry what RELION's motion correction found beside shifts."""
@@ -470,20 +530,25 @@ class CryodenProtSplitHalves(StreamingRun):
             write_movie_correction(path, convert.movieCorrection(movie, self._binning()))
 
     def _ownStar(self, movie: Movie) -> Optional[str]:
-        """Return RELION's own STAR file about a movie, which is beside the set of its protocol; None elsewhere."""
+        """Return the STAR file about a movie: that of our alignment, or RELION's, beside the set of its protocol."""
+        ours = convert.motionStar(movie)
+        if ours is not None:
+            return ours if os.path.isfile(ours) else None
         folder = os.path.dirname(self.inputMovies.get().getFileName())
         own = os.path.join(folder, "extra", removeBaseExt(movie.getFileName()) + ".star")
         return own if os.path.isfile(own) else None
 
     def _binning(self) -> Optional[float]:
         """Return the binning of the motion correction, which is the unit of its model; None where it is not known."""
+        if convert.motionStar(self._firstMovie()) is not None:
+            return 1.0
         binning = getattr(self._motionCorrection(), "binFactor", None)
         return None if binning is None else float(binning.get())
 
     def _motionCorrection(self) -> object:
         """Return the protocol that made the movies: the input names it, or its set does."""
         value = self.inputMovies.getObjValue()
-        return value.getObjParent() if isinstance(value, SetOfMovies) else value
+        return self.getMapper().getParent(value) if isinstance(value, SetOfMovies) else value
 
     def _loadInput(self) -> Tuple[List[Movie], bool]:
         return convert.loadItems(self.inputMovies.get().getFileName(), SetOfMovies)
@@ -510,3 +575,7 @@ class CryodenProtSplitHalves(StreamingRun):
         """Return folder -> file of a movie's sums."""
         name = mrc_name(movie.getFileName())
         return {folder: self._getExtraPath(folder, name) for folder in OUTPUT_FOLDERS.values()}
+
+    def _motionOf(self, movie: Movie) -> str:
+        """Return the STAR file about a movie that was aligned here."""
+        return self._getExtraPath(outputs.MOTION, os.path.splitext(mrc_name(movie.getFileName()))[0] + ".star")

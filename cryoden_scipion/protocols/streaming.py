@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, Callable, List, Optional, Set, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple, Union
 
-from pwem.objects import Micrograph, SetOfMicrographs
+from pwem.objects import Micrograph, SetOfMicrographs, SetOfMovies
 from pyworkflow.object import Set as ScipionSet
 
 from cryoden.config import Options
@@ -128,7 +128,8 @@ class StreamingRun(CryodenProtBase):
         suffix: str,
         items: List[Any],
         newItem: Callable[[Any], Micrograph],
-        prepare: Callable[[SetOfMicrographs, Any], None],
+        prepare: Callable[[Any, Any], None],
+        areMovies: bool = False,
     ) -> int:
         """Append items to an output set that it does not hold yet; make and define the set where there is none.
 
@@ -142,6 +143,8 @@ class StreamingRun(CryodenProtBase):
             Returns the output item of an input item.
         prepare
             Called with the new, empty set and the first input item, to say what it is.
+        areMovies
+            Whether the output's items are movies, not micrographs.
 
         Returns
         -------
@@ -152,26 +155,28 @@ class StreamingRun(CryodenProtBase):
             return 0
         known: Set[int] = set()
         if self.hasAttribute(name):
-            micrographs, known = self._openOutput(name)
+            images, known = self._openOutput(name)
         else:
-            micrographs = self._createSetOfMicrographs(suffix=suffix)
-            prepare(micrographs, items[0])
+            create = self._createSetOfMovies if areMovies else self._createSetOfMicrographs
+            images = create(suffix=suffix)
+            prepare(images, items[0])
 
         new = [item for item in items if item.getObjId() not in known]
         for item in new:
-            micrographs.append(newItem(item))
+            images.append(newItem(item))
         if new:
-            self._updateOutputSet(name, micrographs, ScipionSet.STREAM_OPEN)
-        micrographs.close()
+            self._updateOutputSet(name, images, ScipionSet.STREAM_OPEN)
+        images.close()
         return len(new)
 
-    def _openOutput(self, name: str) -> Tuple[SetOfMicrographs, Set[int]]:
+    def _openOutput(self, name: str) -> Tuple[Union[SetOfMicrographs, SetOfMovies], Set[int]]:
         """Return an output set, ready for more, and the ids that it holds; after a kill, its file is what counts."""
-        micrographs = SetOfMicrographs(filename=getattr(self, name).getFileName())
-        micrographs.loadAllProperties()
-        known = micrographs.getIdSet()
-        micrographs.enableAppend()
-        return micrographs, known
+        output = getattr(self, name)
+        images = type(output)(filename=output.getFileName())
+        images.loadAllProperties()
+        known = images.getIdSet()
+        images.enableAppend()
+        return images, known
 
     def _openOutputsAgain(self) -> None:
         """Open the outputs of a run that is continued: Scipion closed them, and who reads them must wait for more."""

@@ -25,6 +25,7 @@ from cryoden_scipion.protocols import (
     CryodenProtTrain,
 )
 from cryoden_scipion.protocols.halves_input import LINKED_SET
+from cryoden_scipion.protocols.protocol_split_halves import MOTIONS
 from cryoden_scipion.protocols.protocol_train import ALWAYS_STREAMING, NETWORKS
 from cryoden_scipion.tests.base import ProjectTest
 
@@ -168,7 +169,7 @@ class TestCryodenSplitHalves(CryodenTest):
             amplitudeContrast=AMPLITUDE_CONTRAST,
             dosePerFrame=1.5,
         )
-        cls.split = cls.launch(CryodenProtSplitHalves, inputMovies=cls.movies)
+        cls.split = cls.launch(CryodenProtSplitHalves, inputMovies=cls.movies, motion=MOTIONS.index("none"))
 
     @classmethod
     def importMovies(cls, folder, **options):
@@ -189,8 +190,9 @@ class TestCryodenSplitHalves(CryodenTest):
 
     def testOptionsChangeTheSums(self):
         """Without gain, and with a frame range, other sums come out."""
-        plain = self.launch(CryodenProtSplitHalves, inputMovies=self.movies, useGain=False)
-        part = self.launch(CryodenProtSplitHalves, inputMovies=self.movies, useGain=False, firstFrame=2, lastFrame=5)
+        options = {"inputMovies": self.movies, "useGain": False, "motion": MOTIONS.index("none")}
+        plain = self.launch(CryodenProtSplitHalves, **options)
+        part = self.launch(CryodenProtSplitHalves, **options, firstFrame=2, lastFrame=5)
         for protocol, frames in ((plain, slice(None)), (part, slice(1, 5))):
             file = protocol.outputMicrographs.getFirstItem().getFileName()
             name = os.path.splitext(os.path.basename(file))[0]

@@ -18,7 +18,7 @@ from cryoden_scipion.constants import HALVES_LINK
 from cryoden_scipion.convert import firstItem
 from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
-from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_FOLDERS, OUTPUT_FULL
+from cryoden_scipion.protocols.protocol_split_halves import MOTIONS, OUTPUT_FOLDERS, OUTPUT_FULL
 from cryoden_scipion.tests.base import StreamingTest
 
 SAMPLING_RATE = 1.5
@@ -175,21 +175,95 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         self.assertEqual({key: options[key] for key in expected}, expected)
         self.assertEqual(split.outputMicrographs.getSize(), 1)
 
+    @staticmethod
+    def movingFrames():
+        """Return the frames of a specimen that drifts, and of which one side drifts further than the other."""
+        rng = np.random.default_rng(1)
+        shape, nFrames = (256, 320), 10
+        scene = rng.standard_normal([side + 60 for side in shape])
+        scene = scipy.ndimage.gaussian_filter(scene, 1.5) - scipy.ndimage.gaussian_filter(scene, 8)
+        scene = 1 + 0.15 * scene / scene.std()
+        y, x = np.mgrid[: shape[0], : shape[1]].astype(float) + 30
+        frames = []
+        for number in range(nFrames):
+            places = [y + 0.5 * number, x + number * (1 + 0.4 * (y / shape[0] - 0.6))]
+            frames.append(rng.poisson(6 * np.maximum(scipy.ndimage.map_coordinates(scene, places), 0)))
+        return np.array(frames, np.uint16)
+
     def testMoviesAreAlignedHere(self):
-        """Halves of movies that move agree more, and the summary says how far they drifted."""
+        """By itself where movies carry no shifts; the output movies do, and split again they give the same halves."""
         folder = self.proj.getTmpPath("moving")
         os.makedirs(folder)
-        rng = np.random.default_rng(1)
-        scene = scipy.ndimage.gaussian_filter(rng.standard_normal((200, 200)), 2)
-        scene = 10 + 10 * scene / scene.std()
-        frames = [rng.poisson(np.maximum(scene[20 + k : 180 + k, 20:180], 0.1)).astype(np.float32) for k in range(8)]
-        writeMovie(os.path.join(folder, "m.mrcs"), np.array(frames))
+        writeMovie(os.path.join(folder, "ice.mrcs"), np.random.default_rng(1).poisson(4, (10, 256, 320)).astype("u2"))
+        writeMovie(os.path.join(folder, "m.mrcs"), self.movingFrames())
 
-        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.importMovies(folder), alignFrames=True)
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.importMovies(folder))
         self.launchProtocol(split)
-        self.assertIn("1 of 1 movie is aligned here", "\n".join(split._summary()))
-        shifts = read_movie_correction(split._getExtraPath("motion", "m.star")).shifts
-        self.assertLess(abs(shifts[8][1] - shifts[1][1] - 7), 0.5)
+        self.assertTrue(split.outputMovies.isStreamClosed())
+        self.assertAlmostEqual(split.outputMovies.getAcquisition().getDosePerFrame(), 1.2)
+        aligned = {movie.getMicName(): movie.clone() for movie in split.outputMovies}
+        (first, last), (x, y) = (
+            aligned["m.mrcs"].getAlignment().getRange(),
+            aligned["m.mrcs"].getAlignment().getShifts(),
+        )
+        self.assertEqual((first, last, len(x)), (1, 10, 10))
+        self.assertLess(max(abs(x[9] - x[0] - 9), abs(y[9] - y[0] - 4.5)), 0.5)
+        self.assertEqual(list(aligned["ice.mrcs"].getAlignment().getShifts()[0]), [0.0] * 10)
+        self.assertEqual((convert.hasLocalModel(aligned["m.mrcs"]), convert.hasLocalModel(aligned["ice.mrcs"])), (1, 0))
+
+        again = self.newProtocol(CryodenProtSplitHalves, inputMovies=split.outputMovies)
+        self.launchProtocol(again)
+        self.assertFalse(again.hasAttribute("outputMovies"))
+        self.assertIn("The motion was applied that an earlier split found, local motion too.", again.summary())
+        for kind in ("odd", "even"):
+            for name in ("m.mrc", "ice.mrc"):
+                one, other = (mrcfile.read(run._getExtraPath(kind, name)) for run in (split, again))
+                np.testing.assert_allclose(other, one, atol=1e-3 * one.std())
+
+        # Without that file, movies carry all of it, but for the last digits.
+        correction = read_movie_correction(convert.motionStar(aligned["m.mrcs"]))
+        carried = convert.movieCorrection(aligned["m.mrcs"], binning=1.0)
+        np.testing.assert_allclose(list(carried.shifts.values()), list(correction.shifts.values()))
+        np.testing.assert_allclose(carried.coefficients, correction.coefficients)
+
+    def testMotionIsOneChoice(self):
+        """What the choice becomes for the command; answers to the questions of earlier versions count."""
+
+        def makeOutputs(protocol):
+            for suffix, alignment in (("Raw", None), ("Shifted", MovieAlignment(1, 5, xshifts=[0.0], yshifts=[0.0]))):
+                movies = protocol._createSetOfMovies(suffix=suffix)
+                path = protocol._getExtraPath("m.mrcs")
+                writeMovie(path, noise(1))
+                movie = Movie(path)
+                movie.setAlignment(alignment)
+                for item in (movie, movies):
+                    item.setSamplingRate(SAMPLING_RATE)
+                movies.append(movie)
+                protocol._defineOutputs(**{f"output{suffix}": movies})
+
+        imported = self.finishHere(self.newProtocol(ProtImportMovies), makeOutputs)
+        raw, shifted = imported.outputRaw, imported.outputShifted
+
+        def asked(movies, fields):
+            split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies, **fields)
+            split.workingDir.set("Runs/new")
+            config = split._config()
+            return "align" if config.align else "stored" if config.shifts else "none"
+
+        stored, align, none = (MOTIONS.index(word) for word in ("stored shifts", "align here", "none"))
+        for movies, fields, expected in (
+            (raw, {}, "align"), (shifted, {}, "stored"),
+            (raw, {"motion": none}, "none"), (shifted, {"motion": none}, "none"),
+            (shifted, {"motion": align}, "align"), (shifted, {"motion": stored}, "stored"),
+            (raw, {"useShifts": False}, "none"), (shifted, {"useShifts": False}, "none"),
+            (shifted, {"useShifts": False, "alignFrames": True}, "align"),
+        ):  # fmt: skip
+            self.assertEqual(asked(movies, fields), expected, fields)
+
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=raw, motion=stored)
+        self.assertIn("The movies carry no shifts; choose *align here* for *Motion*", split.validate()[0])
+        old = self.newProtocol(CryodenProtSplitHalves, inputMovies=raw, useShifts=False)
+        self.assertIn("*Motion* is therefore *none*", old.warnings()[0])
 
     def testWhatMoviesCarryBecomesAStarFile(self):
         """Coefficients are in the pixels of the motion correction; without its binning they say nothing."""

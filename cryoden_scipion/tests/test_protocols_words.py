@@ -129,7 +129,8 @@ class TestCryodenWords(BaseTest):
         for kind in PROTOCOLS:
             inherited = {*dict(EMProtocol()._definition.iterAllParams()), params.USE_GPU, params.GPU_LIST}
             for name, param in kind()._definition.iterAllParams():
-                if name not in inherited and not isinstance(param, params.ElementGroup):
+                isHidden = param.condition.get() == "False"
+                if name not in inherited and not isinstance(param, params.ElementGroup) and not isHidden:
                     yield f"{kind.__name__}.{name}", param.label.get() or "", param.help.get() or ""
 
     def testFormsNameNoOption(self):
