@@ -14,7 +14,16 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Un
 from cryoden import __doc__ as about
 from cryoden import __version__
 from cryoden.completion import completion_script
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, ShowConfig, TrainConfig
+from cryoden.config import (
+    ChooseConfig,
+    DenoiseConfig,
+    EvaluateConfig,
+    HalvesConfig,
+    Options,
+    RunConfig,
+    ShowConfig,
+    TrainConfig,
+)
 from cryoden.config.exchange import (
     ImportWeightsConfig,
     PatchesExportConfig,
@@ -134,6 +143,23 @@ def run_evaluate(config: EvaluateConfig) -> Failures:
     return outcome.failures
 
 
+def run_choose(config: ChooseConfig) -> Failures:
+    """Elect a denoiser, write the report and say who it is; returns the failures."""
+    from cryoden.evaluation.election import choose
+    from cryoden.report.html_report import write_report
+
+    election = choose(config)
+    output = Path(config.output)
+    report = write_report(output / outputs.EVALUATION_FOLDER)
+    print("\n".join([*election.lines(), election.basis()]))
+    for warning in election.warnings:
+        _say(f"warning: {warning}")
+    print("\n".join([election.headline(), *election.reasons()]))
+    print(f"Side by side: {report}")
+    print(f"The elected denoiser: {output / outputs.MODEL}")
+    return election.failures
+
+
 def run_show(config: ShowConfig) -> Failures:
     """Draw contact sheets and say where they are; returns the failures."""
     from cryoden.report.contact_sheet import write_contact_sheets
@@ -180,6 +206,7 @@ COMMANDS: Dict[str, Tuple[Type[Options], Callable[[Any], Failures]]] = {
     "train": (TrainConfig, run_train),
     "denoise": (DenoiseConfig, run_denoise),
     "evaluate": (EvaluateConfig, run_evaluate),
+    "choose": (ChooseConfig, run_choose),
     "show": (ShowConfig, run_show),
     "patches export": (PatchesExportConfig, _later("exchange", "run_patches_export")),
     "patches verify": (PatchesVerifyConfig, _later("exchange", "run_patches_verify")),

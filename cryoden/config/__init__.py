@@ -5,6 +5,7 @@ name, one default, one rule and one help text. Standard library only.
 """
 
 from cryoden.config import shared
+from cryoden.config.choose import ChooseConfig
 from cryoden.config.denoise import DenoiseConfig
 from cryoden.config.evaluate import SCORE_BAND_A, EvaluateConfig
 from cryoden.config.halves import HalvesConfig, parse_frame_range
@@ -19,6 +20,7 @@ __all__ = [
     "NETWORKS",
     "SCORE_BAND_A",
     "UNETS",
+    "ChooseConfig",
     "Config",
     "DenoiseConfig",
     "EvaluateConfig",

@@ -54,6 +54,7 @@ UNITS: Dict[str, str] = {
     "voltage": "kV",
     "spherical_aberration": "mm",
     "minutes": "MIN",
+    "seconds": "S",
     "watch": "MIN",
     "poll_seconds": "S",
     "checkpoint_minutes": "MIN",

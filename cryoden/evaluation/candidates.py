@@ -51,7 +51,21 @@ def measured(measurements: Sequence[Measurement], contenders: Sequence[Contender
     ]
 
 
-def linear_baselines(measurements: Sequence[Measurement], first_scored: int, config: EvaluateConfig) -> List[Candidate]:
+@dataclass(frozen=True)
+class FittedFilters:
+    """Both linear filters, fitted on micrographs of which none is scored, and what these are called."""
+
+    gaussian: GaussianFilter
+    wiener: WienerFilter
+    source: str
+
+
+def linear_baselines(
+    measurements: Sequence[Measurement],
+    first_scored: int,
+    config: EvaluateConfig,
+    fitted_elsewhere: Optional[FittedFilters] = None,
+) -> List[Candidate]:
     """Return raw, best Gaussian and Wiener filter, fitted on other micrographs than they are scored on.
 
     That is, from those that a denoiser was trained on; without any, from the other micrographs in up to 5 groups.
@@ -64,6 +78,8 @@ def linear_baselines(measurements: Sequence[Measurement], first_scored: int, con
         Place of the one whose filters are kept to be drawn.
     config
         The options.
+    fitted_elsewhere
+        The filters, where they are not to be fitted here.
     """
     seen = [i for i, measurement in enumerate(measurements) if measurement.is_seen]
     n = len(measurements)
@@ -72,13 +88,17 @@ def linear_baselines(measurements: Sequence[Measurement], first_scored: int, con
     filters = []
     for i in range(n):
         training = tuple(seen or [j for j in range(n) if folds[j] != folds[i]] or [i])
-        if training not in fitted:
+        if fitted_elsewhere is not None:
+            training, fitted[()] = (), (fitted_elsewhere.gaussian, fitted_elsewhere.wiener)
+        elif training not in fitted:
             fitted[training] = _fitted([measurements[j] for j in training], config)
         filters.append(fitted[training])
 
     source = (
         "the training micrographs" if seen else "other micrographs" if n > 1 else "this micrograph itself (flattering)"
     )
+    if fitted_elsewhere is not None:
+        source = fitted_elsewhere.source
     width = float(np.median([gaussian.card.training["width_A"] for gaussian, _ in fitted.values()]))
     labels = {
         "raw": ("raw (unprocessed half)", ""),

@@ -73,9 +73,9 @@ def absent_topaz(config: EvaluateConfig, error: Optional[TopazError] = None) -> 
 
 
 # ---------------------------------------------------------------------- what models say of themselves
-def unseen_rows(models: Sequence[ModelDenoiser], name: str) -> Rows:
-    """Return the rows of a micrograph that no model was trained on."""
-    parts = [_unseen_by(model.card, name) for model in models]
+def unseen_rows(cards: Sequence[ModelCard], name: str) -> Rows:
+    """Return the rows of a micrograph that none of the models with these cards was trained on."""
+    parts = [_unseen_by(card, name) for card in cards]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None

@@ -34,7 +34,7 @@ from cryoden.evaluation.contenders import (
     unseen_rows,
     working_rate,
 )
-from cryoden.evaluation.halves import Halves
+from cryoden.evaluation.halves import Halves, Rows
 from cryoden.evaluation.score_table import tabulate
 from cryoden.evaluation.truths import read_truth
 from cryoden.formats import outputs
@@ -98,13 +98,17 @@ class Evaluation:
         self.n_inputs = len(self.pairs) + len(self.failures)
         self.truths = list_halves(config.truth) if config.truth else {}
         self.output = Path(config.output)
-        self.contenders, self.absent = model_contenders(self.models), absent_networks(self.models)
+        self.contenders, self.absent = self._models_of_table()
         self._add_topaz(str(device))
 
         self.mismatched: Dict[str, np.ndarray] = {}
         self._record = self._new_record()
         self._is_continued, self._is_recorded = False, False
         self._proven: Set[str] = set()
+
+    def _models_of_table(self) -> Tuple[List[Contender], List[Absent]]:
+        """Return the models as they are called in the table, and which ones one would miss there."""
+        return model_contenders(self.models), absent_networks(self.models)
 
     def _add_topaz(self, device: str) -> None:
         if self.config.topaz == "no":
@@ -174,7 +178,11 @@ class Evaluation:
     def _load(self, pair: HalfPair) -> Halves:
         images = (read_micrograph(pair.odd)[0], read_micrograph(pair.even)[0])
         truth = read_truth(pair, self.truths, self.config.truth) if self.config.truth else None
-        return Halves(pair, images, truth, unseen_rows(self.models, pair.name))
+        return Halves(pair, images, truth, self._unseen_rows(pair))
+
+    def _unseen_rows(self, pair: HalfPair) -> Rows:
+        """Return the rows of a micrograph that count."""
+        return unseen_rows([model.card for model in self.models], pair.name)
 
     def _look_ahead(self, loaded: Sequence[Halves]) -> None:
         """Let denoisers that take many images at once have those that come next.
@@ -318,7 +326,7 @@ class Evaluation:
                 write_above_bar(self.failures[name].text())
 
     def _table(self, measurements: Sequence[Measurement]) -> EvaluationTable:
-        table = tabulate(measurements, self.contenders, self.config)
+        table = self._tabulated(measurements)
         return replace(
             table,
             absent=self.absent,
@@ -326,6 +334,9 @@ class Evaluation:
             failures=self.failures,
             models=[facts_of(model) for model in self.models],
         )
+
+    def _tabulated(self, measurements: Sequence[Measurement]) -> EvaluationTable:
+        return tabulate(measurements, self.contenders, self.config)
 
     def _weaknesses(self, table: EvaluationTable) -> List[str]:
         """Return what speaks against the models, first of all what was measured here."""
@@ -400,6 +411,11 @@ def evaluate(config: EvaluateConfig) -> Tuple[EvaluationTable, Outcome]:
         If nothing can be done.
     """
     evaluation = Evaluation(config)
+    return write_evaluation(evaluation), Outcome(evaluation.n_inputs, evaluation.failures)
+
+
+def write_evaluation(evaluation: Evaluation) -> EvaluationTable:
+    """Measure, and write the numbers into the folder; raises as `evaluate`."""
     table, output = evaluation.run(), evaluation.output
     write_json(output / outputs.METRICS, table.to_dict())
     write_tables(output, table)
@@ -409,4 +425,4 @@ def evaluate(config: EvaluateConfig) -> Tuple[EvaluationTable, Outcome]:
         if isinstance(contender.denoiser, NetworkDenoiser):
             inside = inspect_network(contender.denoiser.predictor.network, cut)
             save_inside(output / outputs.inspection_of(contender.key), inside)
-    return table, Outcome(evaluation.n_inputs, evaluation.failures)
+    return table

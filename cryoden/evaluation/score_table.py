@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Callable, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 
 from cryoden.config import EvaluateConfig
-from cryoden.evaluation.candidates import linear_baselines, measured
+from cryoden.evaluation.candidates import FittedFilters, linear_baselines, measured
 from cryoden.evaluation.contenders import Contender
 from cryoden.evaluation.score_row import N_CURVE_RINGS, Scoring, band_name, score_bands, score_row
 from cryoden.metrics import sanity_checks as checks
@@ -34,8 +34,17 @@ def scored_micrographs(measurements: Sequence[Measurement], config: EvaluateConf
     return unseen if unseen and config.scored == "held-out" else list(range(len(measurements)))
 
 
+def first_model(rows: Sequence[Row]) -> Row:
+    """Return the row of the first model that was given; without any, that of the Wiener filter."""
+    return next((row for row in rows if row.is_model), next(row for row in rows if row.key == "wiener"))
+
+
 def tabulate(
-    measurements: Sequence[Measurement], contenders: Sequence[Contender], config: EvaluateConfig
+    measurements: Sequence[Measurement],
+    contenders: Sequence[Contender],
+    config: EvaluateConfig,
+    filters: Optional[FittedFilters] = None,
+    leading: Callable[[Sequence[Row]], Row] = first_model,
 ) -> EvaluationTable:
     """Return everything that the report says of micrographs and denoisers.
 
@@ -47,6 +56,10 @@ def tabulate(
         In the order in which the measurements hold them.
     config
         The options.
+    filters
+        Linear filters that were fitted on other micrographs; None: they are fitted on these.
+    leading
+        Returns the row that the report is about.
 
     Raises
     ------
@@ -60,10 +73,10 @@ def tabulate(
 
     draws = resamplings(len(scored), config.bootstrap, config.seed)
     scoring = Scoring(measurements, scored, draws, config.band, data_range)
-    candidates = [*linear_baselines(measurements, scored[0], config), *measured(measurements, contenders)]
+    baselines = linear_baselines(measurements, scored[0], config, filters)
+    candidates = [*baselines, *measured(measurements, contenders)]
     rows = [score_row(candidate, scoring) for candidate in candidates]
-    models = [row for row in rows if row.is_model]
-    leader = models[0] if models else next(row for row in rows if row.key == "wiener")
+    leader = leading(rows)
 
     halves = pool([measurement.rings.of(A, B, A, B) for measurement in chosen])
     curves = halves.of(A, B).coarser(N_CURVE_RINGS)

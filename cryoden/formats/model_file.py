@@ -91,6 +91,11 @@ def write_model(path: PathLike, weights: Dict[str, np.ndarray], card: ModelCard)
         temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in weights.items()}, metadata))
 
 
+def copy_model(source: PathLike, target: PathLike, card: ModelCard) -> None:
+    """Write a model's weights, as they are in its file, with another card; raises as `read_card` and `write_model`."""
+    write_model(target, _read(source)[1], card)
+
+
 def read_card(path: PathLike) -> ModelCard:
     """Read the metadata of a model file, or of the general model where `path` is its word.
 

@@ -62,6 +62,18 @@ REPORT = "report.html"
 
 SHOW_RECORD = "show.json"
 
+# ---------------------------------------------------------------------- election
+CHOOSE_RECORD = "choose.json"
+ELECTION, ELECTION_TEXT = "election.json", "election.txt"
+"""Every candidate and why one was elected, for programs and for people; the elected one is `MODEL`."""
+
+CANDIDATES = "candidates"
+"""Folder with the models that were made to be candidates."""
+
+FITTING_ODD, FITTING_EVEN = "fitting_odd.star", "fitting_even.star"
+HELD_OUT_ODD, HELD_OUT_EVEN = "held_out_odd.star", "held_out_even.star"
+"""The halves that candidates may learn from, and those that they are measured on, listed when the election began."""
+
 # ---------------------------------------------------------------------- simulation
 SIMULATION_RECORD, PAIRS_RECORD = "simulation.json", "pairs.json"
 MOVIES, TRUTH = "movies", "truth"
@@ -86,7 +98,7 @@ ENTRY_RECORD = "entry.json"
 
 RECORDS = (
     HALVES_RECORD, CHECKPOINT, DENOISE_RECORD, EVALUATE_RECORD, SHOW_RECORD, SIMULATION_RECORD, PAIRS_RECORD, MANIFEST,
-    BUNDLE_INDEX, COORDINATES_RECORD,
+    BUNDLE_INDEX, COORDINATES_RECORD, CHOOSE_RECORD,
 )  # fmt: skip
 """By which a folder is known to be filled by a command."""
 

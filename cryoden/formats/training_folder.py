@@ -13,11 +13,15 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from cryoden.errors import FileError
+from cryoden.config import TrainConfig
+from cryoden.errors import CryodenError, FileError
 from cryoden.formats import outputs
 from cryoden.formats.arrays import opened_arrays, write_arrays
 from cryoden.formats.file_errors import decoding_errors, reason, writing_errors
 from cryoden.formats.files import PathLike, read_json, whole_file, write_json
+from cryoden.formats.model_file import read_card
+from cryoden.formats.outcome import DONE, SOME_FAILED, read_ending
+from cryoden.formats.run_record import option_differences
 from cryoden.system.progress import said_duration
 
 
@@ -158,3 +162,17 @@ def read_samples(folder: PathLike) -> Dict[str, np.ndarray]:
         return {}
     with opened_arrays(path, "remove it; the next better epoch makes it again") as file:
         return {name: file[name].astype(np.float32) for name in file.files}
+
+
+def is_finished_training(config: TrainConfig) -> bool:
+    """Return whether a training with these options came to its end: its micrographs need not be read again."""
+    folder = Path(config.output)
+    try:
+        ending = read_ending(folder / outputs.OUTCOME)
+        recorded = read_card(folder / outputs.MODEL).training.get("options")
+    except CryodenError:  # what is wrong is said by the training
+        return False
+    if ending is None or ending.status not in (DONE, SOME_FAILED) or not isinstance(recorded, dict):
+        return False
+    now = config.begun_with(recorded).lasting_options()
+    return not option_differences(TrainConfig.completed(recorded), now)

@@ -303,6 +303,8 @@ class EvaluationTable:
         Micrographs that were left out, and why.
     models
         The models that took part.
+    election
+        Who was elected and why, in sentences, where the evaluation is that of an election.
     """
 
     band_A: Tuple[float, float]  # noqa: N815  its name in the file
@@ -324,6 +326,7 @@ class EvaluationTable:
     absent: List[Absent] = field(default_factory=list)
     failures: Mapping[str, Problem] = field(default_factory=dict)
     models: List[ModelFacts] = field(default_factory=list)
+    election: List[str] = field(default_factory=list)
 
     def row(self, key: str) -> Row:
         """Return the row of a key."""

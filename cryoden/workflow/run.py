@@ -16,11 +16,10 @@ from cryoden.errors import CryodenError, ModelError, NothingDoneError, PairError
 from cryoden.formats import outputs
 from cryoden.formats.cryosparc import is_exposures
 from cryoden.formats.files import write_json
-from cryoden.formats.model_file import read_card
-from cryoden.formats.outcome import DONE, SOME_FAILED, read_ending, read_failures
+from cryoden.formats.outcome import read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
-from cryoden.formats.run_record import option_differences
 from cryoden.formats.star import METADATA, read_table, write_names
+from cryoden.formats.training_folder import is_finished_training
 from cryoden.system.ranks import n_ranks
 from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, listed_files
 from cryoden.workflow.watch import rounds
@@ -268,17 +267,3 @@ def _common_halves(halves: Found) -> Dict[str, Tuple[str, str]]:
     """Return micrograph name -> files of its odd and even half, of those that have both."""
     odd, even = list_halves(halves.odd, outputs.ODD), list_halves(halves.even, outputs.EVEN)
     return {name: (odd[name], even[name]) for name in sorted(set(odd) & set(even))}
-
-
-def is_finished_training(config: TrainConfig) -> bool:
-    """Return whether a training with these options came to its end: its micrographs need not be read again."""
-    folder = Path(config.output)
-    try:
-        ending = read_ending(folder / outputs.OUTCOME)
-        recorded = read_card(folder / outputs.MODEL).training.get("options")
-    except CryodenError:  # what is wrong is said by the training
-        return False
-    if ending is None or ending.status not in (DONE, SOME_FAILED) or not isinstance(recorded, dict):
-        return False
-    now = config.begun_with(recorded).lasting_options()
-    return not option_differences(TrainConfig.completed(recorded), now)
