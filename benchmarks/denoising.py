@@ -38,7 +38,7 @@ import torch
 from loaders import drop_cache, peak_gib
 from training import PlainUNet
 
-from cryoden.config import DenoiseConfig, TrainConfig
+from cryoden.config import DenoiseConfig, shared
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.mrc import write_image
 from cryoden.model.denoiser import Denoiser
@@ -195,7 +195,7 @@ def eager_network(options: argparse.Namespace) -> Dict[str, float]:
     """The same network as textbooks write it: float32 with TF32 convolutions, in one piece."""
     device = pick_device(options.device)
     torch.backends.cudnn.benchmark = False
-    unet = build_network("unet", TrainConfig.default_of("channels")).to(device).eval()
+    unet = build_network("unet", shared.UNET_CHANNELS).to(device).eval()
     assert isinstance(unet, UNet)
     plain = PlainUNet(unet)
     sides = [-(-n // unet.step) * unet.step for n in options.shape]
@@ -261,7 +261,7 @@ def files_of(options: argparse.Namespace, which: str) -> List[Path]:
 def write_inputs(options: argparse.Namespace) -> None:
     """Write a model, and micrographs: one noise image, shifted."""
     folder = Path(options.folder)
-    channels = TrainConfig.default_of("channels")
+    channels = shared.UNET_CHANNELS
     weights = {name: array.numpy() for name, array in build_network("unet", channels).state_dict().items()}
     write_model(folder / "model.safetensors", weights, ModelCard("unet", channels, 1.0, {"kind": "standard"}, {}))
     noise = 100 + 3 * np.random.default_rng(1).standard_normal(tuple(options.shape), np.float32)

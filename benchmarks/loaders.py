@@ -30,7 +30,7 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 import torch
 
-from cryoden.config import TrainConfig
+from cryoden.config import TrainConfig, shared
 from cryoden.data.crops import Crop, EpochPlan
 from cryoden.data.loaders import ManagedLoader, StreamingLoader, augment
 from cryoden.data.pair_reader import N_READERS, load_pair
@@ -213,7 +213,7 @@ def make_setup(options: argparse.Namespace, which: str, flags: List[str], max_ba
         odd=odd, even=even, output=str(Path(options.folder) / "out"), crop=options.crop, batch_size=options.batch,
         compile="yes" if device.type == "cuda" else "no", epochs=1000, min_batches=1, max_batches=max_batches,
         window=options.window, memory=1000.0,
-        channels=TrainConfig.default_of("channels") if device.type == "cuda" else (4, 8),
+        network="unet", channels=shared.UNET_CHANNELS if device.type == "cuda" else (4, 8),
         **dict.fromkeys(flags, True),
     )  # fmt: skip
     pairs, failures = find_pairs(odd, even)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cryoden.config import TrainConfig
+from cryoden.config import shared
 from cryoden.model.networks import FIRST_OUTPUT, Network, UNet, build_network
 
 TAPS = {"linear": (0.25, 0.75, 0.75, 0.25), "nearest": (0.0, 1.0, 1.0, 0.0)}
@@ -67,7 +67,7 @@ class Candidate:
     options: Dict[str, Any] = field(default_factory=dict)
     decay: float = 0.0
     goes_back: bool = False
-    channels: Tuple[int, ...] = TrainConfig.default_of("channels")
+    channels: Tuple[int, ...] = shared.UNET_CHANNELS
 
     def build(self, channels: Sequence[int], seed: int) -> Network:
         """Return the network with its first weights."""

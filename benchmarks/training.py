@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cryoden.config import TrainConfig
+from cryoden.config import TrainConfig, shared
 from cryoden.config.shared import FULL
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
@@ -39,7 +39,7 @@ from cryoden.model.training_setup import set_up
 from cryoden.model.training_writer import TrainingWriter
 
 NETWORKS: Dict[str, Tuple[int, ...]] = {
-    "unet": TrainConfig.default_of("channels"),
+    "unet": shared.UNET_CHANNELS,
     "unet of 4 levels": (32, 64, 128, 256),
     "cnn3": (),
 }
@@ -135,7 +135,7 @@ def measure_library(
     forget(device)
     config = TrainConfig(
         odd=str(folder / "odd"), even=str(folder / "even"), output=str(folder / "out"), sampling_rate=FULL,
-        network=name.split()[0], channels=NETWORKS[name] or TrainConfig.default_of("channels"), crop=options.crop,
+        network=name.split()[0], channels=NETWORKS[name], crop=options.crop,
         batch_size=batch, compile=compiled, epochs=1000, min_batches=options.steps, max_batches=options.steps,
     )  # fmt: skip
     setup = set_up(config, TrainingData.find(config), device)

@@ -110,7 +110,8 @@ def run_train(config: TrainConfig) -> Failures:
         return {}
     output = Path(config.output)
     draw_training(output, output / outputs.CURVES)
-    print(f"Best held-out R2 {training.r2:.4f} in epoch {training.best_epoch}: {training.model}")
+    where = f"in epoch {training.best_epoch}" if training.best_epoch else "of the model it started from"
+    print(f"Best held-out R2 {training.r2:.4f} {where}: {training.model}")
     for warning in training.warnings:
         _say(f"warning: {warning}")
     return training.failures

@@ -75,16 +75,12 @@ def test_missing_option_is_named() -> None:
         ("ema", 1.0, "Option --ema is 1.0; it must be at least 0 and below 1."),
         (
             "channels",
-            (),
-            "Option --channels is empty; it must be one or more positive numbers such as 32 64 128.",
-        ),
-        (
-            "channels",
             (8, 0),
             "Option --channels is 8 0; it must be one or more positive numbers such as 32 64",
         ),
         ("network", "vit", "Option --network is 'vit'; it must be one of unet, cnn3, resunet."),
         ("device", "tpu", "Option --device is 'tpu'; it must be auto, cpu, cuda or cuda:N."),
+        ("from_model", " ", "Option --from is empty; it must be auto, general, none, or a model file."),
         ("force", True, "Option --force has no meaning alone. Give --stream."),
         ("seed", -1, "Option --seed is -1; it must be at least 0."),
         ("minutes", float("inf"), "Option --minutes is inf"),

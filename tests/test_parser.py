@@ -54,7 +54,7 @@ def test_training_is_asked_in_the_order_of_its_questions(cryoden: Run) -> None:
 
 def test_files_and_units_stand_for_values(cryoden: Run) -> None:
     text = help_of(cryoden, "train")
-    for words in ("--odd DIR|STAR", "--output DIR", "--from general|none|MODEL", "--minutes MIN", "--memory GiB"):
+    for words in ("--odd DIR|STAR", "--output DIR", "--from auto|general|none|MODEL", "--minutes MIN", "--memory GiB"):
         assert words in text
     assert "usage: cryoden halves [-h] [HALVES OPTIONS] MOVIE|STAR|CS [MOVIE|STAR|CS ...]" in help_of(cryoden, "halves")
     assert "[IMAGE ...]" in help_of(cryoden, "simulate pairs").splitlines()[0]

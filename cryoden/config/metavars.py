@@ -30,7 +30,7 @@ TEXTS: Dict[str, str] = {
     "movie_folder": "DIR",
     "difference": "DIR",
     "model": "general|MODEL",
-    "from_model": "general|none|MODEL",
+    "from_model": "auto|general|none|MODEL",
     "patches": "DIR",
     "reference": "DIR",
     "frames": "FIRST-LAST",

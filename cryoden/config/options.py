@@ -207,7 +207,12 @@ class Options:
     @classmethod
     def with_words(cls, recorded: Mapping[str, Any]) -> Dict[str, Any]:
         """Return options with the word of today where an older version had nothing."""
-        before = {field.name: field.metadata["before"] for field in dataclasses.fields(cls) if field.metadata["words"]}
+        hints = get_type_hints(cls)
+        before = {
+            field.name: field.metadata["before"]
+            for field in dataclasses.fields(cls)
+            if field.metadata["before"] is not dataclasses.MISSING and not _is_of(None, hints[field.name])
+        }
         return {name: before[name] if value is None and name in before else value for name, value in recorded.items()}
 
     @classmethod

@@ -55,7 +55,7 @@ class RunConfig(Config):
         help="Folder for halves/, model/, denoised/ and evaluation/, each as its own command fills it."
     )
     model: Optional[str] = option(None, help="Denoise with this model file instead of training one.")
-    from_model: Optional[str] = _of(TrainConfig, "from_model")
+    from_model: str = _of(TrainConfig, "from_model")
     watch: Optional[float] = option(
         None,
         above=0,
@@ -105,11 +105,11 @@ class RunConfig(Config):
     network: str = _of(TrainConfig, "network")
     channels: Tuple[int, ...] = _of(TrainConfig, "channels")
     sampling_rate: Union[float, str] = _of(TrainConfig, "sampling_rate")
-    epochs: int = _of(TrainConfig, "epochs")
+    epochs: Optional[int] = _of(TrainConfig, "epochs")
     minutes: Optional[float] = _of(TrainConfig, "minutes")
     crop: int = _of(TrainConfig, "crop")
     batch_size: int = _of(TrainConfig, "batch_size")
-    lr: float = _of(TrainConfig, "lr")
+    lr: Optional[float] = _of(TrainConfig, "lr")
     min_batches: int = _of(TrainConfig, "min_batches")
     max_batches: Optional[int] = _of(TrainConfig, "max_batches")
     stream: bool = _of(TrainConfig, "stream")
@@ -152,7 +152,7 @@ class RunConfig(Config):
     def _problems(self) -> Iterator[Problem]:
         if not self.inputs or not all(self.inputs):
             yield option_problem("inputs", "has an empty name; name movies, micrographs, a folder or a STAR file.")
-        if self.model is not None and self.from_model is not None:
+        if self.model is not None and self.from_model not in (shared.AUTO, shared.NOTHING):
             yield option_problem(
                 "model", "and a model to start from exclude each other.", Remedy("leave_out", "from_model")
             )

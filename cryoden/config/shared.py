@@ -20,11 +20,14 @@ UNET_CHANNELS = (32, 64, 128, 256, 256, 256)
 """Of the levels of the U-Net that is trained: six levels see far enough to tell ice from specimen, and gain the most
 (benchmarks/README.md)."""
 
+RESUNET_CHANNELS = (32, 64, 128, 256, 256, 224)
+"""The same of the residual U-Net: those of the general model, whose file is to stay small."""
+
 EXCHANGED_UNET_CHANNELS = (32, 64, 128, 256)
 """Of the U-Net by which implementations are compared: that of the specification, which other programs build too."""
 
-GENERAL = "general"
-"""Names the model that comes with cryoden wherever a model file is named."""
+GENERAL, NOTHING = "general", "none"
+"""Names the model that comes with cryoden wherever a model file is named; no model, where a training may start so."""
 
 AUTO, OFF, FULL = "auto", "off", "full"
 """Words that an option may be instead of a number: chosen by the program; not done; the micrographs' own pixel size."""
@@ -87,6 +90,11 @@ def tile() -> Any:
         at_least=64,
         help="Side in pixels of the tiles that micrographs are cut into; default: as large as the memory allows.",
     )
+
+
+def default_channels(network: str) -> Tuple[int, ...]:
+    """Return the channels of a network that is trained without being told any; cnn3 has no use for them."""
+    return RESUNET_CHANNELS if network == "resunet" else UNET_CHANNELS
 
 
 def channel_problems(channels: Tuple[int, ...]) -> Iterator[Problem]:

@@ -15,6 +15,13 @@ FREE_OPTIONS = (
 """Options that may change when a training is resumed: they change nothing of its result."""
 
 
+EPOCHS, FINE_TUNING_EPOCHS = 20, 10
+"""Of a training from random weights, and from a model."""
+
+LEARNING_RATE, FINE_TUNING_RATE = 1e-3, 2e-4
+"""Highest ones of the same (benchmarks/fine_tuning.py)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
     """Train a denoiser on odd and even micrographs (Noise2Noise)."""
@@ -41,16 +48,25 @@ class TrainConfig(Config):
     patch: Optional[int] = option(None, at_least=1, help="Side in pixels of patches that come without manifest.json.")
     output: str = option(help="Folder for model.safetensors, log.jsonl, curves.png and checkpoint.pt.")
     network: str = option(
-        "unet",
+        "resunet",
         choices=shared.NETWORKS,
-        help="U-Net (unet), residual U-Net (resunet) or CNN3 (cnn3, three layers, 2,625 parameters).",
+        before="unet",
+        help="Residual U-Net (resunet), U-Net (unet, that of 0.1) or CNN3 (cnn3, three layers, 2,625 parameters).",
     )
     channels: Tuple[int, ...] = option(
-        shared.UNET_CHANNELS, help="Number of channels at each level of the U-Net, from full resolution down."
+        (),
+        before=shared.UNET_CHANNELS,
+        help="Number of channels at each level of a U-Net, from full resolution down. Default: "
+        f"{' '.join(map(str, shared.RESUNET_CHANNELS))}; of the plain U-Net "
+        f"{' '.join(map(str, shared.UNET_CHANNELS))}.",
     )
     sampling_rate: Union[float, str] = shared.working_rate("to train and denoise")
-    epochs: int = option(
-        20, at_least=1, help="Number of epochs; in each, about as many crops are drawn as a half-overlapping grid has."
+    epochs: Optional[int] = option(
+        None,
+        at_least=1,
+        before=EPOCHS,
+        help="Number of epochs; in each, about as many crops are drawn as a half-overlapping grid has. Default: "
+        f"{EPOCHS}, or {FINE_TUNING_EPOCHS} from a model.",
     )
     minutes: Optional[float] = option(None, above=0, help="Train for this many minutes instead of a number of epochs.")
     crops: str = option(
@@ -62,8 +78,12 @@ class TrainConfig(Config):
         512, at_least=32, help="Side of the square training crops in pixels (smaller if the micrographs are)."
     )
     batch_size: int = option(8, at_least=1, help="Crops per optimisation step (batch size).")
-    lr: float = option(
-        1e-3, above=0, help="Peak learning rate, reached after a warm-up and lowered to zero along a cosine."
+    lr: Optional[float] = option(
+        None,
+        above=0,
+        before=LEARNING_RATE,
+        help="Peak learning rate, reached after a warm-up and lowered to zero along a cosine. Default: "
+        f"{LEARNING_RATE:g}, or {FINE_TUNING_RATE:g} from a model.",
     )
     ema: float = option(
         0.99,
@@ -119,23 +139,63 @@ class TrainConfig(Config):
     seed: int = option(1, at_least=0, help="Random seed.")
     device: str = shared.device()
     resume: bool = option(False, help="Resume from the last checkpoint in the output folder.")
-    from_model: Optional[str] = option(None, name="from", help="Start from the weights of this model (fine-tuning).")
+    from_model: str = option(
+        shared.AUTO,
+        name="from",
+        before=shared.NOTHING,
+        help="Start from the weights of this model (fine-tuning); general: the model that comes with cryoden; none: "
+        "random weights. auto: general where network, channels, normalisation and pixel size are its own, otherwise "
+        "none.",
+    )
+
+    @property
+    def is_fine_tuning(self) -> bool:
+        """Whether it starts from a model; of `auto`, that is not settled yet."""
+        return self.from_model not in (shared.AUTO, shared.NOTHING)
+
+    @property
+    def network_channels(self) -> Tuple[int, ...]:
+        """Channels of the network's levels."""
+        return self.channels or shared.default_channels(self.network)
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate."""
+        return self.lr or (FINE_TUNING_RATE if self.is_fine_tuning else LEARNING_RATE)
+
+    @property
+    def n_epochs(self) -> int:
+        """Number of epochs, where minutes do not count."""
+        return self.epochs or (FINE_TUNING_EPOCHS if self.is_fine_tuning else EPOCHS)
 
     def begun_with(self, recorded: Mapping[str, Any]) -> TrainConfig:
-        """Return the options with which a training goes on: where the pixel size is `auto`, the one chosen then.
+        """Return the options with which a training goes on: what is left open here is as it was settled then.
 
         Parameters
         ----------
         recorded
-            Option -> value, of the training that was begun; what version 0.1 recorded as nothing was `full`.
+            Option -> value, of the training that was begun. What version 0.1 recorded as nothing was the pixel size
+            `full` and the start `none`, and its own default network goes on where none is asked for.
         """
-        if self.sampling_rate != shared.AUTO:
-            return self
-        return dataclasses.replace(self, sampling_rate=self.completed(recorded)["sampling_rate"])
+        then = self.completed(recorded)
+        changes: Dict[str, Any] = {}
+        is_of_0_1 = recorded.get("from_model") is None and then["network"] == "unet"
+        is_of_file = self.is_fine_tuning and self.from_model == then["from_model"]
+        if (is_of_0_1 or is_of_file) and self.network == self.default_of("network"):
+            changes["network"] = then["network"]
+        if not self.channels and changes.get("network", self.network) == then["network"]:
+            changes["channels"] = tuple(then["channels"])
+        if self.sampling_rate == shared.AUTO:
+            changes["sampling_rate"] = then["sampling_rate"]
+        if self.from_model in (shared.AUTO, shared.GENERAL):
+            changes["from_model"] = then["from_model"]
+        changes.update({name: then[name] for name in ("lr", "epochs") if getattr(self, name) is None})
+        return dataclasses.replace(self, **changes)
 
     def lasting_options(self) -> Dict[str, Any]:
-        """Return the options that make a training what it is, as JSON types."""
-        return {name: value for name, value in self.to_dict().items() if name not in FREE_OPTIONS}
+        """Return the options that make a training what it is, as JSON types; what is left open, as it is meant."""
+        meant = {"channels": list(self.network_channels), "lr": self.peak_lr, "epochs": self.n_epochs}
+        return {name: value for name, value in {**self.to_dict(), **meant}.items() if name not in FREE_OPTIONS}
 
     def _problems(self) -> Iterator[Problem]:
         if self.patches and (self.odd or self.even):
@@ -147,6 +207,9 @@ class TrainConfig(Config):
             yield option_problem(missing, "is missing: training needs both halves, or patch files.")
         if self.patch is not None and not self.patches:
             yield option_problem("patch", "has no meaning without patch files.", Remedy("set", "patches"))
-        yield from shared.channel_problems(self.channels)
+        if self.channels:
+            yield from shared.channel_problems(self.channels)
+        if not self.from_model.strip():
+            yield option_problem("from_model", "is empty; it must be auto, general, none, or a model file.")
         if self.force and not self.stream:
             yield option_problem("force", "has no meaning alone.", Remedy("set", "stream"))

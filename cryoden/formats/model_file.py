@@ -34,6 +34,12 @@ MOST_LEVELS = 16
 """Of a U-Net: its coarsest pixels would be wider than any micrograph."""
 
 
+KEPT_START = (
+    "No epoch explained more of the held-out halves than the model that the training started from: it was kept."
+)
+"""Of a training that could not make its start better."""
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What a model is and where it comes from.
@@ -76,6 +82,19 @@ class ModelCard:
         """Finest and coarsest A/px of what its network may see: of the general model, those that it learned at."""
         finest, coarsest = self.training[GENERAL]["rates"] if self.is_general else (self.sampling_rate,) * 2
         return float(finest), float(coarsest)
+
+    @property
+    def start(self) -> Optional[str]:
+        """What its training started from, in words; None: from random weights, or that is unknown."""
+        start = self.training.get("start")
+        if not isinstance(start, dict):
+            return None
+        return f"the {LABEL[0].lower()}{LABEL[1:]}" if start.get("model") == GENERAL else str(start.get("model"))
+
+    @property
+    def is_kept_start(self) -> bool:
+        """Whether its weights are still those of the model that its training started from."""
+        return isinstance(self.training.get("start"), dict) and self.training.get("epoch") == 0
 
     @property
     def r2(self) -> Optional[float]:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional
 
+from cryoden.config.shared import NOTHING
 from cryoden.errors import Problem
 from cryoden.formats.model_file import ModelCard
 from cryoden.wording import counted
@@ -66,7 +67,7 @@ class TrainingFacts:
             is_last = epoch is not None and n_epochs is not None and epoch >= n_epochs
         return cls(
             n_steps=_number(training, "step"),
-            is_fine_tuned=bool(options.get("from_model")),
+            is_fine_tuned=options.get("from_model") not in (None, NOTHING),
             is_of_last_epoch=is_last,
             pattern_share=_number(training, "pattern_share"),
             **{name: _number(training, name) for name in ("r2", "r2_error", "r2_before", "wiener_r2")},

@@ -72,6 +72,11 @@ class TrainingProgress:
         """Optimisation steps in the epoch that runs: a batch without a usable micrograph is none."""
         return self.step - (self.records[-1]["step"] if self.records else 0)
 
+    @property
+    def is_start_best(self) -> bool:
+        """Whether no epoch was better than the model that the training started from."""
+        return bool(self.records) and self.best_epoch == 0
+
     def end_epoch(self, record: Dict[str, Any]) -> bool:
         """Begin the next epoch and take the record of the finished one into the log; return whether it is the best."""
         self.epoch, self.batch, self.loss_sum = record["epoch"], 0, 0.0
@@ -109,7 +114,7 @@ def share_done(config: TrainConfig, epochs: float, seconds: float) -> float:
     """Return how much of a training is over, of its minutes if it has such, else of its epochs; 1 or more = all."""
     if config.minutes is not None:
         return seconds / (60 * config.minutes)
-    return epochs / config.epochs
+    return epochs / config.n_epochs
 
 
 def expected_pixels(config: TrainConfig, shapes: Sequence[Tuple[int, int]], crop: int) -> int:
@@ -126,7 +131,7 @@ def expected_pixels(config: TrainConfig, shapes: Sequence[Tuple[int, int]], crop
     """
     n_batches = sum(rows * columns for rows, columns in shapes) * 4 // (config.batch_size * crop**2)
     n_batches = min(max(n_batches, config.min_batches), config.max_batches or n_batches + config.min_batches)
-    return config.epochs * n_batches * config.batch_size * crop**2
+    return config.n_epochs * n_batches * config.batch_size * crop**2
 
 
 def has_lost_patience(config: TrainConfig, progress: TrainingProgress) -> bool:

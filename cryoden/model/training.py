@@ -18,7 +18,7 @@ from cryoden.data.loaders import Shard
 from cryoden.errors import OptionError, Problem, Remedy, TrainingError, option_problem
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder
-from cryoden.formats.model_file import read_card
+from cryoden.formats.model_file import KEPT_START, read_card
 from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.progress_log import write_above_bar
 from cryoden.metrics.model_weaknesses import pattern_sentence, weaknesses
@@ -27,6 +27,7 @@ from cryoden.model.devices import pick_device
 from cryoden.model.predictor import Predictor
 from cryoden.model.processes import all_gather, any_of, broadcast, local_rank, process_group
 from cryoden.model.schedule import Stopwatch, has_lost_patience, learning_rate_factor, share_done
+from cryoden.model.trained_model import settle_start, start_facts
 from cryoden.model.training_data import TrainingData, settle_working_rate
 from cryoden.model.training_reporter import TrainingReporter
 from cryoden.model.training_setup import TrainingSetup, set_up
@@ -122,6 +123,8 @@ def run_training(
             if data.pattern_share is not None:
                 reporter.warn(f"The halves have a fixed pattern. {pattern_sentence(data.pattern_share)}")
 
+        if is_new:
+            config = settle_start(config, data)
         n_micrographs = len(data.training) + len(data.held_out)
         setup = set_up(config, data, device, shard, on_read=reporter.counting("reading", n_micrographs))
         try:
@@ -175,13 +178,28 @@ def fit(
     writer = TrainingWriter(setup, stopwatch)
 
     leave_out_failed(setup)
-    reporter.begin(progress, _share_done(setup, progress.seconds))
+    reporter.begin(progress, _share_done(setup, progress.seconds), config)
+    if config.is_fine_tuning and not progress.step and not progress.records:
+        _validate_start(setup, writer, stopwatch, reporter)
     while not has_lost_patience(config, progress) and _share_done(setup, progress.seconds) < 1:
         record = train_epoch(setup, writer, stopwatch, should_stop, reporter)
         compared = validate(setup, reporter)
         record.update(score_epoch(compared))
         record["seconds"] = broadcast(stopwatch.seconds, shard)
         writer.write_epoch(record, compared)
+    if progress.is_start_best and shard.rank == 0:
+        log.info("%s", KEPT_START)
+
+
+def _validate_start(
+    setup: TrainingSetup, writer: TrainingWriter, stopwatch: Stopwatch, reporter: TrainingReporter
+) -> None:
+    """Measure the model that the training starts from: as epoch 0 it is kept unless a later one is better."""
+    compared = validate(setup, reporter)
+    record: Dict[str, Any] = {"epoch": 0, "step": 0, "loss": None, "start": start_facts(setup.config.from_model)}
+    record.update(score_epoch(compared))
+    record["seconds"] = broadcast(stopwatch.seconds, setup.shard)
+    writer.write_epoch(record, compared)
 
 
 def train_epoch(
@@ -217,7 +235,7 @@ def train_epoch(
             if batch is None:  # none of its micrographs can be used
                 continue
             inputs, targets = batch
-            loss += setup.step(inputs, targets, config.lr * learning_rate_factor(done))
+            loss += setup.step(inputs, targets, config.peak_lr * learning_rate_factor(done))
             if writer.is_checkpoint_due:
                 writer.write_checkpoint(float(loss))
             reporter.step(progress, len(plan.batches), done, loss.item)
@@ -306,9 +324,11 @@ def _require_finite(loss: float, setup: TrainingSetup) -> None:
         return
     progress = setup.state.progress
     kept = f"the model of epoch {progress.best_epoch} is kept" if progress.best_epoch else "there is no model yet"
+    if progress.is_start_best:
+        kept = "the model that it started from is kept"
     raise TrainingError(
-        f"The loss became {loss} in epoch {progress.epoch + 1}; {kept}. The learning rate {setup.config.lr:g} is too "
-        "high for these micrographs.",
+        f"The loss became {loss} in epoch {progress.epoch + 1}; {kept}. The learning rate {setup.config.peak_lr:g} is "
+        "too high for these micrographs.",
         subject="lr",
         remedy=Remedy("change", "lr"),
     )

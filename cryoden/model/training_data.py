@@ -10,7 +10,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 import numpy as np
 
 from cryoden.config import TrainConfig
-from cryoden.config.shared import AUTO, FULL
+from cryoden.config.shared import AUTO, FULL, GENERAL
 from cryoden.data.crops import fitting_crop
 from cryoden.data.loaders import Shard
 from cryoden.data.normalize import STANDARD, Normalization, p95_normalization
@@ -43,14 +43,15 @@ MAX_FAILED_SHARE = 0.5
 def settle_working_rate(config: TrainConfig, shard: Shard = Shard()) -> TrainConfig:
     """Return the options with a number, or `full`, as their pixel size: where it is `auto`, the first process chooses.
 
-    That of a model to start from goes first; patches keep their own.
+    That of a model file to start from goes first; patches keep their own.
     """
     if config.sampling_rate != AUTO:
         return config
     chosen = 0.0
     if shard.rank == 0 and not config.patches:
         with suppress(CryodenError):  # what is wrong with halves or model is said where they are used
-            known = read_card(config.from_model).sampling_rate if config.from_model else None
+            is_of_file = config.is_fine_tuning and config.from_model != GENERAL
+            known = read_card(config.from_model).sampling_rate if is_of_file else None
             chosen = working_rate(AUTO, config.odd or "", config.even or "", known) or 0.0
     return replace(config, sampling_rate=broadcast(chosen, shard) or FULL)
 

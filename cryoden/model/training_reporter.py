@@ -77,7 +77,7 @@ class TrainingReporter:
         log.warning("cryoden: warning: %s", text)
         self._warnings = (*self._warnings, text)
 
-    def begin(self, progress: TrainingProgress, done: float) -> None:
+    def begin(self, progress: TrainingProgress, done: float, config: Optional[TrainConfig] = None) -> None:
         """Say where the training starts, or is resumed.
 
         Parameters
@@ -86,9 +86,12 @@ class TrainingReporter:
             How far it is.
         done
             The share of it that is over, 0 to 1.
+        config
+            The options, where some of them were settled since.
         """
         if self._config is None:
             return
+        self._config = config or self._config
         self._is_writing = True
         self._remaining, self._share_begun = RemainingTime(self._clock), done
         self._say(self._at(progress, done, None))
@@ -138,9 +141,9 @@ class TrainingReporter:
             seconds_left = self._remaining.seconds(done - self._share_begun, 1 - done) if self._remaining else None
         return TrainingStatus(
             epoch=progress.epoch + 1,
-            n_epochs=None if is_timed else config.epochs,
+            n_epochs=None if is_timed else config.n_epochs,
             step=progress.step,
-            n_steps=None if is_timed or n_batches is None else n_batches * config.epochs,
+            n_steps=None if is_timed or n_batches is None else n_batches * config.n_epochs,
             share=done,
             seconds_left=seconds_left,
             r2=progress.records[-1]["r2"] if progress.records else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Dict, Type
 
 import torch
@@ -12,6 +13,7 @@ from cryoden.data.crops import EpochPlan
 from cryoden.data.loader_choice import choose_loading, make_loader
 from cryoden.data.loaders import Loader, Shard
 from cryoden.data.normalize import Normalization
+from cryoden.formats import outputs
 from cryoden.model.devices import free_bytes, resolve_precision
 from cryoden.model.networks import build_network
 from cryoden.model.schedule import expected_pixels
@@ -105,9 +107,9 @@ def set_up(
         If the first model, the crops or the micrographs cannot be used.
     """
     normalization = data.normalization(config)
-    network = build_network(config.network, config.channels, config.seed).to(device)
+    network = build_network(config.network, config.network_channels, config.seed).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.from_model:
+    if config.is_fine_tuning and not (Path(config.output) / outputs.CHECKPOINT).exists():
         start_from(config.from_model, network, config, data.sampling_rate)
 
     # Managed loaders read all micrographs here: what is wrong with them is known before the first step.
@@ -116,7 +118,7 @@ def set_up(
     loading = choose_loading(config, data.training, data.held_out, crop, device, free)
     loader = make_loader(loading, data.training, data.held_out, crop, device, shard, normalization, on_read)
 
-    state = TrainingState(network, config.lr, config.ema)
+    state = TrainingState(network, config.peak_lr, config.ema)
     forward = prepare_forward(network, config, device, shard, expected_pixels(config, data.shapes, crop))
     step = step_class(state, forward, resolve_precision(device, config.precision, is_training=True))
     return TrainingSetup(config, data, device, shard, normalization, crop, loading.window, loader, state, step)

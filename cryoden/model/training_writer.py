@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from cryoden.config import TrainConfig
-from cryoden.config.shared import AUTO
 from cryoden.errors import ExistingResultsError, Remedy
 from cryoden.formats import outputs
 from cryoden.formats.files import make_folder
@@ -92,11 +91,18 @@ class TrainingWriter:
         setup = self._setup
         records = setup.state.progress.records
         r2_before = records[-2]["r2"] if len(records) > 1 else None
-        card = training_card(setup.config, setup.data, setup.normalization, setup.crop, record, r2_before)
+        start = records[0].get("start")
+        card = training_card(setup.config, setup.data, setup.normalization, setup.crop, record, r2_before, start)
         write_trained(path, setup.state.averaged_network, card)
 
 
 def _log_epoch(record: Dict[str, Any], is_best: bool) -> None:
+    if not record["epoch"]:
+        log.info(
+            "Start: held-out loss %.5f, R2 %.4f (Wiener filter %.4f)",
+            record["validation_loss"], record["r2"], record["wiener_r2"],
+        )  # fmt: skip
+        return
     log.info(
         "Epoch %d: loss %.5f, held-out loss %.5f, R2 %.4f%s (Wiener filter %.4f), %.1f crops/s",
         record["epoch"],
@@ -110,14 +116,14 @@ def _log_epoch(record: Dict[str, Any], is_best: bool) -> None:
 
 
 def as_begun(folder: Path, config: TrainConfig) -> TrainConfig:
-    """Return the options with the pixel size of the training that goes on, where none is asked for.
+    """Return the options with what the training that goes on has settled, where they leave it open.
 
     Raises
     ------
     FileError
         If the training's checkpoint cannot be read.
     """
-    if not config.resume or config.sampling_rate != AUTO:  # a checkpoint may be large: it is read where it is needed
+    if not config.resume:
         return config
     recorded = recorded_options(folder)
     return config if recorded is None else config.begun_with(recorded)

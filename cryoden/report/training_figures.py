@@ -73,7 +73,8 @@ def _weaknesses_of(folder: PathLike) -> List[Problem]:
 
 def _plot_losses(axes: Any, records: Sequence[Dict[str, Any]]) -> None:
     epochs = [record["epoch"] for record in records]
-    axes.plot(epochs, [record["loss"] for record in records], "o-", ms=3, label="training")
+    trained = [(record["epoch"], record["loss"]) for record in records if record["epoch"]]  # epoch 0 is the start
+    axes.plot(*zip(*trained) if trained else ((), ()), "o-", ms=3, label="training")
     axes.plot(epochs, [record["validation_loss"] for record in records], "o-", ms=3, label="held out")
     axes.set(xlabel="epoch", ylabel="prediction against the other half", title="Loss (mean squared error)")
     axes.legend()

@@ -14,7 +14,7 @@ from pyworkflow.protocol import params
 from cryoden.config import NETWORKS, TrainConfig, shared
 from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
-from cryoden.formats.model_file import read_card
+from cryoden.formats.model_file import KEPT_START, read_card
 from cryoden.formats.training_folder import read_status
 from cryoden.wording import counted
 from cryoden_scipion import convert
@@ -25,10 +25,13 @@ from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesIn
 EPOCHS, MINUTES = 0, 1
 AUTO, STREAMING, ALWAYS_STREAMING = 0, 1, 2
 NETWORK_LABELS = {
-    "unet": "U-Net (best)",
+    "unet": "U-Net (that of 0.1)",
     "cnn3": "CNN3 (three layers, quick)",
-    "resunet": "Residual U-Net (smoother spectrum)",
+    "resunet": "Residual U-Net (best)",
 }
+
+STARTS = {"auto": "general model", "none": "nothing (random weights)"}
+"""What a training may start from, where no model is given -> what the form says."""
 
 HOW_TO_TRAIN_ON = "To train on from this model, give it to a copy as *Start from model*."
 
@@ -147,9 +150,22 @@ class CryodenProtTrain(HalvesInput):
             "channels",
             params.NumericListParam,
             "U-Net channels",
-            default=" ".join(str(n) for n in TrainConfig.default_of("channels")),
+            default="",
+            allowsNull=True,
             condition=f"network!={NETWORKS.index('cnn3')}",
             expertLevel=params.LEVEL_ADVANCED,
+        )
+        form.addParam(
+            "startFrom",
+            params.EnumParam,
+            choices=list(STARTS.values()),
+            default=0,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="Start from",
+            help="*general model*: from the weights of the model that comes with cryoden, which is better sooner. It "
+            "works between 3 and 6.5 Å/px, with the default network, channels and normalisation; otherwise the "
+            "training starts from nothing, and its log says why.\n"
+            "*nothing*: from random weights.",
         )
         form.addParam(
             "startModel",
@@ -157,7 +173,9 @@ class CryodenProtTrain(HalvesInput):
             pointerClass="CryodenModel",
             allowsNull=True,
             label="Start from model",
-            help="Start from the weights of an earlier model of the same network (fine-tuning) instead of random ones.",
+            help="Start from the weights of an earlier model (fine-tuning) instead of what *Start from* says; a file "
+            "becomes one by *import denoiser*.\n"
+            "Whatever a training starts from is measured first, and kept if no epoch is better.",
         )
 
     def _defineMemoryParams(self, form: params.Form) -> None:
@@ -247,7 +265,16 @@ class CryodenProtTrain(HalvesInput):
             f"It explains *{100 * model.getR2():.1f} %* of the signal variance of held-out micrographs "
             "(R2, 300-8 Å; 0 % is a constant image, 100 % the unknown clean one).",
         ]
-        return lines + self._modelWarningLines(model) + self._failureLines()
+        return lines + self._startLines(model) + self._modelWarningLines(model) + self._failureLines()
+
+    @staticmethod
+    def _startLines(model: CryodenModel) -> List[str]:
+        """Return what the training started from, where that was a model whose file is still there."""
+        try:
+            card = read_card(model.getFileName())
+        except CryodenError:
+            return []
+        return [f"Started from {card.start}."] * bool(card.start) + [f"*{KEPT_START}*"] * card.is_kept_start
 
     def _progressLines(self) -> List[str]:
         """Return how far a training is that runs or was stopped, and where more is to be seen."""
@@ -275,9 +302,14 @@ class CryodenProtTrain(HalvesInput):
             f"micrographs at {card.sampling_rate:.3g} Å/px in crops of {facts['crop']} px"
             + (f"; {counted(nHeldOut, 'pair')} more served for validation." if nHeldOut else "."),
         ]
+        if card.start is not None:
+            lines.append(f"The training started from {card.start}.")
+        if card.is_kept_start:
+            lines.append(KEPT_START)
         if card.r2 is not None:
+            model = "It" if card.is_kept_start else f"The model of epoch {facts['epoch']}"
             lines.append(
-                f"The model of epoch {facts['epoch']} explains {100 * card.r2:.1f} % of the signal variance of "
+                f"{model} explains {100 * card.r2:.1f} % of the signal variance of "
                 f"held-out micrographs between {facts['score_band_A'][0]:g} and {facts['score_band_A'][1]:g} Å "
                 f"(R2 = {card.r2:.3f})."
             )
@@ -296,7 +328,7 @@ class CryodenProtTrain(HalvesInput):
             even=self._getExtraPath(EVEN_STAR),
             output=self._getExtraPath(),
             network=NETWORKS[self.network.get()],
-            channels=tuple(int(n) for n in self.channels.get().split()),
+            channels=tuple(int(n) for n in (self.channels.get() or "").split()),
             sampling_rate=self._numberOrWord(TrainConfig, "sampling_rate"),
             epochs=self.epochs.get(),
             minutes=self.minutes.get() if self.budget.get() == MINUTES else None,
@@ -320,7 +352,7 @@ class CryodenProtTrain(HalvesInput):
             seed=self.seed.get(),
             device=self._device(),
             resume=True,
-            from_model=start.getFileName() if start is not None else None,
+            from_model=start.getFileName() if start is not None else list(STARTS)[self.startFrom.get()],
         )
 
     def _waitFor(self, path: str) -> None:

@@ -30,7 +30,12 @@ PIXEL_TOLERANCE = 1e-4
 RENAMED_OUTPUTS = {"CryodenProtSimulateMovies": {"outputMicrographs", "outputCoordinates"}}
 """Protocol -> outputs that new runs call otherwise; runs of 0.1 have them."""
 
-CHANGED_DEFAULTS = {}
+CHANGED_DEFAULTS = {
+    ("CryodenProtTrain", "network"): "2",
+    ("CryodenProtTrain", "channels"): "",
+    ("CryodenProtTrain", "epochs"): None,
+    ("CryodenProtTrain", "lr"): None,
+}
 """(protocol, field) -> today's default, where it is meant to be another than in 0.1."""
 
 

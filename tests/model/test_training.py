@@ -261,7 +261,7 @@ def test_number_of_epochs_and_batches(halves: Dict[str, np.ndarray], options: di
     """75 places make 19 batches of 4; where that is too few, every place is given a whole number of times."""
     train(replace(QUICK, **options))
     assert [record["step"] for record in log_of("out")] == steps
-    assert log_of("out")[-1]["learning_rate"] < 0.2 * QUICK.lr  # towards zero at the end, whatever its length
+    assert log_of("out")[-1]["learning_rate"] < 0.2 * QUICK.peak_lr  # towards zero at the end, whatever its length
 
 
 def test_coarser_pixels_are_trained_on(halves: Dict[str, np.ndarray]) -> None:
@@ -423,7 +423,7 @@ def test_minutes_end_in_time(halves: Dict[str, np.ndarray]) -> None:
     run_training(replace(QUICK, epochs=1000, minutes=2.0, max_batches=None), clock=clock)
     records = [json.loads(line) for line in Path("out/log.jsonl").read_text().splitlines()]
     assert 120 <= records[-1]["seconds"] < 130
-    assert records[-1]["learning_rate"] < 1e-3 * QUICK.lr  # lowered to zero until then
+    assert records[-1]["learning_rate"] < 1e-3 * QUICK.peak_lr  # lowered to zero until then
     assert clock.seconds < 150
 
 
