@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cryoden.formats.relion_job import MovieCorrection
-from cryoden.movies.motion.estimation import GLOBAL, LOCAL, UNALIGNED, MotionEstimate, estimate_motion
+from cryoden.movies.motion.estimation import GLOBAL, LOCAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
 from cryoden.movies.motion.motion import Motion
 from cryoden.movies.motion.stored_shifts import Shift
 from cryoden.movies.movie import Movie
@@ -18,6 +18,15 @@ RESOLUTION_A = 8.0
 
 JUMP_A = 20.0
 """Between two frames; specimens do not move that far at once, stages that are touched do."""
+
+STILL_PX = 0.1
+"""Frames of a specimen move more than that on average; patterns of detectors do not."""
+
+MAX_NULL = 0.5
+"""Agreement of frames that show different things, relative to that of the movie's own."""
+
+MAX_NAMED = 6
+"""Frames that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +143,12 @@ def align_movie(movie: Movie, sampling_rate: float, n_patches: int, n_threads: i
     estimate = estimate_motion(frames, len(movie.frame_indices), movie.shape, sampling_rate, n_patches, n_threads)
     applied, doubts = _verdict(estimate)
     steps = np.hypot(*np.diff(estimate.shifts, axis=0).T) * sampling_rate
-    if estimate.is_found and steps.max() > JUMP_A:
-        frame = movie.frame_indices[int(steps.argmax()) + 1] + 1
-        doubts.append(f"frame {frame} lies {steps.max():.0f} A from the one before it")
+    if estimate.is_found:
+        numbers = [movie.frame_indices[index] + 1 for index in estimate.strangers]
+        doubts += _strange_frames(numbers) + _strange_motion(estimate.shifts, steps, movie.frame_indices)
+        if estimate.at_break is not None:
+            number = movie.frame_indices[estimate.at_break] + 1
+            doubts.append(f"its frames from about frame {number} on have nothing in common with those before")
 
     n_early = max(1, len(steps) // 4)
     return Alignment(
@@ -153,12 +165,48 @@ def _verdict(estimate: MotionEstimate) -> Tuple[str, List[str]]:
         return UNALIGNED, [f"its frames have nothing in common by which they could be aligned (score {score:.1f})"]
     if frc[GLOBAL] < frc[UNALIGNED]:
         return UNALIGNED, [
-            f"aligned, its halves agree less than unaligned (FRC {frc[GLOBAL]:.3f}, was {frc[UNALIGNED]:.3f})"
+            f"aligned, its halves agree less than unaligned (FRC {frc[GLOBAL]:.3f}, was {frc[UNALIGNED]:.3f}), as "
+            "those of frames do that share a pattern of the detector; check the gain reference"
+        ]
+    if frc[NULL] > MAX_NULL * frc[GLOBAL]:
+        return UNALIGNED, [
+            f"frames that show different things are made to agree nearly as much (FRC {frc[NULL]:.3f}) as its own "
+            f"(FRC {frc[GLOBAL]:.3f})"
         ]
     doubts = [] if estimate.is_converged else ["the shifts had not settled after the last iteration"]
-    if estimate.coefficients is None:
-        return GLOBAL, doubts
-    if frc[LOCAL] < frc[GLOBAL]:
-        doubts.append(f"local motion made its halves agree less (FRC {frc[LOCAL]:.3f}, was {frc[GLOBAL]:.3f})")
+    if estimate.coefficients is None or frc[LOCAL] < frc[GLOBAL]:
         return GLOBAL, doubts
     return LOCAL, doubts
+
+
+def _strange_frames(numbers: List[int]) -> List[str]:
+    """Return what is said of frames, counted from 1, that have nothing in common with the others."""
+    if not numbers:
+        return []
+    named = ", ".join(str(number) for number in numbers[:MAX_NAMED]) + (", ..." if len(numbers) > MAX_NAMED else "")
+    which, have = ("frame", "has") if len(numbers) == 1 else ("frames", "have")
+    return [f"{which} {named} {have} nothing in common with the others; leave out what is blank or overexposed"]
+
+
+def _strange_motion(shifts: np.ndarray, steps: np.ndarray, frame_indices: Sequence[int]) -> List[str]:
+    """Return what is said of a jump, or of frames that do not move.
+
+    Parameters
+    ----------
+    shifts
+        Of the frames, px.
+    steps
+        How far each frame is from the one before it, A.
+    frame_indices
+        Of the frames in the movie, counted from 0.
+    """
+    if steps.max() > JUMP_A:
+        frame = frame_indices[int(steps.argmax()) + 1] + 1
+        return [f"frame {frame} lies {steps.max():.0f} A from the one before it"]
+    spread = float(np.sqrt(((shifts - shifts.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    if spread < STILL_PX:
+        return [
+            f"its frames do not move ({spread:.2f} px): they are aligned already, or what they share is a pattern of "
+            "the detector; check the gain reference"
+        ]
+    return []

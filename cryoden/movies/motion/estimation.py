@@ -8,7 +8,7 @@ IUCrJ 6, 5-17.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
@@ -40,6 +40,15 @@ CONVERGED_PX = 0.05
 
 MAX_ITERATIONS = 10
 
+MAX_JUMPS = 4
+"""How often frames that are far from the others are moved to them."""
+
+N_PARTS = 8
+"""Of a movie, between which a break is looked for."""
+
+BROKEN = 0.35
+"""Agreement of what is before and after a break, relative to that elsewhere."""
+
 FRAME_EDGE, PATCH_EDGE = 1 / 24, 1 / 8
 """Share of the side in which frames and patches fall to 0, at either end."""
 
@@ -54,6 +63,8 @@ MIN_SCORE = 6.0
 
 MIN_GROUPS = 6
 """Of frames: a cubic polynomial of time needs more than four."""
+
+NO_FRAMES = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,10 @@ class MotionEstimate:
         Of the local motion, `(2, 6, 3)` as in `LocalMotionModel`; None = not looked for, or nothing found.
     observed
         Of the local motion: frame (middle of the group, from 1), x, y (px) and the two shifts of each patch, `(n, 5)`.
+    strangers
+        Frames, counted from 0, that have nothing in common with the others: their shifts are those of their neighbours.
+    at_break
+        About the first frame, counted from 0, from which on none shows what those before it show; None as it should be.
     """
 
     shifts: np.ndarray
@@ -91,6 +106,8 @@ class MotionEstimate:
     highest_per_angstrom: float
     coefficients: Optional[np.ndarray] = None
     observed: Optional[np.ndarray] = None
+    strangers: np.ndarray = field(default_factory=lambda: NO_FRAMES)
+    at_break: Optional[int] = None
 
     @property
     def frc(self) -> Dict[str, float]:
@@ -154,7 +171,7 @@ def estimate_motion(
     kept = Frames(FrameSpectra.of_images(images, n_kept, band, n_threads), groups, n_frames, sampling_rate)
 
     found = _whole_frames(kept)
-    if n_patches < 3 or not found.is_found:
+    if n_patches < 3 or not found.is_found or n_kept < MIN_GROUPS:
         return found
     return _with_local_motion(found, kept, n_patches, n_threads)
 
@@ -240,8 +257,10 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
             break
         size *= 2  # single frames show too little
 
+    places, at_break = _reunited(items, places)
     first = _interpolated(places, items.times, np.arange(kept.n_frames))
     shifts, measured, change = _refined(items, first)
+    strangers = [items.groups[number] for number in np.flatnonzero(_are_strange(measured.scores))]
 
     still = np.zeros_like(places)
     curves = {UNALIGNED: ring_frc([items.spectra], [still])}
@@ -250,7 +269,76 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
         curves[NULL] = _null_frc(items, shifts)
     uncertainty = float(np.sqrt(np.median(_variances(measured))))
     highest_per_angstrom = items.spectra.band.highest_per_angstrom
-    return MotionEstimate(shifts, uncertainty, measured.scores, change < CONVERGED_PX, curves, highest_per_angstrom)
+    return MotionEstimate(
+        shifts, uncertainty, measured.scores, change < CONVERGED_PX, curves, highest_per_angstrom,
+        strangers=np.concatenate([NO_FRAMES, *strangers]),
+        at_break=None if at_break is None else int(items.groups[at_break][0]),
+    )  # fmt: skip
+
+
+def _reunited(items: Frames, places: np.ndarray) -> Tuple[np.ndarray, Optional[int]]:
+    """Return the shifts after frames that are far from the others are moved to them, and where that was impossible.
+
+    Where a stage was touched, those before and those after may agree among themselves, out of each other's reach. The
+    second is the first item that has nothing in common with those before it, nor has any of those after it.
+    """
+    for _ in range(MAX_JUMPS):
+        moved = _strays_moved(items, places)
+        if moved is None:
+            moved, at_break = _joined(items, places)
+        if moved is None:
+            return places, at_break
+        places = _by_peaks(items, moved - moved[0])
+    return places, _joined(items, places)[1]
+
+
+def _strays_moved(items: Frames, places: np.ndarray) -> Optional[np.ndarray]:
+    """Return the shifts with those frames moved that agree better with the others far away; None if none does."""
+    weights = items.spectra.band.b_factor(B_FACTORS[1])
+    steps = items.spectra.peaks(places, weights, np.inf)
+    is_far = np.abs(steps).max(axis=1) > LOCAL_REACH_A / items.sampling_rate
+    if not is_far.any():
+        return None
+    if is_far.sum() > len(places) / 2:
+        is_far &= np.arange(len(places)) < len(places) / 2  # those before and those after would change places
+
+    scores = items.spectra.measure(places, weights).scores
+    moved = np.where(is_far[:, None], places + steps, places)
+    is_far &= items.spectra.measure(moved, weights).scores > np.maximum(scores, MIN_SCORE)
+    return np.where(is_far[:, None], moved, places) if is_far.any() else None
+
+
+def _joined(items: Frames, places: np.ndarray) -> Tuple[Optional[np.ndarray], Optional[int]]:
+    """Return the shifts after those behind a break are moved to those before it; else None, and where the break is."""
+    weights = items.spectra.band.b_factor(B_FACTORS[1])
+    parts = np.array_split(np.arange(len(places)), min(len(places), N_PARTS))
+    n_parts = len(parts)
+    sums = items.spectra.grouped(parts, places)
+    still = np.zeros((n_parts, 2))
+
+    def sides(first: int) -> FrameSpectra:
+        return sums.grouped([np.arange(first), np.arange(first, n_parts)], still)
+
+    # Two sums of the same thing agree the more, the more frames are in both.
+    scores = np.array([sides(first).measure(still[:2], weights).scores[0] for first in range(1, n_parts)])
+    first = np.arange(1, n_parts)
+    agreement = scores / np.sqrt(first * (n_parts - first))
+    weakest = int(np.argmin(agreement))
+    if agreement[weakest] > BROKEN * np.median(agreement):
+        return None, None
+
+    before_and_after = sides(weakest + 1)
+    steps = np.array([(0.0, 0.0), before_and_after.peaks(still[:2], weights, np.inf)[1]])
+    begin = int(parts[weakest + 1][0])
+    if before_and_after.measure(steps, weights).scores[1] <= max(scores[weakest], MIN_SCORE):
+        return None, begin
+    return places + np.where(np.arange(len(places)) < begin, 0.0, 1.0)[:, None] * steps[1], None
+
+
+def _are_strange(scores: np.ndarray) -> np.ndarray:
+    """Return which frames have nothing in common with the others, though most of these have: blank ones."""
+    middle = float(np.median(scores))
+    return (scores < min(MIN_SCORE, middle / 2)) & (middle >= MIN_SCORE)
 
 
 def _refined(
@@ -258,12 +346,16 @@ def _refined(
 ) -> Tuple[np.ndarray, Measurement, float]:
     """Return smooth shifts of all frames from those that were found first, what was measured last, and its change."""
     at = np.arange(items.n_frames)
+    share = 1 - 1 / len(items.groups)  # the others, too, come towards each frame
     shifts = first
     for _ in range(max_iterations):
         places = items.places_of(shifts)
         measured = items.spectra.measure(places, items.spectra.common_signal(places))
         steps = np.clip(measured.steps, -items.spectra.band.pixel, items.spectra.band.pixel)  # Newton's is right nearby
-        smooth = smooth_trajectory(places + steps, _variances(measured), items.times, at)
+        is_used = ~_are_strange(measured.scores)
+        smooth = smooth_trajectory(
+            (places + share * steps)[is_used], _variances(measured)[is_used], items.times[is_used], at
+        )
         smooth -= smooth[0]
         change = float(np.abs(smooth - shifts).max())
         shifts = smooth
@@ -279,15 +371,17 @@ def _null_frc(items: Frames, shifts: np.ndarray) -> np.ndarray:
     return ring_frc([turned.spectra], [items.places_of(found)])
 
 
-def _by_peaks(items: Frames) -> np.ndarray:
-    """Return the shift of each item, wherever it is within reach."""
+def _by_peaks(items: Frames, first: Optional[np.ndarray] = None) -> np.ndarray:
+    """Return the shift of each item, wherever it is within reach of the first ones."""
     band = items.spectra.band
-    shifts = np.zeros((len(items.groups), 2))
+    share = 1 - 1 / len(items.groups)
+    shifts = np.zeros((len(items.groups), 2)) if first is None else first
     for b_factor in B_FACTORS:
         for _ in range(MAX_ITERATIONS):
             steps = items.spectra.peaks(shifts, band.b_factor(b_factor), REACH_A / items.sampling_rate)
-            shifts = shifts + steps - steps[0]
-            if np.abs(steps - steps[0]).max() < band.pixel / 2:
+            steps = share * (steps - steps[0])
+            shifts = shifts + steps
+            if np.abs(steps).max() < band.pixel / 2:
                 break
     return shifts - shifts[0]
 

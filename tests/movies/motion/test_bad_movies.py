@@ -1,0 +1,142 @@
+"""Movies that are not as they should be: what is found of their motion, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import List, Optional, cast
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from cryoden.movies.motion import alignment as alignment_module
+from cryoden.movies.motion.alignment import Alignment, align_movie
+from cryoden.movies.motion.estimation import GLOBAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
+from cryoden.movies.movie import Movie
+from tests.helpers import write_raw_mrc
+from tests.moving import rms
+
+SHAPE = (288, 320)
+RATE = 2.0
+FAR = 120
+"""Pixels of the specimen around the frames."""
+
+
+def drift(n_frames: int = 12) -> np.ndarray:
+    """Return whole numbers of pixels, x and y, by which frames must be moved."""
+    time = np.arange(n_frames) / (n_frames - 1)
+    return np.rint(8 * np.stack([np.sqrt(time), -0.6 * time], axis=1))
+
+
+def frames_of(shifts: np.ndarray, seed: int = 1, contrast: float = 0.15, gain: Optional[np.ndarray] = None) -> list:
+    """Return frames of 1.5 electrons per pixel, which must be moved by the shifts."""
+    rng = np.random.default_rng(seed)
+    image = rng.standard_normal((SHAPE[0] + 2 * FAR, SHAPE[1] + 2 * FAR))
+    image = scipy.ndimage.gaussian_filter(image, 1.5) - scipy.ndimage.gaussian_filter(image, 8)
+    image = 1 + contrast * image / image.std()
+    frames = []
+    for x, y in shifts.astype(int):
+        seen = np.maximum(image[FAR + y : FAR + y + SHAPE[0], FAR + x : FAR + x + SHAPE[1]], 0)
+        frames.append(rng.poisson(1.5 * seen / (1 if gain is None else gain)).astype(np.float32))
+    return frames
+
+
+def estimate(frames: List[np.ndarray], n_patches: int = 1) -> MotionEstimate:
+    return estimate_motion(iter(frames), len(frames), frames[0].shape, RATE, n_patches)
+
+
+def aligned(frames: List[np.ndarray]) -> Alignment:
+    write_raw_mrc(Path("m.mrcs"), np.stack(frames).astype(np.uint8), 0)
+    return align_movie(Movie("m.mrcs"), RATE, 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(7, 8), (6, 12), (3, 12)],
+    ids=["one frame", "from the middle on", "most frames"],
+)
+def test_jumps_are_found_however_far(first: int, last: int) -> None:
+    shifts = drift()
+    shifts[first:last] += (75, -40)
+    assert rms(estimate(frames_of(shifts)).shifts, shifts) < 0.3
+
+
+def test_jump_is_said() -> None:
+    shifts = drift()
+    shifts[6:] += (75, -40)
+    assert any("frame 7 lies 17" in doubt for doubt in aligned(frames_of(shifts)).doubts)
+
+
+@pytest.mark.parametrize("electrons", [0.0, 1.5, 20.0], ids=["blank", "of nothing", "overexposed"])
+def test_frame_that_shows_nothing_lies_between_its_neighbours(electrons: float) -> None:
+    frames = frames_of(drift())
+    frames[5] = np.random.default_rng(9).poisson(electrons, SHAPE).astype(np.float32)
+    found = estimate(frames)
+    assert found.strangers.tolist() == [5]
+    assert rms(found.shifts, drift()) < 0.5
+
+
+def test_frames_that_show_nothing_are_named() -> None:
+    frames = frames_of(drift())
+    frames[4] = frames[5] = np.zeros_like(frames[5])
+    found = aligned(frames)
+    assert found.applied == GLOBAL
+    assert found.doubts == [
+        "frames 5, 6 have nothing in common with the others; leave out what is blank or overexposed"
+    ]
+
+
+def test_two_movies_one_after_the_other_are_said() -> None:
+    frames = [*frames_of(drift(6)), *frames_of(drift(6), seed=2)]
+    assert "its frames from about frame 7 on have nothing in common with those before" in aligned(frames).doubts
+
+
+@pytest.mark.parametrize("n_frames", [2, 3])
+def test_few_frames_settle_and_have_no_local_motion(n_frames: int) -> None:
+    shifts = drift()[: 2 * n_frames : 2]
+    found = estimate(frames_of(shifts, contrast=0.25), n_patches=5)
+    assert found.is_converged
+    assert rms(found.shifts, shifts) < 0.2
+    assert found.coefficients is None
+
+
+@pytest.mark.parametrize(("contrast", "applied"), [(0.02, GLOBAL), (0.15, UNALIGNED)], ids=["faint", "strong"])
+def test_pattern_of_the_detector_is_said(contrast: float, applied: str) -> None:
+    gain = np.random.default_rng(5).normal(1, 0.2, SHAPE).clip(0.3)
+    found = aligned(frames_of(drift(), contrast=contrast, gain=gain))
+    assert found.applied == applied
+    assert "check the gain reference" in " ".join(found.doubts)
+
+
+def test_frames_of_a_good_movie_raise_no_doubt() -> None:
+    assert aligned(frames_of(drift())).doubts == []
+
+
+def test_lattice_does_not_catch_frames() -> None:
+    """Its correlation has many peaks of nearly one height; half of the image is another specimen."""
+    shifts = drift()
+    frames = frames_of(shifts)
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    rng = np.random.default_rng(3)
+    for frame, (x, y) in zip(frames, shifts):
+        lattice = 1 + 0.1 * (np.cos(0.5 * (columns + x)) + np.cos(0.5 * (rows + y)))
+        frame[:, : SHAPE[1] // 2] = rng.poisson(1.5 * lattice[:, : SHAPE[1] // 2])
+    assert rms(estimate(frames).shifts, shifts) < 0.5
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 320)])
+def test_small_and_long_frames(shape: tuple) -> None:
+    shifts = drift()
+    frames = [frame[: shape[0], : shape[1]] for frame in frames_of(shifts, contrast=0.4)]
+    assert rms(estimate(frames, n_patches=5).shifts, shifts) < 0.5
+
+
+def test_what_makes_different_things_agree_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = {key: np.full(4, value) for key, value in ((UNALIGNED, 0.05), (GLOBAL, 0.1), (NULL, 0.09))}
+    found = MotionEstimate(drift(), 0.1, np.full(12, 20.0), True, curves, 0.2)
+    monkeypatch.setattr(alignment_module, "estimate_motion", lambda *_, **__: found)
+    movie = SimpleNamespace(corrected_frames=list, frame_indices=list(range(12)), shape=SHAPE)
+    alignment = align_movie(cast(Movie, movie), RATE, 1)
+    assert alignment.applied == UNALIGNED
+    assert "frames that show different things" in alignment.doubts[0]
