@@ -31,6 +31,7 @@ from relion_movies import (
     field_motion,
     found_motion,
     grid,
+    nearest_model,
     rings_with_truth,
     rms,
     timed,
@@ -44,12 +45,9 @@ from cryoden.formats.images import read_micrograph
 from cryoden.formats.relion_job import read_movie_correction
 from cryoden.metrics.ring_covariance import frc
 from cryoden.movies.calibration import Calibration, Reference
-from cryoden.movies.motion.local_motion import LocalMotionModel
 from cryoden.movies.motion.motion import Motion
-from cryoden.movies.motion.smooth_motion import fit_local_motion
 from cryoden.movies.motion.warped_sums import warped_half_bands
 from cryoden.movies.movie import Movie
-from cryoden.simulate.facts import Facts
 from cryoden.simulate.movies import simulate_movies
 
 SPECIMENS = {
@@ -106,7 +104,7 @@ def measure(config: SimulateMoviesConfig, folder: str, arguments: argparse.Names
     facts = next(iter(simulate_movies(config).values()))
     true = true_motion(facts, PLACES)
     truth = read_micrograph(data / "truth" / "movie_0001.mrc")[0]
-    shifts, model = nearest_model(facts)
+    shifts, model = nearest_model(facts, PLACES)
     fields = [model.fields(frame + 1) for frame in range(config.frames)]
 
     of_model = shifts[:, :, None, None] + field_motion(fields, PLACES)
@@ -154,17 +152,6 @@ def run_relion(folder: str, arguments: argparse.Namespace) -> Optional[Tuple[Pat
 
 
 # ---------------------------------------------------------------------- the truth
-def nearest_model(facts: Facts) -> Tuple[np.ndarray, LocalMotionModel]:
-    """Return the true shifts of the frames, and the polynomial that is nearest to the true local motion."""
-    shifts = -np.array(facts.shifts)[:, ::-1]
-    local = true_motion(facts, PLACES) - shifts[:, :, None, None]
-    at = np.array([(x, y) for y in PLACES for x in PLACES])
-    n_frames = len(shifts)
-    measured = local.reshape(n_frames, 2, -1).transpose(2, 0, 1)
-    variances = np.full_like(measured, 1e-4)
-    return shifts, LocalMotionModel(fit_local_motion(measured, variances, at, np.arange(n_frames) + 0.5, n_frames))
-
-
 def sum_of(data: Path, shifts: np.ndarray, fields: Optional[List[np.ndarray]]) -> np.ndarray:
     """Return the full sum of a movie that is moved as given."""
     gain = Reference("Gain", str(data / "gain.mrc"), 0, "none", False)

@@ -9,13 +9,14 @@ import resource
 import subprocess
 import time
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from cryoden.formats.relion_job import MovieCorrection
 from cryoden.metrics.ring_covariance import RingCovariance, ring_covariance
 from cryoden.movies.motion.local_motion import LocalMotionModel
+from cryoden.movies.motion.smooth_motion import fit_local_motion
 from cryoden.simulate.facts import Facts
 from cryoden.simulate.local_motion import LocalMotion
 
@@ -82,6 +83,17 @@ def true_motion(facts: Facts, places: np.ndarray) -> np.ndarray:
         for frame, shift in enumerate(facts.shifts)
     ]
     return -np.array(moved)[:, ::-1]
+
+
+def nearest_model(facts: Facts, places: np.ndarray) -> Tuple[np.ndarray, LocalMotionModel]:
+    """Return the true shifts of whole frames `(frames, 2)`, and the polynomial nearest to the true local motion."""
+    shifts = -np.array(facts.shifts)[:, ::-1]
+    local = true_motion(facts, places) - shifts[:, :, None, None]
+    at = np.array([(x, y) for y in places for x in places])
+    n_frames = len(shifts)
+    measured = local.reshape(n_frames, 2, -1).transpose(2, 0, 1)
+    variances = np.full_like(measured, 1e-4)
+    return shifts, LocalMotionModel(fit_local_motion(measured, variances, at, np.arange(n_frames) + 0.5, n_frames))
 
 
 def field_motion(fields: Sequence[np.ndarray], places: np.ndarray) -> np.ndarray:
