@@ -151,7 +151,8 @@ def write_movie_correction(path: PathLike, correction: MovieCorrection) -> None:
     path
         The file.
     correction
-        Without files of references and what was measured; of its frames some or all.
+        Of its frames some or all. What was measured of patches is not written: `read_movie_correction` would have the
+        model fitted to it again.
 
     Raises
     ------
@@ -163,11 +164,15 @@ def write_movie_correction(path: PathLike, correction: MovieCorrection) -> None:
         "rlnImageSizeY": correction.shape[0],
         "rlnImageSizeZ": correction.n_frames,
         MOVIE_NAME: correction.movie,
+        "rlnMicrographGainName": correction.gain,
+        "rlnMicrographDefectFile": correction.defects,
         "rlnMicrographBinning": correction.binning,
         "rlnMicrographOriginalPixelSize": correction.sampling_rate,
         "rlnMicrographDoseRate": correction.dose_per_frame,
         "rlnMicrographPreExposure": correction.initial_dose,
         "rlnVoltage": correction.voltage,
+        "rlnEERUpsampling": correction.eer_upsampling,
+        "rlnEERGrouping": correction.eer_grouping,
         "rlnMicrographStartFrame": min(correction.shifts),
         "rlnMotionModelVersion": 0 if correction.coefficients is None else POLYNOMIAL,
     }

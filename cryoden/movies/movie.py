@@ -156,19 +156,23 @@ class Movie:
         FileError, PixelError
             As `half_bands`.
         """
-        if self._bad is None:
-            self._bad = self._bad_pixels()
-        self.n_bad_pixels = self._bad.shape[1]
+        bad = self.find_bad_pixels()
+        self.n_bad_pixels = bad.shape[1]
         for index in self.frame_indices:
-            yield replace_pixels(self._calibrated_frame(index), self._bad)  # without a name, which would keep it alive
+            yield replace_pixels(self._calibrated_frame(index), bad)  # without a name, which would keep it alive
 
     @property
     def n_passes(self) -> int:
         """How often `corrected_frames` is going to read the movie."""
         return 2 if self._bad is None and self.calibration.replaces_pixels else 1
 
+    def find_bad_pixels(self) -> np.ndarray:
+        """Return rows and columns `(2, n)` of the pixels to replace in the whole frame; read from it once."""
+        if self._bad is None:
+            self._bad = self._bad_pixels()
+        return self._bad
+
     def _bad_pixels(self) -> np.ndarray:
-        """Return rows and columns `(2, n)` of the pixels to replace in the whole frame."""
         if self.calibration.replaces_pixels:
             places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
             return np.concatenate(places, axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from cryoden.formats.files import mrc_name
 from cryoden.formats.images import EER_ENDING, EerRendering, open_movie_stack
 from cryoden.formats.relion_job import MovieCorrection, read_defects, read_movie_correction
 from cryoden.formats.stack import BAND_BYTES
+from cryoden.formats.star import star_path
 from cryoden.movies.calibration import Calibration, Reference
 from cryoden.movies.dose_weighting import DoseWeighting, doses_at_end
 from cryoden.movies.motion.local_motion import LocalMotionModel
@@ -198,6 +199,21 @@ def align_prepared(
     movie.watch(tell, movie.n_passes)
     alignment = align_movie(movie, rate, config.align_patches, n_threads)
     return replace(prepared, motion=alignment.motion()), alignment
+
+
+def facts_for_relion(path: str, config: HalvesConfig) -> Dict[str, Any]:
+    """Return what else of a movie's options a file in RELION's form says: fields of `MovieCorrection`.
+
+    RELION applies the gain reference as it is: one that is rotated or mirrored here is not named.
+    """
+    facts: Dict[str, Any] = {"dose_per_frame": config.dose_per_frame}
+    if config.dose_per_frame is not None:
+        facts["initial_dose"] = config.initial_dose
+    if config.gain is not None and (config.gain_rotation, config.gain_flip) == ("0", "none"):
+        facts["gain"] = star_path(config.gain)
+    if Path(path).suffix.lower() == EER_ENDING and config.eer_grouping is not None:
+        facts.update(eer_upsampling=2 if config.eer_sampling == "8K" else 1, eer_grouping=config.eer_grouping)
+    return facts
 
 
 def preprocessed_halves(

@@ -49,6 +49,7 @@ from cryoden.movies.image_halves import affordable_images, image_halves
 from cryoden.movies.preprocessing import (
     affordable_jobs,
     align_prepared,
+    facts_for_relion,
     open_calibration,
     prepare_movie,
     preprocessed_halves,
@@ -337,6 +338,7 @@ def write_halves(
         if alignment is not None and motion is not None:
             is_from_top = image_ending(path) in TIFF_ENDINGS and not config.is_tiff_flipped()
             found = alignment.correction(movie, star_path(path), rate, is_from_top)
+            found = replace(found, voltage=voltage, **facts_for_relion(path, config))
             write_movie_correction(files.enter_context(whole_file(motion)), found)
 
     facts = alignment.facts if alignment else None

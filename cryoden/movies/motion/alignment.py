@@ -110,13 +110,15 @@ class Alignment:
             Whether its rows were counted from the other end than RELION counts them.
         """
         model = self.estimate.local_model if self.applied == LOCAL else None
-        up = -1 if is_from_top else 1
-        shifts = {index + 1: (x, up * y) for index, (x, y) in zip(movie.frame_indices, self._applied_shifts)}
-        if model is not None and is_from_top:
-            model = model.upside_down(movie.shape[0])
+        shifts = {index + 1: shift for index, shift in zip(movie.frame_indices, self._applied_shifts)}
+        rows, columns = movie.find_bad_pixels()
+        if is_from_top:
+            shifts = {frame: (x, -y) for frame, (x, y) in shifts.items()}
+            model = model.upside_down(movie.shape[0]) if model else None
+            rows = movie.shape[0] - 1 - rows
         return MovieCorrection(
-            str(movie.path), written_name, movie.shape, movie.n_frames, shifts,
-            sampling_rate=sampling_rate, coefficients=model.coefficients if model else None,
+            str(movie.path), written_name, movie.shape, movie.n_frames, shifts, sampling_rate=sampling_rate,
+            coefficients=model.coefficients if model else None, hot_pixels=np.array([rows, columns]),
         )  # fmt: skip
 
 
