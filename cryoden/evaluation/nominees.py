@@ -221,7 +221,7 @@ def _training_config(
         even=str(lists[1]),
         output=folder,
         network=card.network,
-        channels=card.channels or TrainConfig.default_of("channels"),
+        channels=card.channels,
         from_model=shared.GENERAL,
         sampling_rate=card.sampling_rate if is_finer else shared.FULL,
         minutes=config.seconds / SECONDS_PER_MINUTE,

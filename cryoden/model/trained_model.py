@@ -117,7 +117,7 @@ def _why_not_general(config: TrainConfig, data: TrainingData) -> str:
     channels, known = (" ".join(map(str, numbers)) for numbers in (config.network_channels, card.channels))
     if config.network != card.network:
         return f"is another network ({card.network}, not {config.network})"
-    if channels != known:
+    if config.network in UNETS and channels != known:
         return f"has other channels ({known}, not {channels})"
     normalization = data.normalization(config)
     if asdict(normalization) != card.normalization:
