@@ -45,8 +45,9 @@ from cryoden.formats.images import read_micrograph
 from cryoden.formats.relion_job import read_movie_correction
 from cryoden.metrics.ring_covariance import frc
 from cryoden.movies.calibration import Calibration, Reference
+from cryoden.movies.motion.aligned_sums import aligned_half_bands
+from cryoden.movies.motion.arrays import Arrays
 from cryoden.movies.motion.motion import Motion
-from cryoden.movies.motion.warped_sums import warped_half_bands
 from cryoden.movies.movie import Movie
 from cryoden.simulate.movies import simulate_movies
 
@@ -157,7 +158,7 @@ def sum_of(data: Path, shifts: np.ndarray, fields: Optional[List[np.ndarray]]) -
     gain = Reference("Gain", str(data / "gain.mrc"), 0, "none", False)
     movie = Movie(data / "movies" / "movie_0001.mrcs", Calibration(gain, None, "auto"))
     motion = Motion([(float(x), float(y)) for x, y in shifts], fields)
-    bands = warped_half_bands(movie.corrected_frames(), movie.shape, motion, n_threads=os.cpu_count() or 1)
+    bands = aligned_half_bands(movie.corrected_frames, movie.shape, motion, arrays=Arrays(os.cpu_count() or 1))
     return np.concatenate([odd + even for odd, even in bands])
 
 

@@ -44,7 +44,7 @@ class HalvesConfig(Config):
         ),
         "finished motion correction": ("movie_folder", "dose_weighting"),
         "optics": ("voltage", "spherical_aberration", "amplitude_contrast"),
-        "memory": ("jobs", "memory"),
+        "processor and memory": ("device", "jobs", "memory"),
     }
 
     movies: Tuple[str, ...] = option(
@@ -186,6 +186,7 @@ class HalvesConfig(Config):
         help="With a difference: what the full images are of their halves; auto finds it out from the noise.",
     )
     seed: int = option(1, at_least=0, help="Seed of how electrons are dealt.")
+    device: str = shared.device()
     jobs: int = option(1, at_least=1, help="Number of movies processed in parallel, as far as the memory allows.")
     memory: Optional[float] = option(
         None,

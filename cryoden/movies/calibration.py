@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Optional, Tuple, Union
 
 import numpy as np
 
@@ -13,7 +13,14 @@ from cryoden.errors import FileError, PixelError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_movie_stack
 from cryoden.formats.stack import rows_of_band
+from cryoden.movies.hot_pixels import Replacement
 from cryoden.wording import counted
+
+if TYPE_CHECKING:  # its Fourier transforms take time to load
+    from cryoden.movies.motion.arrays import Array, Arrays
+
+KEPT_BYTES = 128 << 20
+"""Of a reference that is kept in memory while frames are corrected."""
 
 
 class Reference:
@@ -243,6 +250,51 @@ class Calibration:
     def gain_rows(self, first: int, last: int, shape: Tuple[int, int]) -> Optional[np.ndarray]:
         """Return rows of the gain, float32; None without a gain."""
         return None if self.gain is None else self.gain.rows(first, last, shape)
+
+
+class FrameCorrection:
+    """Stored frames made images, wherever these are computed: calibrated, and bad pixels replaced.
+
+    Parameters
+    ----------
+    calibration
+        References.
+    shape
+        Rows and columns of the frames.
+    bad
+        Rows and columns `(2, n)` of the pixels to replace.
+    arrays
+        What computes.
+    """
+
+    def __init__(self, calibration: Calibration, shape: Tuple[int, int], bad: np.ndarray, arrays: Arrays) -> None:
+        self._shape, self._arrays = shape, arrays
+        self._dark, self._gain = (self._rows_of(item) for item in (calibration.dark, calibration.gain))
+        self._replacement = Replacement(bad, shape, arrays)
+
+    def corrected(self, stored: np.ndarray) -> Array:
+        """Return a frame as float32 `(y, x)`."""
+        counts = self._arrays.device(stored)
+        frame = self._arrays.empty(self._shape, np.float32)
+
+        def correct(rows: slice) -> None:
+            frame[rows] = counts[rows]
+            if self._dark is not None:
+                frame[rows] -= self._dark(rows)
+            if self._gain is not None:
+                frame[rows] *= self._gain(rows)
+
+        self._arrays.each(correct, self._arrays.parts(self._shape[0], 4 * self._shape[1]))
+        self._replacement.apply(frame)
+        return frame
+
+    def _rows_of(self, reference: Optional[Reference]) -> Optional[Callable[[slice], Array]]:
+        """Return what returns rows of a reference: from memory, or from its file where that takes too much of it."""
+        if reference is None:
+            return None
+        if self._arrays.is_apart or 4 * self._shape[0] * self._shape[1] <= KEPT_BYTES:
+            return self._arrays.device(reference.rows(0, self._shape[0], self._shape)).__getitem__
+        return lambda rows: reference.rows(rows.start, rows.stop, self._shape)
 
 
 def _size(shape: Tuple[int, int]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -60,6 +62,51 @@ def summed_bands(stack: Stack, groups: Sequence[Sequence[int]], halo: int = 0) -
         bottom = min(n_rows, last + halo)
         yield SummedBand(first, last, top, _sum_groups(stack, groups, top, bottom, overflown))
     _require_no_overflow(stack, overflown)
+
+
+def frames_ahead(stack: Stack, indices: Sequence[int], n_ahead: int = 1) -> Iterator[np.ndarray]:
+    """Yield whole frames `(y, x)` as they are stored, or in float32, while threads read those that come next.
+
+    Parameters
+    ----------
+    stack
+        The movie.
+    indices
+        Frames, counted from 0.
+    n_ahead
+        How many are read at the same time, and held beside the one that is yielded.
+
+    Raises
+    ------
+    FileError, PixelError
+        As `summed_bands`.
+    """
+    n_ahead = 1 if stack.is_sequential else n_ahead
+    unread = iter(indices)
+    with ThreadPoolExecutor(n_ahead) as pool:
+        try:
+            tasks = deque(pool.submit(_whole_frame, stack, index) for index in islice(unread, n_ahead))
+            while tasks:
+                frame = tasks.popleft().result()
+                tasks.extend(pool.submit(_whole_frame, stack, index) for index in islice(unread, 1))
+                yield frame
+                del frame
+        finally:  # whoever stops early does not wait for frames that nobody wants
+            for task in tasks:
+                task.cancel()
+
+
+def _whole_frame(stack: Stack, index: int) -> np.ndarray:
+    """Return a frame in its stored type if that is of integers, else in float32."""
+    frame: Optional[np.ndarray] = None
+    for band in summed_bands(stack, [[index]]):
+        rows = band.sums[0]
+        if frame is None:
+            frame = np.empty(stack.shape, np.float32 if rows.dtype.kind == "f" else rows.dtype)
+        frame[band.first : band.last] = rows
+    if frame is None:
+        raise ValueError("the movie has no rows")
+    return frame
 
 
 def _sum_groups(

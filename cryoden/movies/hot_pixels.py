@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 import numpy as np
 import scipy.ndimage
 from scipy.special import betainc
+
+if TYPE_CHECKING:  # its Fourier transforms take time to load
+    from cryoden.movies.motion.arrays import Array, Arrays
 
 REACH = 2
 """Rows and columns on either side that make the neighbourhood of a pixel (5 x 5)."""
@@ -233,6 +236,52 @@ def replace_pixels(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return result
 
 
+class Replacement:
+    """Bad pixels replaced in every frame of a movie, as `replace_pixels` does, wherever the frames are.
+
+    Parameters
+    ----------
+    bad
+        Rows and columns `(2, n)`.
+    shape
+        Of the frames.
+    arrays
+        What computes.
+    """
+
+    def __init__(self, bad: np.ndarray, shape: Tuple[int, int], arrays: Arrays) -> None:
+        is_good = np.ones(shape, dtype=bool)
+        is_good[tuple(bad)] = False
+        rows, columns = _around((bad[0], bad[1]), shape)
+        good = is_good[rows, columns].reshape(bad.shape[1], (2 * REACH + 1) ** 2)
+        index = (rows * shape[1] + columns).reshape(good.shape)
+        n_good = good.sum(axis=1)
+        has_good = n_good > 0
+
+        self._arrays, self._is_needed = arrays, bad.size > 0
+        flat = bad[0] * shape[1] + bad[1]
+        self._replaced = arrays.device(flat[has_good])
+        self._index = arrays.device(index[has_good])
+        self._weights = arrays.device((good / np.maximum(n_good, 1)[:, None])[has_good].astype(np.float32))
+        self._isolated = []
+        for pixel in flat[~has_good]:
+            row = pixel // shape[1]
+            of_row = row * shape[1] + np.flatnonzero(is_good[row])
+            self._isolated.append((int(pixel), arrays.device(of_row if of_row.size else np.flatnonzero(is_good))))
+
+    def apply(self, frame: Array) -> None:
+        """Replace the pixels of a frame `(y, x)` in place."""
+        if not self._is_needed:
+            return
+        flat = frame.reshape(-1)
+        around = self._arrays.take(flat, self._index)
+        values = (around * self._weights).sum(-1)
+        isolated = [(pixel, self._arrays.take(flat, index).mean()) for pixel, index in self._isolated]
+        flat[self._replaced] = values
+        for pixel, value in isolated:
+            flat[pixel] = value
+
+
 def _places(mask: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Return rows and columns where a mask `(y, x)` is set, as `np.nonzero`, which takes ten times as long."""
     rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
@@ -241,10 +290,16 @@ def _places(mask: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 
 def _neighbourhoods(image: np.ndarray, places: Tuple[np.ndarray, ...]) -> np.ndarray:
     """Return the 5 x 5 pixels around each place, `(n, 25)`; at the edges the image is mirrored."""
-    steps = np.arange(-REACH, REACH + 1)
-    rows = _mirrored(places[0][:, None, None] + steps[:, None], image.shape[0])
-    columns = _mirrored(places[1][:, None, None] + steps, image.shape[1])
+    rows, columns = _around(places, (image.shape[0], image.shape[1]))
     return image[rows, columns].reshape(len(places[0]), (2 * REACH + 1) ** 2)
+
+
+def _around(places: Tuple[np.ndarray, ...], shape: Tuple[int, int]) -> Tuple[np.ndarray, np.ndarray]:
+    """Return rows `(n, 5, 1)` and columns `(n, 1, 5)` of the pixels around each place."""
+    steps = np.arange(-REACH, REACH + 1)
+    rows = _mirrored(places[0][:, None, None] + steps[:, None], shape[0])
+    columns = _mirrored(places[1][:, None, None] + steps, shape[1])
+    return rows, columns
 
 
 def _mirrored(index: np.ndarray, size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple, cast
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 
@@ -12,10 +12,13 @@ from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.stack import Stack, WatchedStack, rows_of_band
-from cryoden.movies.calibration import Calibration
-from cryoden.movies.frame_sums import summed_bands
+from cryoden.movies.calibration import Calibration, FrameCorrection
+from cryoden.movies.frame_sums import frames_ahead, summed_bands
 from cryoden.movies.hot_pixels import HALO, find_by_counts, find_by_deviations, replace_pixels
 from cryoden.system.progress import Tell
+
+if TYPE_CHECKING:  # its Fourier transforms take time to load
+    from cryoden.movies.motion.arrays import Array, Arrays
 
 Bands = Tuple[np.ndarray, np.ndarray]
 """The same rows of the odd and of the even sum."""
@@ -145,21 +148,35 @@ class Movie:
             self.n_bad_pixels += bad.shape[1]
             yield halves
 
-    def corrected_frames(self) -> Iterator[np.ndarray]:
-        """Yield the used frames one after the other, calibrated and with bad pixels replaced; float32 `(y, x)`.
+    def corrected_frames(
+        self, positions: Optional[Sequence[int]] = None, arrays: Optional[Arrays] = None
+    ) -> Iterator[Array]:
+        """Yield used frames one after the other, calibrated and with bad pixels replaced; float32 `(y, x)`.
 
         Bad pixels are found in the sum of all frames: where they are looked for, the movie is read once more the first
         time.
+
+        Parameters
+        ----------
+        positions
+            Of the wanted ones among the used ones, in the order in which they are wanted; None = all.
+        arrays
+            What computes, which is where the frames will be; None = NumPy.
 
         Raises
         ------
         FileError, PixelError
             As `half_bands`.
         """
+        from cryoden.movies.motion.arrays import Arrays
+
+        arrays = arrays or Arrays()
         bad = self.find_bad_pixels()
         self.n_bad_pixels = bad.shape[1]
-        for index in self.frame_indices:
-            yield replace_pixels(self._calibrated_frame(index), bad)  # without a name, which would keep it alive
+        correction = FrameCorrection(self.calibration, self.shape, bad, arrays)
+        indices = self.frame_indices if positions is None else [self.frame_indices[position] for position in positions]
+        for stored in frames_ahead(self.stack, indices, arrays.n_ahead):
+            yield correction.corrected(stored)  # without a name, which would keep it alive
 
     @property
     def n_passes(self) -> int:
@@ -177,12 +194,6 @@ class Movie:
             places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
             return np.concatenate(places, axis=1)
         return NO_PIXELS if self._defects is None else self._defects_and_dead()
-
-    def _calibrated_frame(self, index: int) -> np.ndarray:
-        frame = np.empty(self.shape, np.float32)
-        for rows, _, (part,) in self._calibrated_sums([[index]]):
-            frame[rows] = part
-        return frame
 
     def _corrected_halves(self) -> Iterator[Tuple[int, Bands, np.ndarray]]:
         """Yield first row, calibrated halves, and rows (of the band) and columns of the pixels replaced."""

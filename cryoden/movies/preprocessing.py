@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
@@ -28,6 +29,7 @@ from cryoden.system.progress import Tell, tell_nobody
 
 if TYPE_CHECKING:
     from cryoden.movies.motion.alignment import Alignment
+    from cryoden.movies.motion.arrays import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +173,7 @@ def _require_same_movie(movie: Movie, correction: MovieCorrection) -> None:
 
 
 def align_prepared(
-    prepared: PreparedMovie, config: HalvesConfig, rate: float, n_threads: int, tell: Tell = tell_nobody
+    prepared: PreparedMovie, config: HalvesConfig, rate: float, arrays: Arrays, tell: Tell = tell_nobody
 ) -> Tuple[PreparedMovie, Alignment]:
     """Return a movie with the motion that its frames show, and what is known of that.
 
@@ -183,8 +185,8 @@ def align_prepared(
         Number of patches.
     rate
         A/px.
-    n_threads
-        For Fourier transforms.
+    arrays
+        What computes.
     tell
         Is called with how much of the movie is read.
 
@@ -197,7 +199,7 @@ def align_prepared(
 
     movie = prepared.movie
     movie.watch(tell, movie.n_passes)
-    alignment = align_movie(movie, rate, config.align_patches, n_threads)
+    alignment = align_movie(movie, rate, config.align_patches, arrays)
     return replace(prepared, motion=alignment.motion()), alignment
 
 
@@ -221,7 +223,7 @@ def preprocessed_halves(
     config: HalvesConfig,
     rate: float,
     voltage: float,
-    n_threads: int,
+    arrays: Optional[Arrays] = None,
     tell: Tell = tell_nobody,
 ) -> Iterator[Bands]:
     """Yield odd and even sums, shifted and weighted where the options say so; see `Movie.half_bands`.
@@ -236,8 +238,8 @@ def preprocessed_halves(
         A/px.
     voltage
         kV.
-    n_threads
-        For Fourier transforms.
+    arrays
+        What computes, if frames are moved or weighted; None = NumPy.
     tell
         Is called with how much of the movie is read.
 
@@ -251,9 +253,7 @@ def preprocessed_halves(
         movie.watch(tell)
         return movie.half_bands()
 
-    # Their Fourier transforms take time to load.
-    from cryoden.movies.motion.aligned_sums import aligned_half_bands
-    from cryoden.movies.motion.warped_sums import warped_half_bands
+    from cryoden.movies.motion.aligned_sums import aligned_half_bands  # its Fourier transforms take time to load
 
     weighting = None
     if config.dose_per_frame is not None:
@@ -261,9 +261,22 @@ def preprocessed_halves(
         weighting = DoseWeighting(doses, rate, voltage)
     movie.watch(tell, movie.n_passes)
     motion = prepared.motion or Motion([(0.0, 0.0)] * len(movie.frame_indices))
-    if motion.is_plain:
-        return aligned_half_bands(movie.corrected_frames(), movie.shape, motion.shifts, weighting, n_threads)
-    return warped_half_bands(movie.corrected_frames(), movie.shape, motion, weighting, n_threads)
+    frames = partial(movie.corrected_frames, arrays=arrays)
+    return aligned_half_bands(frames, movie.shape, motion, weighting, arrays, movie.stack.is_sequential)
+
+
+def moves_frames(config: HalvesConfig, is_corrected: bool) -> bool:
+    """Return whether frames are moved or weighted, which a GPU can do.
+
+    Parameters
+    ----------
+    config
+        The options.
+    is_corrected
+        Whether the movies are those of a finished motion correction.
+    """
+    is_asked = config.align or config.shifts is not None or config.dose_per_frame is not None
+    return not config.are_images and (is_asked or is_corrected)
 
 
 def require_gain_orientation(config: HalvesConfig, movies: List[str], is_corrected: bool = False) -> None:

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from cryoden.config import HalvesConfig
 from cryoden.config.halves import NONE
@@ -50,6 +50,7 @@ from cryoden.movies.preprocessing import (
     affordable_jobs,
     align_prepared,
     facts_for_relion,
+    moves_frames,
     open_calibration,
     prepare_movie,
     preprocessed_halves,
@@ -57,6 +58,9 @@ from cryoden.movies.preprocessing import (
 )
 from cryoden.system.progress import Tell, part_of, tell_nobody
 from cryoden.system.signals import StoppablePool
+
+if TYPE_CHECKING:
+    from cryoden.movies.motion.arrays import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -190,8 +194,8 @@ class Work:
         Says of every sum from which movie and with which options it was made.
     finished
         Names of the movies that an earlier run split.
-    n_threads
-        For the Fourier transforms of one movie.
+    arrays
+        What computes where frames are moved or weighted.
     doubts
         Name of a movie -> what is doubtful about its alignment.
     disk_is_full
@@ -205,7 +209,7 @@ class Work:
     pattern: FixedPattern
     record: RunRecord
     finished: Set[str]
-    n_threads: int = 1
+    arrays: Optional[Arrays] = None
     doubts: Dict[str, List[str]] = field(default_factory=dict)
     disk_is_full: threading.Event = field(default_factory=threading.Event)
 
@@ -237,6 +241,10 @@ def split_movies(config: HalvesConfig) -> Outcome:
     config = _as_begun(config, output)
     calibration = open_calibration(config, job is not None)
     calibration.require_usable()
+    paths = [movie.path for movie in movies]
+
+    n_jobs = _affordable(config, paths, calibration, job)
+    arrays = _arrays(config, job, n_jobs)
 
     references = {"gain": config.gain, "dark": config.dark}
     record = RunRecord(
@@ -247,7 +255,6 @@ def split_movies(config: HalvesConfig) -> Outcome:
     )
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
-    paths = [movie.path for movie in movies]
     if table and job is None and not finished:  # a job's movies are found from its own folder
         require_in_project(table.source, paths)
     if not finished and job is None:
@@ -259,9 +266,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
         make_folder(output / kind)
     record.begin()
 
-    n_jobs = _affordable(config, paths, calibration, job)
-    n_threads = max(1, (os.cpu_count() or 1) // n_jobs)
-    work = Work(config, table, calibration, job, _load_pattern(output), record, finished, n_threads)
+    work = Work(config, table, calibration, job, _load_pattern(output), record, finished, arrays)
     rates, failures = _split_all(movies, work, n_jobs)
     failures.update(_missing(movies, rates))
     done = [movie for movie in movies if movie.path not in failures]
@@ -281,7 +286,7 @@ def write_halves(
     calibration: Calibration,
     sampling_rate: Optional[float],
     voltage: float,
-    n_threads: int = 1,
+    arrays: Optional[Arrays] = None,
     tell: Tell = tell_nobody,
     correction: Optional[MovieCorrection] = None,
     motion: Optional[Path] = None,
@@ -302,8 +307,8 @@ def write_halves(
         A/px, None = what the movie says.
     voltage
         kV, for the weights.
-    n_threads
-        For Fourier transforms.
+    arrays
+        What computes where frames are moved or weighted; needed if they are aligned.
     tell
         Is called with how much of the movie is read.
     correction
@@ -321,8 +326,8 @@ def write_halves(
     rate = _known_rate(sampling_rate or movie.sampling_rate, "Movie", path)
 
     alignment = None
-    if config.align:
-        prepared, alignment = align_prepared(prepared, config, rate, n_threads, part_of(tell, 0, 2))
+    if config.align and arrays is not None:
+        prepared, alignment = align_prepared(prepared, config, rate, arrays, part_of(tell, 0, 2))
         tell = part_of(tell, 1, 2)
 
     binned_rate = rate * movie.shape[0] / prepared.shape[0]
@@ -330,7 +335,7 @@ def write_halves(
         temporaries = [files.enter_context(whole_file(target)) for target in targets]
         with ExitStack() as writers:
             full, odd, even = (writers.enter_context(MrcWriter(t, prepared.shape, binned_rate)) for t in temporaries)
-            for odd_rows, even_rows in preprocessed_halves(prepared, config, rate, voltage, n_threads, tell):
+            for odd_rows, even_rows in preprocessed_halves(prepared, config, rate, voltage, arrays, tell):
                 odd.write_rows(odd_rows)
                 even.write_rows(even_rows)
                 full.write_rows(odd_rows + even_rows)
@@ -501,6 +506,17 @@ def _affordable(
     return affordable_jobs(config, paths, calibration, job.bytes_needed() if job else None)
 
 
+def _arrays(config: HalvesConfig, job: Optional[CorrectedMovies], n_jobs: int) -> Optional[Arrays]:
+    """Return what computes where frames are moved or weighted; raises DeviceError if it is not there."""
+    if not moves_frames(config, job is not None):
+        return None
+    from cryoden.movies.motion.arrays import arrays_on  # its Fourier transforms take time to load
+
+    n_cpus = os.cpu_count() or 1
+    arrays = arrays_on(config.device, n_cpus)
+    return arrays if arrays.is_apart else arrays_on("cpu", max(1, n_cpus // n_jobs))
+
+
 def _load_pattern(output: Path) -> FixedPattern:
     """Return what earlier runs found in the halves; nothing where that cannot be read: it is made again."""
     try:
@@ -566,7 +582,7 @@ def _split(movie: MovieItem, work: Work, progress: ProgressLog) -> Union[Split, 
             work.calibration,
             work.sampling_rate(movie.row),
             work.voltage(movie.row),
-            work.n_threads,
+            work.arrays,
             tell,
             motion=movie.motion,
         )
@@ -582,7 +598,7 @@ def _split_corrected(movie: MovieItem, metadata: str, work: Work, job: Corrected
         found.calibration,
         found.config.sampling_rate or job.original_rate(movie.row),
         found.config.voltage,
-        work.n_threads,
+        work.arrays,
         tell,
         found.correction,
     )

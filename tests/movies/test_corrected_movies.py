@@ -17,9 +17,9 @@ from cryoden.formats.relion_job import read_movie_correction
 from cryoden.formats.star import read_table
 from cryoden.movies.calibration import Calibration, Reference
 from cryoden.movies.dose_weighting import DoseWeighting, doses_at_end
+from cryoden.movies.motion.aligned_sums import aligned_half_bands
 from cryoden.movies.motion.local_motion import LocalMotionModel
 from cryoden.movies.motion.motion import Motion
-from cryoden.movies.motion.warped_sums import warped_half_bands
 from cryoden.movies.movie import Movie
 from tests.eer import random_events, write_eer
 from tests.helpers import Result, read_mrc, write_mrc, write_raw_mrc
@@ -62,7 +62,7 @@ def expected(movie: str = "project/Movies/a.b/m.1.mrcs", binning: float = 1.0, *
     model = LocalMotionModel.of(found)
     fields = [model.fields(frame) for frame in range(2, 6)]
     motion = Motion([found.shifts[frame] for frame in range(2, 6)], fields, binning)
-    bands = warped_half_bands(opened.corrected_frames(), SHAPE, motion, **options)
+    bands = aligned_half_bands(opened.corrected_frames, SHAPE, motion, **options)
     return np.concatenate([odd + even for odd, even in bands])
 
 

@@ -1,163 +1,323 @@
-"""Sums of frames that are shifted by Fourier phases, with exposure weights in the same pass."""
+"""Sums of frames that are moved: as a whole by Fourier phases, with exposure weights, and locally by interpolation.
+
+There is one transform for each frame. The moved spectra of frames whose local motion is nearly the same are summed, and
+so transformed back and warped together; without local motion there is one such sum for each half. Frames may be binned
+first, by cropping their spectra, as RELION does.
+"""
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, Optional, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import scipy.fft
 
 from cryoden.formats.stack import rows_of_band
-from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure, exposure_weight
-from cryoden.movies.motion.motion import Shape
+from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure
+from cryoden.movies.motion.arrays import Array, Arrays
+from cryoden.movies.motion.motion import Motion, Shape, binned_shape
 from cryoden.movies.motion.stored_shifts import Shift
+from cryoden.movies.motion.warped_sums import add_warped
 from cryoden.movies.movie import Bands
+
+FramesOf = Callable[[Sequence[int]], Iterable[Array]]
+"""Yields frames by their positions among the used ones, in the order that is asked for."""
+
+MAX_DENOMINATOR = 8
+"""Of a binning that can be padded: beyond, no small number of pixels is whole before and after."""
+
+SAME_PX = 0.1
+"""By how much the local motion of frames may differ, anywhere in the image, from that by which they are warped
+together: a third of the error with which it is known."""
+
+GRID = 9
+"""Places along each side at which local motions are compared."""
 
 
 def aligned_half_bands(
-    frames: Iterable[np.ndarray],
+    frames: FramesOf,
     shape: Shape,
-    shifts: Sequence[Shift],
+    motion: Motion,
     weighting: Optional[DoseWeighting] = None,
-    n_threads: int = 1,
+    arrays: Optional[Arrays] = None,
+    is_in_order: bool = False,
 ) -> Iterator[Bands]:
-    """Yield the sums of the odd and even frames after shifting and weighting, as bands of rows; the first is odd.
+    """Yield the sums of the odd and even frames as bands of rows; the first is odd.
 
-    The sums are made in Fourier space, so that there is one inverse transform for each half. Beyond their edges frames
-    are continued by their mirror image, which is what comes in where a frame moves away.
+    Beyond their edges frames are continued by their mirror image, which is what comes in where a frame moves away.
+    Binned pixels have the mean, not the sum, of those that they cover, as in RELION.
 
     Parameters
     ----------
     frames
-        Float32 `(y, x)` each, corrected: bad pixels must be replaced before they are moved.
+        Float32 `(y, x)` each, where `arrays` computes, corrected: bad pixels must be replaced before they are moved.
     shape
         Rows and columns of a frame.
-    shifts
-        Where each frame must be moved to.
+    motion
+        Of all frames.
     weighting
         None = all frames weigh the same. The weights are exp(-dose / (2 critical)); their sum of squares is brought
         back to the number of frames at every frequency, with one divisor for both halves, so that the noise of the full
-        sum stays as it was and odd + even = full.
-    n_threads
-        Of the Fourier transforms.
+        sum stays as it was and odd + even = full. Its pixel size is that of the frames.
+    arrays
+        What computes; None = NumPy.
+    is_in_order
+        Whether frames must be asked for from the first to the last, which takes more memory.
 
     Raises
     ------
     CryodenError
         As `frames`, which are read one after the other.
     """
-    padded = padded_shape(shape, shifts)
-    weights = FrameWeights(padded, weighting) if weighting else None
-    spectra = [np.zeros((padded[0], padded[1] // 2 + 1), np.complex64) for _ in range(2)]
-    positions = iter(range(len(shifts)))
-    for frame in frames:  # neither zip nor enumerate: they would keep a frame while the next one is read
-        position = next(positions)
-        continued = pad_mirrored(frame, padded)
-        del frame
-        spectrum = scipy.fft.rfft2(continued, workers=n_threads, overwrite_x=True)
-        del continued
-        _add_moved(spectra[position % 2], spectrum, padded, shifts[position], weights, position)
-        del spectrum
-    if weights is not None:
-        weights.equalize(spectra)
+    arrays = arrays or Arrays()
+    with arrays.alone():
+        halves = _sums(frames, shape, motion, weighting, arrays, is_in_order)
+        if motion.is_binned_last:
+            result = binned_shape(shape, motion.binning)
+            halves = [_binned(halves.pop(0), result, arrays) for _ in range(2)]
+        images = [arrays.host(halves.pop(0)) for _ in range(2)]
 
-    halves = []
-    while spectra:  # each is freed before the next is transformed
-        halves.append(scipy.fft.irfft2(spectra.pop(0), s=padded, workers=n_threads, overwrite_x=True))
-
-    step = rows_of_band(shape[1], 4)
-    for first in range(0, shape[0], step):
-        rows = slice(first, min(first + step, shape[0]))
-        odd, even = (half[rows, : shape[1]].astype(np.float32) for half in halves)
+    step = rows_of_band(images[0].shape[1], 4)
+    for first in range(0, images[0].shape[0], step):
+        odd, even = (image[first : first + step].astype(np.float32) for image in images)
         yield odd, even
 
 
-def padded_shape(shape: Shape, shifts: Sequence[Shift]) -> Shape:
-    """Return rows and columns for the transforms: room for the largest shift on either side, and fast lengths."""
-    room = np.abs(np.array(shifts)).max(axis=0)
-    rows, columns = (
-        scipy.fft.next_fast_len(size + 2 * min(int(np.ceil(reach)), size // 2), real=True)
-        for size, reach in zip(shape, room[::-1])
-    )
-    return rows, columns
+@dataclass(frozen=True)
+class Group:
+    """Frames of one half that are warped together.
+
+    Attributes
+    ----------
+    half
+        0 is odd.
+    positions
+        Of its frames among the used ones.
+    field
+        Their local motion, `(2, 3, 3)`; None = none.
+    """
+
+    half: int
+    positions: List[int]
+    field: Optional[np.ndarray]
 
 
-def pad_mirrored(frame: np.ndarray, shape: Shape) -> np.ndarray:
+def _sums(
+    frames: FramesOf,
+    shape: Shape,
+    motion: Motion,
+    weighting: Optional[DoseWeighting],
+    arrays: Arrays,
+    is_in_order: bool,
+) -> List[Array]:
+    """Return the sums of the odd and of the even frames, before what is binned last is binned."""
+    binning = 1.0 if motion.is_binned_last else motion.binning
+    result = binned_shape(shape, binning)
+    padded, cropped = _transform_shapes(shape, result, motion)
+    weights = None
+    if weighting is not None:
+        rate = weighting.sampling_rate * padded[0] / cropped[0]
+        weights = FrameWeights(cropped, DoseWeighting(weighting.doses, rate, weighting.voltage), arrays)
+
+    groups = _groups(motion)
+    group_of = {position: group for group in groups for position in group.positions}
+    order = sorted(group_of) if is_in_order or motion.fields is None else list(group_of)
+    halves: Dict[int, Array] = {}
+    totals: Dict[int, Array] = {}
+    positions = iter(order)
+    for frame in frames(order):  # neither zip nor enumerate: they would keep a frame while the next one is read
+        position = next(positions)
+        group = group_of[position]
+        continued = pad_mirrored(frame, padded, arrays)
+        del frame
+        spectrum = arrays.rfft2(continued)
+        del continued
+        if group.half not in totals:
+            totals[group.half] = arrays.zeros((cropped[0], cropped[1] // 2 + 1), np.complex64)
+        _add_moved(totals[group.half], spectrum, (padded, cropped), motion.shifts[position], weights, position, arrays)
+        del spectrum
+        if position != max(group.positions):
+            continue
+
+        total = totals.pop(group.half)
+        if weights is not None:
+            weights.equalize(total)
+        image = arrays.irfft2(total, cropped)
+        del total
+        if group.field is None:
+            halves[group.half] = image[: result[0], : result[1]]
+        else:
+            if group.half not in halves:
+                halves[group.half] = arrays.zeros(result, np.float32)
+            add_warped(halves[group.half], image, group.field / binning, arrays)
+        del image
+    return [halves[0], halves[1]]
+
+
+def _groups(motion: Motion) -> List[Group]:
+    """Return which frames are warped together; as RELION, none are where its sums are to be reproduced."""
+    n_frames = len(motion.shifts)
+    if motion.fields is None:
+        return [Group(half, list(range(half, n_frames, 2)), None) for half in range(2)]
+    fields = np.array(motion.fields)
+    powers = np.vander((np.arange(GRID) + 0.5) / GRID - 0.5, 3, increasing=True)
+    at_places = np.einsum("yi,naij,xj->nayx", powers, fields, powers)
+
+    groups = []
+    for half in range(2):
+        members: List[List[int]] = []
+        for position in range(half, n_frames, 2):
+            together = [*members[-1], position] if members else [position]
+            apart = np.abs(at_places[together] - at_places[together].mean(axis=0)).max()
+            if members and not motion.is_circular and apart <= SAME_PX:
+                members[-1] = together
+            else:
+                members.append([position])
+        groups += [Group(half, items, fields[items].mean(axis=0)) for items in members]
+    return groups
+
+
+# ---------------------------------------------------------------------- sizes of transforms
+def _transform_shapes(shape: Shape, result: Shape, motion: Motion) -> Tuple[Shape, Shape]:
+    """Return the sizes of the transforms before and after binning: room for the largest shift, and fast lengths."""
+    if motion.is_circular:
+        return shape, result
+    room = np.abs(np.array(motion.shifts)).max(axis=0)[::-1] + _local_reach(motion)
+    sizes = [_padded_sizes(size, binned, reach) for size, binned, reach in zip(shape, result, room)]
+    return (sizes[0][0], sizes[1][0]), (sizes[0][1], sizes[1][1])
+
+
+def _local_reach(motion: Motion) -> np.ndarray:
+    """Return a bound of the local shifts along rows and columns, px."""
+    if motion.fields is None:
+        return np.zeros(2)
+    at_edges = 0.5 ** np.add.outer(np.arange(3), np.arange(3))
+    return np.abs(np.array(motion.fields) * at_edges).sum(axis=(2, 3)).max(axis=0)[::-1]
+
+
+def _padded_sizes(size: int, binned: int, reach: float) -> Tuple[int, int]:
+    """Return lengths with a margin that is whole both before and after binning; without, where none is."""
+    ratio = Fraction(size, binned)
+    if ratio.denominator > MAX_DENOMINATOR:
+        return size, binned
+    margin = 2 * min(int(np.ceil(reach)), size // 2) / float(ratio)
+    step = ratio.denominator
+    length = binned + step * int(np.ceil(margin / step))
+    while length < 2 * binned and scipy.fft.next_fast_len(length, real=True) != length:
+        length += step
+    return int(length * ratio), length
+
+
+def pad_mirrored(frame: Array, shape: Shape, arrays: Arrays) -> Array:
     """Return a larger frame whose added rows and columns mirror its edges: half of them belong to the opposite edge."""
-    result = np.empty(shape, frame.dtype)
     n_rows, n_columns = frame.shape
-    result[:n_rows, :n_columns] = frame
-    for axis, size in enumerate(frame.shape):
-        room = shape[axis] - size
-        after = room // 2
-        view = result if axis == 0 else result.T
-        view[size : size + after] = view[size - after : size][::-1]
-        view[size + after :] = view[: room - after][::-1]
+    if (n_rows, n_columns) == shape:
+        return frame
+    result = arrays.empty(shape, np.float32)
+    after = (shape[1] - n_columns) // 2
+    before = shape[1] - n_columns - after
+
+    def fill(rows: slice) -> None:
+        part = frame[rows]
+        result[rows, :n_columns] = part
+        result[rows, n_columns : n_columns + after] = arrays.flip(part[:, n_columns - after :], 1)
+        result[rows, n_columns + after :] = arrays.flip(part[:, :before], 1)
+
+    arrays.each(fill, arrays.parts(n_rows, 4 * shape[1]))
+    after = (shape[0] - n_rows) // 2
+    before = shape[0] - n_rows - after
+    result[n_rows : n_rows + after] = arrays.flip(result[n_rows - after : n_rows], 0)
+    result[n_rows + after :] = arrays.flip(result[:before], 0)
     return result
 
 
+# ---------------------------------------------------------------------- spectra
 def _add_moved(
-    total: np.ndarray, spectrum: np.ndarray, shape: Shape, shift: Shift, weights: Optional[FrameWeights], position: int
+    total: Array,
+    spectrum: Array,
+    shapes: Tuple[Shape, Shape],
+    shift: Shift,
+    weights: Optional[FrameWeights],
+    position: int,
+    arrays: Arrays,
 ) -> None:
-    """Add a frame's spectrum, moved and weighted: a shift by s is the phase exp(-2 pi i k s)."""
-    along_x = phases(np.fft.rfftfreq(shape[1]), shift[0])
-    along_y = phases(np.fft.fftfreq(shape[0]), shift[1])
-    for rows in bands_of_spectrum(total):
-        part = spectrum[rows]
-        part *= along_y[rows, None]
-        part *= along_x
-        if weights is not None:
-            part *= weights.of_frame(position, rows)
-        total[rows] += part
+    """Add a frame's spectrum, cropped, moved and weighted, with its mean as it was: a shift is a phase."""
+    padded, cropped = shapes
+    frequencies = np.fft.fftfreq(cropped[0])
+    if cropped[0] % 2 == 0:
+        frequencies[cropped[0] // 2] = 0.5  # either sign would do; RELION counts it as positive
+    scale = np.float32(cropped[0] * cropped[1] / (padded[0] * padded[1]))
+    along_x = arrays.device(_phases(np.fft.rfftfreq(cropped[1]), shift[0] * cropped[1] / padded[1]) * scale)
+    along_y = arrays.device(_phases(frequencies, shift[1] * cropped[0] / padded[0])[:, None])
+
+    for rows, source in _cropped_rows(padded, cropped):
+
+        def add(part: slice, first: int = rows.start, offset: int = source - rows.start) -> None:
+            here = slice(first + part.start, first + part.stop)
+            moved = spectrum[here.start + offset : here.stop + offset, : total.shape[1]]
+            moved *= along_y[here]
+            moved *= along_x
+            if weights is not None:
+                moved *= weights.of_frame(position, here)
+            total[here] += moved
+
+        arrays.each(add, arrays.parts(rows.stop - rows.start, 8 * total.shape[1]))
 
 
-def phases(frequencies: np.ndarray, shift: float) -> np.ndarray:
+def _phases(frequencies: np.ndarray, shift: float) -> np.ndarray:
     """Return by which factors a shift in px changes a spectrum, complex64; frequencies in cycles per px."""
     return np.exp(-2j * np.pi * shift * frequencies).astype(np.complex64)
 
 
-def bands_of_spectrum(spectrum: np.ndarray) -> List[slice]:
-    """Return the rows of a spectrum in bands that stay in the processor's cache."""
-    step = rows_of_band(spectrum.shape[1], 8)
-    return [slice(first, first + step) for first in range(0, spectrum.shape[0], step)]
+def _cropped_rows(padded: Shape, cropped: Shape) -> List[Tuple[slice, int]]:
+    """Return the rows of a cropped spectrum, low frequencies, then negative ones, and where they begin in the whole."""
+    n_below = cropped[0] // 2
+    n_above = cropped[0] - n_below
+    return [(slice(0, n_above), 0), (slice(n_above, cropped[0]), padded[0] - n_below)]
+
+
+def _binned(image: Array, shape: Shape, arrays: Arrays) -> Array:
+    """Return an image on a coarser grid, float32, with its mean."""
+    full = image.shape[0], image.shape[1]
+    spectrum = arrays.rfft2(image)
+    small = arrays.empty((shape[0], shape[1] // 2 + 1), np.complex64)
+    for rows, source in _cropped_rows(full, shape):
+        small[rows] = spectrum[source : source + rows.stop - rows.start, : small.shape[1]]
+    small *= shape[0] * shape[1] / (full[0] * full[1])
+    return arrays.irfft2(small, shape)
 
 
 class FrameWeights:
     """Exposure weights of every frame on the grid of the transforms, made row by row where they are needed."""
 
-    def __init__(self, shape: Shape, weighting: DoseWeighting) -> None:
+    def __init__(self, shape: Shape, weighting: DoseWeighting, arrays: Arrays) -> None:
         squared_y = np.fft.fftfreq(shape[0], weighting.sampling_rate)[:, None] ** 2
         squared_x = np.fft.rfftfreq(shape[1], weighting.sampling_rate) ** 2
-        self._doses = weighting.doses
-        self._critical = np.empty((shape[0], squared_x.size), np.float32)
-        for rows in bands_of_spectrum(self._critical):
-            frequency = np.sqrt(squared_y[rows] + squared_x)
-            self._critical[rows] = critical_exposure(frequency, weighting.voltage)
+        self._doses = [float(dose) for dose in weighting.doses]
+        self._arrays = arrays
+        exponents = np.empty((shape[0], squared_x.size), np.float32)
 
-    def of_frame(self, position: int, rows: slice) -> np.ndarray:
+        def prepare(rows: slice) -> None:
+            critical = critical_exposure(np.sqrt(squared_y[rows] + squared_x), weighting.voltage)
+            exponents[rows] = -0.5 / critical
+
+        arrays.each(prepare, arrays.parts(shape[0], 8 * squared_x.size))
+        self._per_dose = arrays.device(exponents)
+
+    def of_frame(self, position: int, rows: slice) -> Array:
         """Return the weights of a frame, given by its position among the used ones, for rows of the transform."""
-        return exposure_weight(self._critical[rows], self._doses[position])
+        return self._arrays.exp(self._per_dose[rows] * self._doses[position])
 
-    def prepare(self) -> None:
-        """Find the divisor of `equalized` once, which takes as long as weighting all frames."""
-        self._divisor = np.empty_like(self._critical)
-        for rows in bands_of_spectrum(self._critical):
-            self._divisor[rows] = self._noise(rows)
+    def equalize(self, spectrum: Array) -> None:
+        """Bring the noise of a weighted sum, with that of the other frames, back to that of a plain sum."""
 
-    def equalized(self, position: int, rows: slice) -> np.ndarray:
-        """Return the weights of a frame over the divisor that `equalize` applies to sums."""
-        return self.of_frame(position, rows) / self._divisor[rows]
+        def divide(rows: slice) -> None:
+            squares = self.of_frame(0, rows) ** 2
+            for position in range(1, len(self._doses)):
+                squares += self.of_frame(position, rows) ** 2
+            squares /= len(self._doses)
+            spectrum[rows] /= self._arrays.sqrt(squares)
 
-    def equalize(self, spectra: Sequence[np.ndarray]) -> None:
-        """Bring the noise of the weighted full sum back to that of a plain sum; the mean is kept."""
-        for rows in bands_of_spectrum(self._critical):
-            divisor = self._noise(rows)
-            for spectrum in spectra:
-                spectrum[rows] /= divisor
-
-    def _noise(self, rows: slice) -> np.ndarray:
-        """Return the noise of the weighted sum, relative to that of a plain one."""
-        squares = np.zeros_like(self._critical[rows])
-        for position in range(len(self._doses)):
-            squares += self.of_frame(position, rows) ** 2
-        return np.sqrt(squares / np.float32(len(self._doses)))
+        self._arrays.each(divide, self._arrays.parts(spectrum.shape[0], 8 * spectrum.shape[1]))

@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from cryoden.formats.relion_job import MovieCorrection
+from cryoden.movies.motion.arrays import Arrays
 from cryoden.movies.motion.estimation import GLOBAL, LOCAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
 from cryoden.movies.motion.motion import Motion
 from cryoden.movies.motion.stored_shifts import Shift
@@ -122,7 +123,7 @@ class Alignment:
         )  # fmt: skip
 
 
-def align_movie(movie: Movie, sampling_rate: float, n_patches: int, n_threads: int = 1) -> Alignment:
+def align_movie(movie: Movie, sampling_rate: float, n_patches: int, arrays: Arrays) -> Alignment:
     """Find the motion in a movie, and decide what of it is applied.
 
     Parameters
@@ -133,16 +134,18 @@ def align_movie(movie: Movie, sampling_rate: float, n_patches: int, n_threads: i
         A/px.
     n_patches
         Along each side, for local motion; below 3 there is none.
-    n_threads
-        For Fourier transforms.
+    arrays
+        What computes.
 
     Raises
     ------
     CryodenError
         If the movie cannot be read.
     """
-    frames = movie.corrected_frames()
-    estimate = estimate_motion(frames, len(movie.frame_indices), movie.shape, sampling_rate, n_patches, n_threads)
+    movie.find_bad_pixels()
+    with arrays.alone():
+        frames = movie.corrected_frames(arrays=arrays)
+        estimate = estimate_motion(frames, len(movie.frame_indices), movie.shape, sampling_rate, n_patches, arrays)
     applied, doubts = _verdict(estimate)
     steps = np.hypot(*np.diff(estimate.shifts, axis=0).T) * sampling_rate
     if estimate.is_found:

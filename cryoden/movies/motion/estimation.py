@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
+import scipy.fft
 
 from cryoden.formats.relion_job import COEFFICIENTS
+from cryoden.movies.motion.arrays import Array, Arrays
 from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, ring_frc
 from cryoden.movies.motion.local_motion import FRAME_MIDDLE, LocalMotionModel
 from cryoden.movies.motion.motion import Shape
@@ -60,6 +62,10 @@ MEMORY_BYTES = 600 << 20
 
 MIN_SCORE = 6.0
 """Noise alone reaches it in no patch of no frame; frames that do not reach it either are grouped."""
+
+MOST_TIMES = 20
+"""At which patches are measured: neighbouring frames are summed if there are more, since patches hardly move between
+them once their frames are aligned."""
 
 MIN_GROUPS = 6
 """Of frames: a cubic polynomial of time needs more than four."""
@@ -132,19 +138,20 @@ class MotionEstimate:
 
 
 def estimate_motion(
-    frames: Iterable[np.ndarray],
+    frames: Iterable[Array],
     n_frames: int,
     shape: Shape,
     sampling_rate: float,
     n_patches: int = 5,
-    n_threads: int = 1,
+    arrays: Arrays = Arrays(),
 ) -> MotionEstimate:
     """Find the motion in a movie.
 
     Parameters
     ----------
     frames
-        Float32 `(y, x)`, with gain applied and bad pixels replaced; read once, one after the other.
+        Float32 `(y, x)`, with gain applied and bad pixels replaced; read once, one after the other. They are where
+        `arrays` computes.
     n_frames
         How many there are; two or more.
     shape
@@ -153,8 +160,8 @@ def estimate_motion(
         A/px.
     n_patches
         Along each side, for local motion; below 3 there is none.
-    n_threads
-        For Fourier transforms.
+    arrays
+        What computes.
 
     Raises
     ------
@@ -162,18 +169,18 @@ def estimate_motion(
         As `frames`.
     """
     binning = max(1, round(COARSE_PIXEL_A / sampling_rate))
-    band = Band((shape[0] // binning, shape[1] // binning), binning, sampling_rate)
+    band = Band((shape[0] // binning, shape[1] // binning), (binning, binning), sampling_rate, arrays)
 
     # So many frames are kept that the memory does not grow with their number; neighbours are summed if there are more.
     n_kept = min(n_frames, max(MIN_GROUPS, MEMORY_BYTES // band.n_bytes))
     groups = np.array_split(np.arange(n_frames), n_kept)
-    images = _summed(_binned(frames, binning), groups)
-    kept = Frames(FrameSpectra.of_images(images, n_kept, band, n_threads), groups, n_frames, sampling_rate)
+    images = _summed(_binned(frames, binning, band), groups)
+    kept = Frames(FrameSpectra.of_images(images, n_kept, band), groups, n_frames, sampling_rate)
 
     found = _whole_frames(kept)
     if n_patches < 3 or not found.is_found or n_kept < MIN_GROUPS:
         return found
-    return _with_local_motion(found, kept, n_patches, n_threads)
+    return _with_local_motion(found, kept, n_patches)
 
 
 @dataclass(frozen=True)
@@ -221,22 +228,42 @@ class Frames:
         return Frames(self.spectra.grouped(parts, within), groups, self.n_frames, self.sampling_rate)
 
 
-def _binned(frames: Iterable[np.ndarray], binning: int) -> Iterator[np.ndarray]:
+def _binned(frames: Iterable[Array], binning: int, band: Band) -> Iterator[Array]:
     """Yield the sum of every square of pixels, less the mean of all, falling to 0 at the edges; float32.
 
     Edges are at the same place in every frame: they would make frames agree that are not aligned.
     """
+    arrays, (n_rows, n_columns) = band.arrays, band.shape
+    taper_y = arrays.device(taper(n_rows, FRAME_EDGE)[:, None])
+    taper_x = arrays.device(taper(n_columns, FRAME_EDGE))
     for frame in frames:
-        rows, columns = (size // binning for size in frame.shape)
-        squares = frame[: rows * binning, : columns * binning].reshape(rows, binning, columns, binning)
-        image = np.einsum("ybxc->yx", squares)
-        image -= image.mean(dtype=np.float64).astype(np.float32)
-        image *= taper(rows, FRAME_EDGE)[:, None]
-        image *= taper(columns, FRAME_EDGE)
+        image = arrays.empty((n_rows, n_columns), np.float32)
+
+        def add_squares(rows: slice, image: Array = image, frame: Array = frame) -> float:
+            squares = frame[rows.start * binning : rows.stop * binning]
+            lines = _added(squares[step::binning] for step in range(binning))
+            image[rows] = _added(lines[:, step : n_columns * binning : binning] for step in range(binning))
+            return float(image[rows].sum())
+
+        parts = arrays.parts(n_rows, 4 * n_columns * binning**2)
+        mean = sum(arrays.each(add_squares, parts)) / (n_rows * n_columns)
+        del frame
+        image -= mean
+        image *= taper_y
+        image *= taper_x
         yield image
 
 
-def _summed(images: Iterator[np.ndarray], groups: List[np.ndarray]) -> Iterator[np.ndarray]:
+def _added(items: Iterable[Array]) -> Array:
+    """Return the sum of arrays; that of one is itself."""
+    iterator = iter(items)
+    total = next(iterator)
+    for item in iterator:
+        total = total + item
+    return total
+
+
+def _summed(images: Iterator[Array], groups: List[np.ndarray]) -> Iterator[Array]:
     """Yield the sum of each group of neighbouring images."""
     for group in groups:
         total = next(images)
@@ -351,7 +378,8 @@ def _refined(
     for _ in range(max_iterations):
         places = items.places_of(shifts)
         measured = items.spectra.measure(places, items.spectra.common_signal(places))
-        steps = np.clip(measured.steps, -items.spectra.band.pixel, items.spectra.band.pixel)  # Newton's is right nearby
+        reach = max(items.spectra.band.pixel)  # nearby, Newton's step is right
+        steps = np.clip(measured.steps, -reach, reach)
         is_used = ~_are_strange(measured.scores)
         smooth = smooth_trajectory(
             (places + share * steps)[is_used], _variances(measured)[is_used], items.times[is_used], at
@@ -381,7 +409,7 @@ def _by_peaks(items: Frames, first: Optional[np.ndarray] = None) -> np.ndarray:
             steps = items.spectra.peaks(shifts, band.b_factor(b_factor), REACH_A / items.sampling_rate)
             steps = share * (steps - steps[0])
             shifts = shifts + steps
-            if np.abs(steps).max() < band.pixel / 2:
+            if np.abs(steps).max() < max(band.pixel) / 2:
                 break
     return shifts - shifts[0]
 
@@ -416,26 +444,26 @@ class Patches:
     times: np.ndarray
 
 
-def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int, n_threads: int) -> MotionEstimate:
+def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int) -> MotionEstimate:
     """Return the estimate with the motion of patches, as a polynomial."""
     score = float(np.median(found.scores)) / n_patches
-    size = int(np.ceil(min((MIN_SCORE / score) ** 2, len(kept.groups) / MIN_GROUPS)))
-    patches = _patches(found, kept.grouped(size, found.shifts), n_patches, n_threads)
+    least = len(kept.groups) / MOST_TIMES
+    size = int(np.ceil(min(max((MIN_SCORE / score) ** 2, least), len(kept.groups) / MIN_GROUPS)))
+    patches = _patches(found, kept.grouped(size, found.shifts), n_patches)
 
-    band = kept.spectra.band
+    band, arrays = kept.spectra.band, kept.spectra.band.arrays
     weights = kept.spectra.common_signal(kept.places_of(found.shifts))
-    now = np.stack(
-        [
-            patch.peaks(np.zeros((len(patch), 2)), band.b_factor(B_FACTORS[1]), LOCAL_REACH_A / kept.sampling_rate)
-            for patch in patches.spectra
-        ]
-    )
+    broad = patches.spectra[0].band.b_factor(B_FACTORS[1])
+    still = np.zeros((len(patches.times), 2))
+    far = LOCAL_REACH_A / kept.sampling_rate
+    now = np.stack(arrays.each(lambda patch: patch.peaks(still, broad, far), patches.spectra))
+    reach = max(band.pixel)
     shifts = np.zeros_like(now)
     coefficients = np.zeros(COEFFICIENTS)
     change = np.inf
     for _ in range(MAX_ITERATIONS):
-        results = [patch.measure(places, weights) for patch, places in zip(patches.spectra, now)]
-        steps = np.stack([np.clip(result.steps, -band.pixel, band.pixel) for result in results])
+        results = arrays.each(lambda item: item[0].measure(item[1], weights), list(zip(patches.spectra, now)))
+        steps = np.clip(np.stack([result.steps for result in results]), -reach, reach)
         variances = np.stack([_variances(result) for result in results])
         measured = now + steps
         coefficients = fit_local_motion(measured, variances, patches.places, patches.times, kept.n_frames)
@@ -456,27 +484,46 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int, n_th
     )
 
 
-def _patches(found: MotionEstimate, items: Frames, n_patches: int, n_threads: int) -> Patches:
+def _patches(found: MotionEstimate, items: Frames, n_patches: int) -> Patches:
     """Return the patches of groups of frames, `n_patches` along each side."""
-    band = items.spectra.band
-    (rows, n_y), (columns, n_x) = (_patch_starts(size, n_patches) for size in band.shape)
-    patch_band = Band((n_y, n_x), band.pixel, items.sampling_rate)
-    window = np.outer(taper(n_y, PATCH_EDGE), taper(n_x, PATCH_EDGE))
+    band, arrays = items.spectra.band, items.spectra.band.arrays
+
+    # A grid that just holds the band: fewer pixels than the frames had.
+    grid = tuple(min(side, scipy.fft.next_fast_len(reach)) for side, reach in zip(band.shape, _held(band)))
+    shape = (grid[0], grid[1])
+    pixel = (band.shape[0] * band.pixel[0] / shape[0], band.shape[1] * band.pixel[1] / shape[1])
+    (rows, n_y), (columns, n_x) = (_patch_starts(size, n_patches) for size in shape)
+    patch_band = Band((n_y, n_x), pixel, items.sampling_rate, arrays)
+    window = arrays.device(np.outer(taper(n_y, PATCH_EDGE), taper(n_x, PATCH_EDGE)))
     corners = [(row, column) for row in rows for column in columns]
 
-    spectra = np.empty((len(corners), len(items.groups), len(patch_band)), np.complex64)
-    for number, shift in enumerate(items.places_of(found.shifts)):
-        image = band.to_image(items.spectra.moved(number, shift), n_threads)
-        for corner, (row, column) in enumerate(corners):
+    spectra = arrays.empty((len(corners), len(items.groups), *patch_band.size), np.complex64)
+    shifts = items.places_of(found.shifts)
+    cut = arrays.empty((len(corners), n_y, n_x), np.float32)
+    moved = items.spectra.moving(shifts, band.whole)
+    for number in range(len(items.groups)):
+        image = band.to_images(moved(frames=slice(number, number + 1))[0], shape)
+
+        def cut_out(corner: int, image: Array = image) -> None:
+            row, column = corners[corner]
             patch = image[row : row + n_y, column : column + n_x]
-            spectra[corner, number] = patch_band.of_image((patch - patch.mean()) * window)
-    places = [((x + n_x / 2) / band.shape[1] - 0.5, (y + n_y / 2) / band.shape[0] - 0.5) for y, x in corners]
+            cut[corner] = patch - patch.mean()
+            cut[corner] *= window
+
+        arrays.each(cut_out, range(len(corners)))
+        spectra[:, number] = patch_band.of_images(cut)
+    places = [((x + n_x / 2) / shape[1] - 0.5, (y + n_y / 2) / shape[0] - 0.5) for y, x in corners]
     return Patches([FrameSpectra(patch_band, patch) for patch in spectra], np.array(places), items.times + FRAME_MIDDLE)
+
+
+def _held(band: Band) -> Shape:
+    """Return the fewest rows and columns of an image that has all frequencies of a band."""
+    return 2 * band.reach_y + 2, 2 * band.reach_x + 2
 
 
 def _patch_starts(size: int, n_patches: int) -> Tuple[List[int], int]:
     """Return where patches begin along an axis, and their side: each reaches half over its neighbours."""
-    side = min(size, int(np.ceil(1.5 * size / n_patches)))
+    side = min(size, scipy.fft.next_fast_len(int(np.ceil(1.5 * size / n_patches)), real=True))
     starts = np.linspace(0, size - side, n_patches).round().astype(int)
     return list(starts), side
 
@@ -494,7 +541,7 @@ def _at_places(model: LocalMotionModel, places: np.ndarray, times: np.ndarray) -
 def _observed(measured: np.ndarray, patches: Patches, band: Band) -> np.ndarray:
     """Return what was measured as a table: frame, place and shift of each patch, from the first group on."""
     relative = measured - measured[:, :1]
-    n_rows, n_columns = (size * band.pixel for size in band.shape)
+    n_rows, n_columns = (size * step for size, step in zip(band.shape, band.pixel))
     rows = [
         (time + FRAME_MIDDLE, (x + 0.5) * n_columns, (y + 0.5) * n_rows, *relative[patch, group])
         for group, time in enumerate(patches.times)

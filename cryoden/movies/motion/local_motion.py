@@ -132,9 +132,17 @@ def shifts_of_rows(polynomial: np.ndarray, first: int, last: int, shape: Tuple[i
     shape
         Rows and columns of the image.
     """
+    in_rows, in_columns = powers_of_rows(polynomial, first, last, shape)
+    return in_rows @ in_columns
+
+
+def powers_of_rows(
+    polynomial: np.ndarray, first: int, last: int, shape: Tuple[int, int]
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the two matrices, float32 `(rows, 3)` and `(3, columns)`, whose product `shifts_of_rows` returns."""
     y, x = np.arange(first, last) / shape[0] - 0.5, np.arange(shape[1]) / shape[1] - 0.5
     in_rows = np.vander(y, 3, increasing=True) @ polynomial
-    return in_rows.astype(np.float32) @ np.vander(x, 3, increasing=True).T.astype(np.float32)
+    return in_rows.astype(np.float32), np.vander(x, 3, increasing=True).T.astype(np.float32)
 
 
 def _times_of_groups(written: np.ndarray, n_frames: int) -> np.ndarray:

@@ -37,11 +37,6 @@ class Motion:
     is_circular: bool = False
     is_binned_last: bool = False
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether frames are only shifted as a whole."""
-        return self.fields is None and self.binning == 1 and not self.is_circular
-
 
 def binned_shape(shape: Shape, binning: float) -> Shape:
     """Return rows and columns of a sum, as RELION rounds them."""

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure, doses_at_end, exposure_weight
-from cryoden.movies.motion.aligned_sums import aligned_half_bands, pad_mirrored, padded_shape
+from cryoden.movies.motion.aligned_sums import aligned_half_bands, pad_mirrored
+from cryoden.movies.motion.arrays import Arrays
+from cryoden.movies.motion.motion import Motion
 from cryoden.movies.motion.stored_shifts import Shift
 from cryoden.movies.movie import Bands, Movie
 from tests.helpers import clean_signal, write_raw_mrc
@@ -29,14 +31,14 @@ def concatenated(bands: Iterable[Bands]) -> Bands:
 def aligned(movie: Movie, shifts: Dict[int, Shift]) -> Bands:
     """Return the halves of a movie whose frames are moved."""
     used = [shifts[index + 1] for index in movie.frame_indices]
-    return concatenated(aligned_half_bands(movie.corrected_frames(), movie.shape, used))
+    return concatenated(aligned_half_bands(movie.corrected_frames, movie.shape, Motion(used)))
 
 
 def weighted(movie: Movie, dose_per_frame: float, initial_dose: float = 0.0, voltage: float = 300.0) -> Bands:
     """Return the halves of a movie whose frames are weighted."""
     weighting = DoseWeighting(doses_at_end(movie.frame_indices, dose_per_frame, initial_dose), RATE, voltage)
     unmoved = [(0.0, 0.0)] * len(movie.frame_indices)
-    return concatenated(aligned_half_bands(movie.corrected_frames(), movie.shape, unmoved, weighting))
+    return concatenated(aligned_half_bands(movie.corrected_frames, movie.shape, Motion(unmoved), weighting))
 
 
 def drifting(path: Path, drift: Dict[int, Tuple[float, float]], seed: int = 1) -> Tuple[Movie, np.ndarray]:
@@ -122,13 +124,6 @@ def test_hot_pixels_are_replaced_before_they_are_moved(tmp_path: Path) -> None:
 
 
 def test_frames_are_continued_by_their_mirror_image() -> None:
-    result = pad_mirrored(np.arange(12.0).reshape(3, 4), (5, 8))
+    result = pad_mirrored(np.arange(12.0).reshape(3, 4), (5, 8), Arrays())
     np.testing.assert_array_equal(result[0], [0, 1, 2, 3, 3, 2, 1, 0])
     np.testing.assert_array_equal(result[:, 0], [0, 4, 8, 8, 0])
-
-
-def test_padding_has_room_for_the_shifts() -> None:
-    assert padded_shape((100, 100), [(0.0, 0.0)]) == (100, 100)
-    rows, columns = padded_shape((100, 128), [(3.2, -1.5), (-7.9, 0.0)])
-    assert rows >= 104
-    assert columns >= 144

@@ -12,6 +12,7 @@ import scipy.ndimage
 
 from cryoden.movies.motion import alignment as alignment_module
 from cryoden.movies.motion.alignment import Alignment, align_movie
+from cryoden.movies.motion.arrays import Arrays
 from cryoden.movies.motion.estimation import GLOBAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
 from cryoden.movies.movie import Movie
 from tests.helpers import write_raw_mrc
@@ -48,7 +49,7 @@ def estimate(frames: List[np.ndarray], n_patches: int = 1) -> MotionEstimate:
 
 def aligned(frames: List[np.ndarray]) -> Alignment:
     write_raw_mrc(Path("m.mrcs"), np.stack(frames).astype(np.uint8), 0)
-    return align_movie(Movie("m.mrcs"), RATE, 1)
+    return align_movie(Movie("m.mrcs"), RATE, 1, Arrays())
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_what_makes_different_things_agree_is_not_applied(monkeypatch: pytest.Mo
     curves = {key: np.full(4, value) for key, value in ((UNALIGNED, 0.05), (GLOBAL, 0.1), (NULL, 0.09))}
     found = MotionEstimate(drift(), 0.1, np.full(12, 20.0), True, curves, 0.2)
     monkeypatch.setattr(alignment_module, "estimate_motion", lambda *_, **__: found)
-    movie = SimpleNamespace(corrected_frames=list, frame_indices=list(range(12)), shape=SHAPE)
-    alignment = align_movie(cast(Movie, movie), RATE, 1)
+    movie = SimpleNamespace(corrected_frames=dict, find_bad_pixels=list, frame_indices=list(range(12)), shape=SHAPE)
+    alignment = align_movie(cast(Movie, movie), RATE, 1, Arrays())
     assert alignment.applied == UNALIGNED
     assert "frames that show different things" in alignment.doubts[0]

@@ -9,8 +9,8 @@ import pytest
 import scipy.ndimage
 
 from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure
+from cryoden.movies.motion.aligned_sums import FramesOf, aligned_half_bands
 from cryoden.movies.motion.motion import Motion
-from cryoden.movies.motion.warped_sums import warped_half_bands
 from cryoden.movies.movie import Bands
 from tests.helpers import clean_signal
 
@@ -26,6 +26,11 @@ INNER = (slice(20, -20), slice(20, -20))
 def concatenated(bands: Iterable[Bands]) -> Bands:
     halves = list(bands)
     return np.concatenate([odd for odd, _ in halves]), np.concatenate([even for _, even in halves])
+
+
+def among(frames: List[np.ndarray]) -> FramesOf:
+    """Return what yields frames by their positions."""
+    return lambda positions: (frames[position] for position in positions)
 
 
 def cropped(spectrum: np.ndarray, shape: Tuple[int, int]) -> np.ndarray:
@@ -73,7 +78,7 @@ def test_halves_as_relion_makes_them(binning: int) -> None:
     """Around the edges a place has no four neighbours, and RELION takes the nearest: not compared."""
     frames = [without_nyquist(frame, binning).astype(np.float32) for frame in FRAMES]
     motion = Motion(SHIFTS, FIELDS, binning, is_circular=True)
-    odd, even = concatenated(warped_half_bands(iter(frames), SHAPE, motion))
+    odd, even = concatenated(aligned_half_bands(among(frames), SHAPE, motion))
     images = expected(binning, FIELDS)
     for half, number in ((odd, 0), (even, 1)):
         assert half.dtype == np.float32
@@ -82,7 +87,7 @@ def test_halves_as_relion_makes_them(binning: int) -> None:
 
 def test_without_local_motion_nothing_but_the_grid_differs() -> None:
     motion = Motion(SHIFTS, None, 1.0, is_circular=True)
-    odd, _ = concatenated(warped_half_bands(iter(FRAMES), SHAPE, motion))
+    odd, _ = concatenated(aligned_half_bands(among(FRAMES), SHAPE, motion))
     images = expected(1, None)
     np.testing.assert_allclose(without_nyquist(odd), without_nyquist(images[0] + images[2]), atol=1e-3)
 
@@ -94,7 +99,7 @@ def test_weights_come_before_the_warp() -> None:
     weights = weights / np.sqrt((weights**2).mean(axis=0))
     frames = [without_nyquist(frame).astype(np.float32) for frame in FRAMES]
     motion = Motion(SHIFTS, FIELDS, 1.0, is_circular=True)
-    odd, even = concatenated(warped_half_bands(iter(frames), SHAPE, motion, DoseWeighting(doses, rate)))
+    odd, even = concatenated(aligned_half_bands(among(frames), SHAPE, motion, DoseWeighting(doses, rate)))
     images = expected(1, FIELDS, weights)
     np.testing.assert_allclose(odd[INNER], (images[0] + images[2])[INNER], atol=2e-3)
     np.testing.assert_allclose(even[INNER], (images[1] + images[3])[INNER], atol=2e-3)
@@ -106,7 +111,7 @@ def test_mirrored_edges_change_nothing_inside_and_keep_the_mean(binning: float, 
     halves = []
     for is_circular in (True, False):
         motion = Motion(SHIFTS, FIELDS, binning, is_circular, is_last)
-        halves.append(concatenated(warped_half_bands(iter(frames), SHAPE, motion)))
+        halves.append(concatenated(aligned_half_bands(among(frames), SHAPE, motion)))
     (circular, _), (mirrored, _) = halves
     assert mirrored.shape == circular.shape == (int(SHAPE[0] / binning), int(SHAPE[1] / binning))
     # of a deviation of 1.4: a step at the edge of the circular image rings inwards
@@ -115,8 +120,8 @@ def test_mirrored_edges_change_nothing_inside_and_keep_the_mean(binning: float, 
 
 
 def test_binning_last_is_binning_of_the_unbinned_sum() -> None:
-    unbinned, _ = concatenated(warped_half_bands(iter(FRAMES), SHAPE, Motion(SHIFTS, FIELDS, 1.0)))
-    last, _ = concatenated(warped_half_bands(iter(FRAMES), SHAPE, Motion(SHIFTS, FIELDS, 2.0, is_binned_last=True)))
+    unbinned, _ = concatenated(aligned_half_bands(among(FRAMES), SHAPE, Motion(SHIFTS, FIELDS, 1.0)))
+    last, _ = concatenated(aligned_half_bands(among(FRAMES), SHAPE, Motion(SHIFTS, FIELDS, 2.0, is_binned_last=True)))
     shape = (SHAPE[0] // 2, SHAPE[1] // 2)
     small = np.fft.ifft2(cropped(np.fft.fft2(unbinned.astype(float)), shape)).real / 4
     np.testing.assert_allclose(without_nyquist(last), small, atol=1e-4)
@@ -132,6 +137,6 @@ def test_a_place_that_moved_comes_back() -> None:
     field[0, 1, 0] = -6.0
     still = large[:, 20:-20].astype(np.float32)
     motion = Motion([(0.0, 0.0)] * 2, [np.zeros((2, 3, 3)), field])
-    odd, even = concatenated(warped_half_bands(iter([still, moved]), SHAPE, motion))
+    odd, even = concatenated(aligned_half_bands(among([still, moved]), SHAPE, motion))
     np.testing.assert_allclose(odd, still, atol=1e-4)
     np.testing.assert_allclose(even[INNER], still[INNER], atol=0.03)

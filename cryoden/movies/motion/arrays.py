@@ -1,0 +1,209 @@
+"""Array operations of motion correction, by NumPy and SciPy in threads; `gpu.py` has the same ones on a GPU.
+
+What is written with them is written once for both. They are only those that NumPy and PyTorch call differently:
+operators, slices, `real`, `imag` and `conj` are the same in both.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Callable, ContextManager, Dict, List, Sequence, Tuple, TypeVar
+
+import numpy as np
+import scipy.fft
+
+from cryoden.config.shared import AUTO
+from cryoden.errors import DeviceError, Remedy
+
+Array = Any
+"""A NumPy array, or what stands for one on a GPU."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+GPU_FILES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
+"""One of them is there where a driver of a GPU is loaded: NVIDIA's, that of Windows below Linux, AMD's."""
+
+CACHED_BYTES = 1 << 20
+"""What is computed at once on a CPU: it stays in the cache of a core."""
+
+
+class Arrays:
+    """Operations of NumPy and SciPy.
+
+    Parameters
+    ----------
+    n_threads
+        That work at the same time.
+
+    Attributes
+    ----------
+    part_bytes : int
+        Of the largest array of what is computed at once.
+    is_apart : bool
+        Whether arrays are in a memory of their own.
+    n_ahead : int
+        Frames that are decoded ahead.
+    """
+
+    part_bytes = CACHED_BYTES
+    is_apart = False
+    n_ahead = 1
+
+    def __init__(self, n_threads: int = 1) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(n_threads)  # starts no thread before it is asked for
+        self._worker = threading.local()
+
+    def alone(self) -> ContextManager[Any]:
+        """Return a context in which no other movie computes on the processor; a CPU is shared."""
+        return nullcontext()
+
+    # ------------------------------------------------------------------ parts
+    def parts(self, n: int, item_bytes: float) -> List[slice]:
+        """Return `n` items in parts of about `part_bytes`, each item of `item_bytes`."""
+        step = max(1, int(self.part_bytes // item_bytes))
+        return [slice(first, min(first + step, n)) for first in range(0, n, step)]
+
+    def each(self, function: Callable[[T], R], parts: Sequence[T]) -> List[R]:
+        """Return what a function makes of each part, in their order; inside of it, `each` starts no more threads."""
+        if self.n_threads == 1 or len(parts) == 1 or getattr(self._worker, "is_busy", False):
+            return [function(part) for part in parts]
+        results: Dict[int, R] = {}
+        numbers = iter(range(len(parts)))
+        lock = threading.Lock()
+
+        def work() -> None:
+            self._worker.is_busy = True
+            while True:  # a thread takes parts as long as there are any: that costs less than one task for each
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                results[number] = function(parts[number])
+
+        tasks = [self._pool.submit(work) for _ in range(min(self.n_threads, len(parts)))]
+        for task in tasks:
+            task.result()
+        return [results[number] for number in range(len(parts))]
+
+    # ------------------------------------------------------------------ arrays
+    def device(self, array: np.ndarray) -> Array:
+        """Return an array where it is computed with."""
+        return array
+
+    def host(self, array: Array) -> np.ndarray:
+        """Return an array of NumPy."""
+        return array
+
+    def zeros(self, shape: Tuple[int, ...], dtype: type) -> Array:
+        """Return zeros of `np.float32` or `np.complex64`."""
+        return np.zeros(shape, dtype)
+
+    def empty(self, shape: Tuple[int, ...], dtype: type) -> Array:
+        """Return an array of any content."""
+        return np.empty(shape, dtype)
+
+    def float32(self, array: Array) -> Array:
+        """Return numbers in single precision."""
+        return array.astype(np.float32, copy=False)
+
+    def flip(self, array: Array, axis: int) -> Array:
+        """Return an array in reverse order along an axis."""
+        return np.flip(array, axis)
+
+    def exp(self, array: Array) -> Array:
+        """Return the exponential of an array, which is overwritten."""
+        return np.exp(array, out=array)
+
+    def sqrt(self, array: Array) -> Array:
+        """Return the square root of an array, which is overwritten."""
+        return np.sqrt(array, out=array)
+
+    def product(self, one: Array, other: Array) -> Array:
+        """Return the product of matrices of real numbers."""
+        return one @ other
+
+    def ring_sums(self, ring: Array, values: Array, n_rings: int) -> np.ndarray:
+        """Return the sum of the values in every ring, float64, on the host; `ring` says which one each belongs to."""
+        return np.bincount(ring.reshape(-1), values.reshape(-1), minlength=n_rings)
+
+    def split(self, places: Array, size: int) -> Tuple[Array, Array, Array]:
+        """Return the pixel below each place along an axis, how far it is beyond, and whether it is outside.
+
+        Places that are outside are brought inside first. They are overwritten.
+        """
+        is_outside = (places < 0) | (places >= size - 1)
+        np.clip(places, 0, size - 1, out=places)
+        pixel = np.minimum(places.astype(np.int32), size - 2)
+        places -= pixel
+        return pixel, places, is_outside
+
+    def pixel_index(self, rows: Array, columns: Array, n_columns: int) -> Array:
+        """Return where pixels are in an image whose rows follow each other."""
+        return rows * np.int64(n_columns) + columns
+
+    def take(self, flat: Array, index: Array) -> Array:
+        """Return the values at places of a flat array."""
+        return flat.take(index)
+
+    def round_down_where(self, mask: Array, values: Array) -> None:
+        """Round some values down to whole numbers, in place."""
+        if mask.any():
+            values[mask] = np.floor(values[mask])
+
+    # ------------------------------------------------------------------ Fourier transforms
+    def rfft2(self, images: Array) -> Array:
+        """Return the transform of real images along their last two axes; they may be overwritten."""
+        return scipy.fft.rfft2(images, workers=self.n_threads, overwrite_x=True)
+
+    def irfft2(self, spectra: Array, shape: Tuple[int, int]) -> Array:
+        """Return the images of transforms, which may be overwritten."""
+        if spectra.ndim > 2 or spectra.nbytes <= self.part_bytes:
+            return scipy.fft.irfft2(spectra, s=shape, workers=self.n_threads, overwrite_x=True)
+
+        # By axes, because SciPy would copy it once more.
+        columns = scipy.fft.ifft(spectra, axis=0, workers=self.n_threads, overwrite_x=True)
+        image = np.empty(shape, np.float32)
+
+        def transform(rows: slice) -> None:
+            image[rows] = scipy.fft.irfft(columns[rows], shape[1], axis=1)
+
+        self.each(transform, self.parts(shape[0], shape[1] * 4))
+        return image
+
+
+def arrays_on(device: str, n_threads: int) -> Arrays:
+    """Return what computes on `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is a GPU where there is one that can be used.
+
+    Parameters
+    ----------
+    device
+        As above.
+    n_threads
+        That compute on the CPU, or decode for the GPU.
+
+    Raises
+    ------
+    DeviceError
+        If a GPU was asked for that is not there, or that cannot be used without PyTorch.
+    """
+    if device == "cpu" or (device == AUTO and not any(file.exists() for file in GPU_FILES)):
+        return Arrays(n_threads)  # PyTorch takes seconds to load, and is not needed
+    try:
+        from cryoden.movies.motion.gpu import TorchArrays
+
+        return TorchArrays("cuda" if device == AUTO else device, n_threads)
+    except (ImportError, DeviceError) as error:
+        if device == AUTO:
+            return Arrays(n_threads)
+        if isinstance(error, DeviceError):
+            raise
+        raise DeviceError(
+            f"Device {device} cannot be used: PyTorch is not installed, or cannot be loaded ({error}).",
+            subject=device,
+            remedy=Remedy("set_to", "device", "cpu"),
+        ) from error
