@@ -1,6 +1,6 @@
 """Micrographs without end, simulated on the GPU at the pixel size at which a network learns them.
 
-The same physics as `cryoden simulate movies` (cryoden/simulate/: weak phase contrast, ice, damage, counting), in PyTorch
+The same physics as `cryoden simulate movies` (cryoden/simulate: weak phase contrast, ice, damage, counting), in PyTorch
 and for a whole batch at once; `tests/training_sets` compares both on one specimen. What differs is what makes it fast
 enough to feed a training: specimens are beads that are added up on the image instead of slices of a Fourier transform,
 images are simulated at their coarse pixel size (3 to 6.5 A/px), where the finer pixels of the detector only say how
@@ -236,7 +236,9 @@ def damage(k: torch.Tensor, exposures: Exposures) -> torch.Tensor:
     return torch.where(_of_image(exposures.is_weighted) > 0, weighted, plain)
 
 
-def detection(k: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor, exposures: Exposures) -> Tuple[torch.Tensor, torch.Tensor]:
+def detection(
+    k: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor, exposures: Exposures
+) -> Tuple[torch.Tensor, torch.Tensor]:
     """Return how a detector transfers the signal, and the amplitude of its noise, 1 at low frequencies.
 
     Counting: electrons are counted near the place that they hit; their noise stays white. Interpolated: frames moved
@@ -249,7 +251,9 @@ def detection(k: torch.Tensor, ky: torch.Tensor, kx: torch.Tensor, exposures: Ex
     spread = 0.65 / (1 + (3.0 * pixel * k).square()) + 0.35 / (1 + (12.0 * pixel * k).square())
     kind = _of_image(exposures.detector)
     signal = torch.where(kind == 0, counted, torch.where(kind == 1, counted * moved, spread))
-    noise = torch.where(kind == 0, torch.ones_like(k), torch.where(kind == 1, moved, (0.85 * spread.square() + 0.15).sqrt()))
+    noise = torch.where(
+        kind == 0, torch.ones_like(k), torch.where(kind == 1, moved, (0.85 * spread.square() + 0.15).sqrt())
+    )
     return signal, noise
 
 

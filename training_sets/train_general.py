@@ -7,8 +7,8 @@ Two steps, both with fixed seeds:
 
 The target is the image without noise, not another noisy half: of a simulation it is known, and the network's weights
 wander less for it. Each image counts by the share of its signal that is missed, as R2 does: otherwise the few with the
-highest dose would be all that is learned. Images of held-out specimens, which no training image shows, are scored now and then; the
-last line is one JSON object.
+highest dose would be all that is learned. Images of held-out specimens, which no training image shows, are scored now
+and then; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -91,12 +91,16 @@ def rate_at(share: float, step: int) -> float:
     return PEAK_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def train(training: Micrographs, scored: Sequence[Batch], args: argparse.Namespace) -> Tuple[torch.nn.Module, Dict[str, float]]:
+def train(
+    training: Micrographs, scored: Sequence[Batch], args: argparse.Namespace
+) -> Tuple[torch.nn.Module, Dict[str, float]]:
     """Train until the time is over; return the network with averaged weights, and what it came to."""
     torch.manual_seed(args.seed)
     network = build_network(NETWORK, RESUNET_CHANNELS).to(args.device, memory_format=torch.channels_last)
     averaged = copy.deepcopy(network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, weight_decay=0.01, fused=args.device.type == "cuda")
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=PEAK_RATE, weight_decay=0.01, fused=args.device.type == "cuda"
+    )
     forward = compile_network(network) if args.device.type == "cuda" else network
 
     begun, step, shown = time.monotonic(), 0, 0.0
@@ -122,8 +126,11 @@ def train(training: Micrographs, scored: Sequence[Batch], args: argparse.Namespa
         step += 1
         if share >= shown:
             r2 = score(averaged, scored, args.precision)
-            curve.append((step, float(loss), r2))
-            print(f"{time.monotonic() - begun:5.0f} s, step {step}: loss {float(loss):.4f}, held-out R2_corr {r2:.4f}", flush=True)
+            curve.append((step, float(loss.detach()), r2))
+            print(
+                f"{time.monotonic() - begun:5.0f} s, step {step}: loss {curve[-1][1]:.4f}, held-out R2_corr {r2:.4f}",
+                flush=True,
+            )
             shown += 1 / args.scores
     r2 = score(averaged, scored, args.precision)
     return averaged, {"steps": step, "seconds": time.monotonic() - begun, "held_out_r2_corr": r2}
@@ -147,17 +154,21 @@ def main() -> None:
     parser.add_argument("--scores", type=int, default=20, help="times that held-out images are scored on the way")
     parser.add_argument("--scenes", type=int, default=512, help="kept at a time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    parser.add_argument(
+        "--device", type=torch.device, default=torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    )
     args = parser.parse_args()
     args.precision = torch.bfloat16 if args.device.type == "cuda" else torch.float32
 
     specimens = load(args.specimens)
-    beads = {specimen.name: Beads.of_density(density(specimen, VOXEL), VOXEL, args.device) for specimen in specimens}
-    seen = [specimen.name for specimen in specimens if not specimen.held_out]
-    unseen = [specimen.name for specimen in specimens if specimen.held_out]
-    print(f"{len(seen)} specimens to learn from, {len(unseen)} held out; {sum(len(b.potentials) for b in beads.values())} beads", flush=True)
+    beads = {specimen.id: Beads.of_density(density(specimen, VOXEL), VOXEL, args.device) for specimen in specimens}
+    seen = [specimen.id for specimen in specimens if not specimen.held_out]
+    unseen = [specimen.id for specimen in specimens if specimen.held_out]
+    print(f"{len(seen)} specimens to learn from, {len(unseen)} held out", flush=True)
 
-    held_out = Micrographs([beads[name] for name in unseen], args.device, args.seed + 1, n_scenes=args.batch * N_SCORED_BATCHES)
+    held_out = Micrographs(
+        [beads[name] for name in unseen], args.device, args.seed + 1, n_scenes=args.batch * N_SCORED_BATCHES
+    )
     scored = [held_out.batch(args.batch, n_new_scenes=args.batch) for _ in range(N_SCORED_BATCHES)]
     training = Micrographs([beads[name] for name in seen], args.device, args.seed, args.scenes)
 
