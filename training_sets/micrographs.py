@@ -49,6 +49,9 @@ CROP, SCENE = 448, 640
 MOST_BEADS = 3_000_000
 """Of one scene: as many particles are placed as these suffice for."""
 
+LEAST_DENSITY = 0.05
+"""Of the largest one: voxels with less are none."""
+
 STRENGTH = (0.4, 1.1)
 """Contrast of particles relative to that computed: real ones have less, for many small reasons."""
 
@@ -85,12 +88,12 @@ class Beads:
 
     @classmethod
     def of_density(cls, density: np.ndarray, voxel: float, device: torch.device) -> Beads:
-        """Return a bead for every voxel of a density `(z, y, x)` in V A^3 that holds something."""
-        is_full = np.abs(density) > 0.02 * np.abs(density).max()
-        potentials = density[is_full]
+        """Return a bead for every voxel of a density `(z, y, x)` in V, in voxels of so many A, that holds something."""
+        is_full = np.abs(density) > LEAST_DENSITY * np.abs(density).max()
+        potentials = density[is_full] * voxel**3
         places = (np.argwhere(is_full)[:, ::-1] - np.array(density.shape[::-1]) // 2) * voxel
         # What the empty voxels held: all of it counts at long waves.
-        potentials = potentials * (density.sum() / potentials.sum())
+        potentials *= density.sum(dtype=np.float64) * voxel**3 / potentials.sum(dtype=np.float64)
         reach = float(np.sqrt(np.quantile(np.square(places).sum(axis=1), 0.995)))
         return cls(
             torch.tensor(places, dtype=torch.float32, device=device),

@@ -18,6 +18,7 @@ import copy
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
@@ -25,7 +26,7 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 import torch
 from micrographs import LEAST_POWER, RATES, SCORED_WAVELENGTH, Batch, Beads, Micrographs, frequencies
-from specimens import density, load
+from specimens import Specimen, density, load, smallest_box
 
 from cryoden.config.shared import RESUNET_CHANNELS
 from cryoden.data.normalize import STANDARD
@@ -35,7 +36,9 @@ from cryoden.model.networks import build_network
 
 NETWORK = "resunet"
 SAMPLING_RATE = 4.0
-VOXEL = 3.0
+VOXEL, COARSE_VOXEL, SMALL_DIAMETER = 3.0, 4.5, 350.0
+"""A: of specimens up to a diameter, and beyond it: such have beads enough."""
+
 PEAK_RATE, WARM_UP_STEPS = 1e-3, 500
 EMA = 0.999
 BATCH = 16
@@ -43,6 +46,12 @@ VERSION = 1
 
 SCORE_BAND = (300.0, 8.0)
 N_SCORED_BATCHES = 8
+
+
+def beads_of(specimen: Specimen, device: torch.device) -> Beads:
+    """Return a specimen as the simulation wants it."""
+    voxel = VOXEL if specimen.diameter_A < SMALL_DIAMETER else COARSE_VOXEL
+    return Beads.of_density(density(specimen, voxel, smallest_box(specimen, voxel)), voxel, device)
 
 
 def errors(difference: torch.Tensor, targets: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
@@ -161,9 +170,12 @@ def main() -> None:
     args.precision = torch.bfloat16 if args.device.type == "cuda" else torch.float32
 
     specimens = load(args.specimens)
-    beads = {specimen.id: Beads.of_density(density(specimen, VOXEL), VOXEL, args.device) for specimen in specimens}
-    seen = [specimen.id for specimen in specimens if not specimen.held_out]
-    unseen = [specimen.id for specimen in specimens if specimen.held_out]
+    with ThreadPoolExecutor() as pool:
+        beads = dict(
+            zip((each.name for each in specimens), pool.map(lambda each: beads_of(each, args.device), specimens))
+        )
+    seen = [specimen.name for specimen in specimens if not specimen.held_out]
+    unseen = [specimen.name for specimen in specimens if specimen.held_out]
     print(f"{len(seen)} specimens to learn from, {len(unseen)} held out", flush=True)
 
     held_out = Micrographs(

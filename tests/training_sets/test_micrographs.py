@@ -71,6 +71,7 @@ def test_beads_project_as_a_slice_of_the_transform_does(barrel: np.ndarray) -> N
     image = maker._placed(beads, centre, rotation.as_matrix()[None], RATE)[:side, :side].numpy()
 
     assert np.corrcoef(image.ravel(), projection.ravel())[0, 1] > 0.97
+    assert image.sum() * RATE**2 == pytest.approx(barrel.sum() * VOXEL**3, rel=1e-3)
 
 
 def test_noise_is_that_of_the_electrons(barrel: np.ndarray) -> None:
