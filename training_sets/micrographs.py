@@ -181,7 +181,7 @@ class Exposures:
         }
         values = {**fields, **follows}
         table = np.stack([np.asarray(values[name.name], np.float32) for name in dataclasses.fields(cls)])
-        return cls(*torch.from_numpy(table).to(device))
+        return cls(*sent(table, device))
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class Micrographs:
         self._pool: List[Scenes] = []
         self._n_scenes, self._next = n_scenes, 0
 
-    def batch(self, n: int, n_new_scenes: int = 2) -> Batch:
+    def batch(self, n: int, n_new_scenes: int = 1) -> Batch:
         """Return new exposures of scenes of the pool, after some new scenes came into it."""
         for _ in range(n_new_scenes if self._pool else n):
             self._keep(self.scene())
@@ -367,7 +367,7 @@ class Micrographs:
         potential = torch.zeros((SCENE, SCENE), device=self.device)
         thickness = np.exp(rng.uniform(math.log(150), math.log(1000)))
         ice = self._film(thickness)
-        carbon = torch.zeros_like(ice)
+        carbon = None
         extra_losses = torch.zeros_like(ice)
 
         kind = rng.choice(["particles", "filaments", "empty"], p=[0.84, 0.1, 0.06])
@@ -396,9 +396,10 @@ class Micrographs:
 
         fine = max(0.0, rng.normal(1.0, 0.2))
         grain = self._grain(rate, WATER_DENSITY * WATER_POTENTIAL**2 * WATER_LONG_WAVES * fine, ice)
-        if bool((carbon > 0).any()):
+        losses = ice / ICE_MEAN_FREE_PATH + extra_losses
+        if carbon is not None:
             grain = grain + self._grain(rate, CARBON_DENSITY * CARBON_POTENTIAL**2, carbon)
-        losses = ice / ICE_MEAN_FREE_PATH + carbon / CARBON_MEAN_FREE_PATH + extra_losses
+            losses = losses + carbon / CARBON_MEAN_FREE_PATH
         return Scenes((potential + grain)[None], losses[None], np.array([rate]))
 
     # ------------------------------------------------------------------ what a scene holds
@@ -439,7 +440,7 @@ class Micrographs:
         if self.rng.random() < 0.25:
             view = Rotation.from_quat(self.rng.standard_normal(4))
             tilt = Rotation.from_rotvec(self.rng.normal(0, self.rng.uniform(0.05, 0.5), (n, 3)))
-            turned = Rotation.from_euler("z", self.rng.uniform(0, 2 * np.pi, n)) * tilt * view
+            turned = _about("z", self.rng.uniform(0, 2 * np.pi, n)) * tilt * view
         return turned.as_matrix()
 
     def _placed(self, beads: Beads, places: np.ndarray, rotations: np.ndarray, rate: float) -> torch.Tensor:
@@ -481,8 +482,8 @@ class Micrographs:
             axis = rng.uniform(0, side, 2) + np.cumsum(way, axis=0)
             for strand in range(n_strands):
                 turn = twist * np.arange(n) + 2 * math.pi * strand / n_strands
-                along = Rotation.from_euler("z", angle)
-                turns = along * Rotation.from_euler("x", turn) * own
+                along = _about("z", angle)
+                turns = along * _about("x", turn) * own
                 beside = along.apply(radius * np.stack((0 * turn, -np.sin(turn), np.cos(turn)), -1))[:, :2]
                 image += self._placed(beads, axis + beside, turns.as_matrix(), rate)
         return image
@@ -564,7 +565,7 @@ class Micrographs:
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         array = np.asarray(values)
-        return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else array).to(self.device)
+        return sent(array.astype(np.float32) if array.dtype == np.float64 else array, self.device)
 
     def _keep(self, scene: Scenes) -> None:
         if len(self._pool) < self._n_scenes:
@@ -580,6 +581,17 @@ class Micrographs:
         if is_mirrored:
             potential, losses = potential.flip(-1), losses.flip(-1)
         return Scenes(potential, losses, scene.rates)
+
+
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return an array on a device, without waiting for what the device still has to do."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _about(axis: str, angles: np.ndarray) -> Rotation:
+    """Return rotations by angles in radians about one axis; versions of SciPy want them in other shapes."""
+    return Rotation.from_rotvec(angles[:, None] * np.eye(3)["xyz".index(axis)])
 
 
 def _of_image(values: torch.Tensor) -> torch.Tensor:
