@@ -144,7 +144,7 @@ class Exposures:
     pixel
         A of the detector's pixels.
     detector
-        0 counting, 1 counting and interpolated, 2 scintillator.
+        0 counting, 1 counting and interpolated, 2 integrating what electrons leave in the pixels.
     efficiency
         Share of the electrons that count.
     wavelength, interaction, resistance
@@ -245,17 +245,18 @@ def detection(
     """Return how a detector transfers the signal, and the amplitude of its noise, 1 at low frequencies.
 
     Counting: electrons are counted near the place that they hit; their noise stays white. Interpolated: frames moved
-    by linear interpolation, on the average over all shifts. Scintillator: light spreads, with a wide tail, and takes
-    signal and noise along; some noise comes after it.
+    by linear interpolation, on the average over all shifts. Integrating: an electron's charge spreads over a few pixels,
+    which takes signal and noise along; some noise comes after it. Cameras with a scintillator, whose light spreads much
+    farther, are held out.
     """
     pixel = _of_image(exposures.pixel)
     counted = torch.exp(-2 * (math.pi * 0.4 * pixel * k).square())
     moved = (((2 + torch.cos(2 * math.pi * ky * pixel)) * (2 + torch.cos(2 * math.pi * kx * pixel))) / 9).sqrt()
-    spread = 0.65 / (1 + (3.0 * pixel * k).square()) + 0.35 / (1 + (12.0 * pixel * k).square())
+    spread = torch.exp(-2 * (math.pi * 0.55 * pixel * k).square())
     kind = _of_image(exposures.detector)
     signal = torch.where(kind == 0, counted, torch.where(kind == 1, counted * moved, spread))
     noise = torch.where(
-        kind == 0, torch.ones_like(k), torch.where(kind == 1, moved, (0.85 * spread.square() + 0.15).sqrt())
+        kind == 0, torch.ones_like(k), torch.where(kind == 1, moved, (0.7 * spread.square() + 0.3).sqrt())
     )
     return signal, noise
 
