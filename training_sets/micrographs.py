@@ -245,7 +245,7 @@ def detection(
     """Return how a detector transfers the signal, and the amplitude of its noise, 1 at low frequencies.
 
     Counting: electrons are counted near the place that they hit; their noise stays white. Interpolated: frames moved
-    by linear interpolation, on the average over all shifts. Integrating: an electron's charge spreads over a few pixels,
+    by linear interpolation, on the average over all shifts. Integrating: an electron's charge spreads over some pixels,
     which takes signal and noise along; some noise comes after it. Cameras with a scintillator, whose light spreads much
     farther, are held out.
     """
