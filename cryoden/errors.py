@@ -101,6 +101,7 @@ COMMAND_LINE = Words(
         "overwrite": "Choose another --output folder, or give --overwrite.",
         "resume": "Go on with --resume, or choose another --output folder.",
         "continue": "Give the same command again to go on; what is finished is kept.",
+        "measure": "To measure it, give both halves to cryoden evaluate, or to cryoden choose.",
         "free_disk": "Free some space and give the same command again; what is finished is kept.",
     },
 )

@@ -12,7 +12,7 @@ from cryoden.errors import Problem, Remedy, option_problem
 
 @dataclasses.dataclass(frozen=True)
 class DenoiseConfig(Config):
-    """Denoise micrographs with a trained model."""
+    """Denoise micrographs, with a model of your own or the general one."""
 
     groups: ClassVar[Groups] = {
         "input": ("micrographs", "model", "odd", "even", "sampling_rate"),
@@ -25,7 +25,9 @@ class DenoiseConfig(Config):
         help="Micrographs (MRC or TIFF), folders of them, or one STAR file of RELION or .cs file of CryoSPARC.",
     )
     model: str = option(
-        help="Model file (model.safetensors) that `cryoden train` wrote, or general: the model that comes with cryoden."
+        shared.GENERAL,
+        help="Model file (model.safetensors) that `cryoden train` wrote. general: the model that comes with cryoden, "
+        "for micrographs without halves.",
     )
     output: str = option(help="Folder for the denoised micrographs and micrographs.star.")
     odd: Optional[str] = option(

@@ -54,7 +54,11 @@ class RunConfig(Config):
     output: str = option(
         help="Folder for halves/, model/, denoised/ and evaluation/, each as its own command fills it."
     )
-    model: Optional[str] = option(None, help="Denoise with this model file instead of training one.")
+    model: Optional[str] = option(
+        None,
+        help="Denoise with this model instead of training one: a model file, or general, the model that comes with "
+        "cryoden, which is taken for micrographs without halves.",
+    )
     from_model: str = _of(TrainConfig, "from_model")
     watch: Optional[float] = option(
         None,

@@ -89,8 +89,19 @@ def _unseen_by(card: ModelCard, name: str) -> Rows:
     return None if name in card.training.get("trained_on", ()) else (0.0, 1.0)
 
 
-def working_rate(models: Sequence[ModelDenoiser], config: EvaluateConfig) -> Optional[float]:
+def working_rate(
+    models: Sequence[ModelDenoiser], config: EvaluateConfig, file_rate: Optional[float] = None
+) -> Optional[float]:
     """Return the sampling rate in A/px at which images are compared; None: that of the files.
+
+    Parameters
+    ----------
+    models
+        That are compared.
+    config
+        The options.
+    file_rate
+        A/px of the files, where that is known.
 
     Raises
     ------
@@ -99,8 +110,8 @@ def working_rate(models: Sequence[ModelDenoiser], config: EvaluateConfig) -> Opt
     """
     if not models:
         return config.sampling_rate
-    coarsest = max(models, key=lambda model: model.sampling_rate)
-    rate = coarsest.sampling_rate
+    rates = [model.sampling_rate if file_rate is None else model.rate_for(file_rate) for model in models]
+    rate, coarsest = max(rates), models[rates.index(max(rates))]
     if config.sampling_rate and config.sampling_rate * (1 + SAME_RATE_TOLERANCE) < rate:
         raise ModelError(
             f"{coarsest.path} works at {rate:.4g} Å/px, coarser than the {config.sampling_rate:.4g} Å/px that were "

@@ -49,6 +49,7 @@ from cryoden.metrics import sanity_checks as checks
 from cryoden.metrics.measurement import Measurement, NoiseResponse, measure
 from cryoden.metrics.model_weaknesses import training_weaknesses, worse_than_filter
 from cryoden.metrics.psnr_ssim import centre
+from cryoden.metrics.working_rate import spread_pairs
 from cryoden.model.denoiser import Denoiser, NetworkDenoiser
 from cryoden.model.devices import pick_device
 from cryoden.model.filters import WienerFilter
@@ -93,7 +94,9 @@ class Evaluation:
         self.models = [
             Denoiser.load(path, device, config.quality, config.precision, config.tile) for path in config.model
         ]
-        rate = working_rate(self.models, config)
+        is_with_general = any(model.card.is_general for model in self.models)
+        sample = spread_pairs(config.odd, config.even) if is_with_general else []
+        rate = working_rate(self.models, config, max((pair.file_rate for pair in sample), default=None))
         self.pairs, self.failures = find_pairs(config.odd, config.even, rate)
         self.n_inputs = len(self.pairs) + len(self.failures)
         self.truths = list_halves(config.truth) if config.truth else {}

@@ -84,7 +84,7 @@ class Halves:
         pair = self.pair
         if denoiser.sampling_rate is None:
             return self.compared()
-        return self._at(rescaled_shape(pair.file_shape, pair.file_rate, denoiser.sampling_rate))
+        return self._at(rescaled_shape(pair.file_shape, pair.file_rate, denoiser.rate_for(pair.file_rate)))
 
     def _at(self, shape: Tuple[int, int]) -> SizedHalves:
         """Return the halves with so many pixels: the same object whenever it is asked for."""

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 from typing import Any, List, Mapping, Optional
 
 from cryoden.config.shared import NOTHING
-from cryoden.errors import Problem
+from cryoden.errors import Problem, Remedy
 from cryoden.formats.model_file import ModelCard
 from cryoden.wording import counted
 
 KIND = "weak_model"
 """Of these problems."""
+
+NOT_MEASURED = Problem(
+    "not_measured",
+    "How good it is on these micrographs is not measured: that takes their halves.",
+    remedy=Remedy("measure"),
+)
+"""What is to be said of the general model where it denoises."""
 
 FEWEST_STEPS = 200
 """Twice what the moving average of the weights remembers by default: with fewer, random first weights shine through."""

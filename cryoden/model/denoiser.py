@@ -122,6 +122,10 @@ class Denoiser(ABC):
             If that fails.
         """
 
+    def rate_for(self, sampling_rate: float) -> float:
+        """Return the A/px of what it makes of an image that has `sampling_rate`."""
+        return self.sampling_rate or sampling_rate
+
     def close(self) -> None:  # noqa: B027  most have nothing to remove
         """Remove what was written on the way."""
 
@@ -189,13 +193,26 @@ class ModelDenoiser(Denoiser):
         return measure_scale(image, self.normalization)
 
     def require_rate(self, what: str, sampling_rate: float) -> None:
-        """Refuse an image, called `what`, whose pixels in A are coarser than the model's; raises ModelError."""
-        if sampling_rate > self.sampling_rate * (1 + SAME_RATE_TOLERANCE):
+        """Refuse an image, called `what`, whose pixels in A are coarser than the model knows; raises ModelError."""
+        coarsest = self.card.rates[1]
+        if sampling_rate <= coarsest * (1 + SAME_RATE_TOLERANCE):
+            return
+        if self.card.is_general:
             raise ModelError(
-                f"{what} has {sampling_rate:.4g} Å/px, coarser than the {self.sampling_rate:.4g} Å/px of the model; "
-                "train a model at this or a coarser sampling rate.",
+                f"{what} has {sampling_rate:.4g} Å/px; the general model is for micrographs of up to {coarsest:.4g} "
+                "Å/px. Give micrographs that are binned less, or train a model on these.",
                 subject=self.path,
             )
+        raise ModelError(
+            f"{what} has {sampling_rate:.4g} Å/px, coarser than the {self.sampling_rate:.4g} Å/px of the model; "
+            "train a model at this or a coarser sampling rate.",
+            subject=self.path,
+        )
+
+    def rate_for(self, sampling_rate: float) -> float:
+        """Return the A/px at which an image is denoised: the model's, or its own where the general model knows it."""
+        finest, coarsest = (limit * (1 + SAME_RATE_TOLERANCE) for limit in (self.sampling_rate, self.card.rates[1]))
+        return sampling_rate if finest < sampling_rate <= coarsest else self.sampling_rate
 
     def require_finite(self, what: str, *values: float) -> None:
         """Refuse a prediction of `what` by its extremes: weights that are finite but huge make numbers that are not.
@@ -221,7 +238,7 @@ class ModelDenoiser(Denoiser):
         """
         require_image(*(float(extreme) for extreme in pixels.aminmax()))
         measured = scale or self._measured(pixels)
-        shape = rescaled_shape(shape_of(pixels), sampling_rate, self.sampling_rate)
+        shape = rescaled_shape(shape_of(pixels), sampling_rate, self.rate_for(sampling_rate))
         rate = rescaled_rate(shape_of(pixels), sampling_rate, shape)
         if shape != shape_of(pixels):
             # Measured above all the same: saturated pixels are no longer equal at another pixel size.

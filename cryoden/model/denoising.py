@@ -23,7 +23,7 @@ from cryoden.formats.output_folder import failures_of, fills_folder, require_own
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.run_record import RunRecord, deleted_file
 from cryoden.formats.star import require_in_project, star_path, write_results
-from cryoden.metrics.model_weaknesses import weaknesses
+from cryoden.metrics.model_weaknesses import NOT_MEASURED, weaknesses
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
 from cryoden.model.micrograph_list import LISTS, list_micrographs
@@ -59,6 +59,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     denoiser = Denoiser.load(config.model, config.device, config.quality, config.precision, config.tile)
     for weakness in weaknesses(denoiser.card) if rank() == 0 else ():
         log.warning("cryoden: warning: %s", weakness)
+    if denoiser.card.is_general and rank() == 0:
+        log.info("Denoising by the general model. %s", NOT_MEASURED)
     micrographs = list_micrographs(config)
     for problem in micrographs.failures.values():
         write_above_bar(problem.text())

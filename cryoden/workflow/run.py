@@ -11,11 +11,13 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 from cryoden import __version__
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
 from cryoden.config.run import in_words_of_run
+from cryoden.config.shared import AUTO, GENERAL, NOTHING
 from cryoden.data.half_sources import list_halves
 from cryoden.errors import CryodenError, ModelError, NothingDoneError, PairError, Problem, Remedy
 from cryoden.formats import outputs
 from cryoden.formats.cryosparc import is_exposures
 from cryoden.formats.files import write_json
+from cryoden.formats.general_model import has_general_model
 from cryoden.formats.outcome import read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.star import METADATA, read_table, write_names
@@ -56,7 +58,7 @@ def run(
     Raises
     ------
     CryodenError
-        If a step can do nothing, or micrographs are given without their halves and without a model.
+        If a step can do nothing, or from micrographs without halves a denoiser is to be trained.
     """
     if n_ranks() > 1:
         raise CryodenError("A run is one process; give its steps to several processes as commands of their own.")
@@ -85,6 +87,7 @@ class Steps:
         self._output = Path(config.output)
         self._failures: Dict[str, Failures] = {}
         self._has_trained = False
+        self._given_model = config.model
 
     @property
     def references(self) -> Tuple[Optional[str], ...]:
@@ -101,12 +104,12 @@ class Steps:
     def finish(self, found: Found) -> Failures:
         """Do every step that is missing; return what was left out. Raises as `run`."""
         halves = self.halves(found)
-        if self._config.model is None:
+        if self._given_model is None:
             self.train(halves)
         self.denoise(halves)
         if halves.odd:
             self.evaluate(halves)
-        else:
+        elif self._given_model != GENERAL:  # of that, the denoising says it
             log.info("Without halves it cannot be measured how good the result is.")
         return {name: problem for failures in self._failures.values() for name, problem in failures.items()}
 
@@ -121,7 +124,7 @@ class Steps:
                 halves = self.halves(found)
                 if self._is_time_to_train(halves):
                     self.train(halves)
-                if self._config.model is not None or self._has_trained:
+                if self._given_model is not None or self._has_trained:
                     self.denoise(halves)
             except (NothingDoneError, PairError) as error:  # the first files may be bad ones
                 log.warning("%s", error)
@@ -196,17 +199,20 @@ class Steps:
     @property
     def model(self) -> str:
         """The model file to denoise with."""
-        return self._config.model or str(self._output / outputs.MODEL_FOLDER / outputs.MODEL)
+        return self._given_model or str(self._output / outputs.MODEL_FOLDER / outputs.MODEL)
 
     def _begin(self, found: Found) -> None:
-        """Write the options; refuse micrographs that nothing can be learned from where there is no model either.
+        """Write the options; take the general model for micrographs that nothing can be learned from.
 
         Raises
         ------
         ModelError
-            If so.
+            If a training is asked for all the same, or there is no such model.
         """
-        if found.kind == MICROGRAPHS and self._config.model is None:
+        can_take_general = self._config.from_model in (AUTO, NOTHING, GENERAL) and has_general_model()
+        if found.kind == MICROGRAPHS and self._given_model is None and can_take_general:
+            self._given_model = GENERAL
+        if found.kind == MICROGRAPHS and self._given_model is None:
             raise ModelError(
                 f"{found.sources[0]} is a micrograph without halves: from such, no denoiser can be trained. Give the "
                 "movies, or the halves, or a trained model.",
@@ -229,7 +235,7 @@ class Steps:
 
     def _is_time_to_train(self, halves: Found) -> bool:
         """Return whether training can begin while files still come; one that has begun before goes on."""
-        if self._config.model is not None or self._has_trained:
+        if self._given_model is not None or self._has_trained:
             return False
         return self._training_has_begun or len(_common_halves(halves)) >= self._config.train_after
 

@@ -29,8 +29,13 @@ def emptyProblems(micrographs: SetOfMicrographs, ctfs: Optional[SetOfCTF]) -> Li
 def rateProblems(micrographs: SetOfMicrographs, card: ModelCard) -> List[str]:
     """Return what forbids to bring micrographs to the pixel size of a model."""
     rate = micrographs.getSamplingRate()
-    if rate <= 1.01 * card.sampling_rate:
+    if rate <= 1.01 * card.rates[1]:
         return []
+    if card.is_general:
+        return [
+            f"The micrographs have {rate:.3g} Å/px; the general model is for micrographs of up to {card.rates[1]:g} "
+            "Å/px. Give micrographs that are binned less, or select a denoiser that was trained on these."
+        ]
     return [
         f"The micrographs have {rate:.3g} Å/px, coarser than the {card.sampling_rate:.3g} Å/px of the denoiser; train "
         "one at this or a coarser pixel size."
@@ -101,8 +106,11 @@ def repeatWarnings(micrographs: SetOfMicrographs, recordName: str) -> List[str]:
 def sizeWarnings(micrographs: SetOfMicrographs, card: ModelCard, tile: Optional[int]) -> List[str]:
     """Return what does not fit well between micrographs, model and tile size, though it can be done."""
     warnings = []
-    ratio = card.sampling_rate / micrographs.getSamplingRate()
-    isTrainedUnscaled = card.training.get("options", {}).get("sampling_rate") in (None, shared.FULL)
+    ratio = max(card.sampling_rate / micrographs.getSamplingRate(), 1.0)
+    isTrainedUnscaled = not card.is_general and card.training.get("options", {}).get("sampling_rate") in (
+        None,
+        shared.FULL,
+    )
     if isTrainedUnscaled and ratio > FAR_RATIO:
         warnings.append(
             f"The denoiser was trained on micrographs of {card.sampling_rate:.3g} Å/px, these have "

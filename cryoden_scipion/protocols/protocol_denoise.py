@@ -13,15 +13,15 @@ from pyworkflow.constants import BETA
 from pyworkflow.object import Pointer
 from pyworkflow.protocol import params
 
-from cryoden.config import DenoiseConfig
+from cryoden.config import DenoiseConfig, shared
 from cryoden.errors import CryodenError, Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json, write_json
 from cryoden.formats.images import open_stack
-from cryoden.formats.model_file import read_card
+from cryoden.formats.model_file import ModelCard, read_card
 from cryoden.formats.progress_log import read_progress_logs
 from cryoden.formats.run_record import recorded_options
-from cryoden.metrics.model_weaknesses import weaknesses
+from cryoden.metrics.model_weaknesses import NOT_MEASURED, weaknesses
 from cryoden.wording import counted
 from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols import denoise_rules
@@ -73,7 +73,7 @@ class DenoisingProgress:
 
 
 class CryodenProtDenoise(StreamingRun):
-    """Denoise micrographs with a model that was trained on such data.
+    """Denoise micrographs, best with a model that was trained on such data, without one with the general model.
 
     Use the denoised set for inspection and picking. Estimate CTFs and extract particles on the original set: its noise
     is what the later steps expect. Picked coordinates are matched with the original micrographs by name.
@@ -123,8 +123,11 @@ class CryodenProtDenoise(StreamingRun):
             params.PointerParam,
             pointerClass="CryodenModel",
             important=True,
-            label="Denoiser",
-            help="Output of _train denoiser_ or _import denoiser_. The micrographs are brought to its pixel size. "
+            allowsNull=True,
+            label="Denoiser (optional)",
+            help="Output of _train denoiser_, _choose denoiser_ or _import denoiser_. The micrographs are brought to "
+            "its pixel size. Empty: the general model, which comes with cryoden and needs no training, for micrographs "
+            "of up to 6.5 Å/px; a denoiser of your own is usually better, and how much is measured by halves only. "
             "The output of a training that is still running can be selected, too: _Schedule_ then starts this "
             "protocol when the model is ready.",
         )
@@ -241,7 +244,8 @@ class CryodenProtDenoise(StreamingRun):
         n = self._appendToOutput(name, "", finished, self._newMicrograph, self._prepareOutput)
         if isFirst and n:
             self._defineTransformRelation(self.inputMicrographs, self.outputMicrographs)
-            self._defineSourceRelation(self.inputModel, self.outputMicrographs)
+            if not self._isByGeneralModel:
+                self._defineSourceRelation(self.inputModel, self.outputMicrographs)
 
         self._countProgress(len(finished))
 
@@ -256,7 +260,7 @@ class CryodenProtDenoise(StreamingRun):
 
     def _newMicrograph(self, micrograph: Micrograph) -> Micrograph:
         denoised = self._getExtraPath(mrc_name(micrograph.getFileName()))
-        samplingRate = open_stack(denoised).sampling_rate or self.inputModel.get().getSamplingRate()
+        samplingRate = open_stack(denoised).sampling_rate or self._card().sampling_rate
         return convert.newMicrograph(micrograph, denoised, samplingRate)
 
     def _countProgress(self, nFinished: int) -> None:
@@ -293,13 +297,15 @@ class CryodenProtDenoise(StreamingRun):
         if self.streamingBatchSize.get() < 1:
             label = self._labelOf("streamingBatchSize")
             problems.append(f"*{label}* is {self.streamingBatchSize.get()}; it must be 1 or more.")
-        micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
-        if micrographs is None or model is None:
-            return problems  # Scipion says that they are missing; a scheduled run waits for them
+        micrographs = self.inputMicrographs.get()
+        if self._isModelToCome:
+            problems.append(f"*{self._labelOf('model')}* is not there yet; press Schedule, which waits for it.")
+        if micrographs is None or self._isModelToCome:
+            return problems  # Scipion says that micrographs are missing; a scheduled run waits for both
 
         problems += denoise_rules.emptyProblems(micrographs, self.inputCTF.get())
         try:
-            card = read_card(model.getFileName())
+            card = self._card()
         except CryodenError as error:
             return [*problems, self._errorText(error)]
         if problems:
@@ -315,7 +321,7 @@ class CryodenProtDenoise(StreamingRun):
         if record is None:
             return []
 
-        card = read_card(self.inputModel.get().getFileName())
+        card = self._card()
         now = {**self._config().to_dict(), "model": {"network": card.network, "training": card.training}}
         problems = optionProblems(record, now, self._words)
         if self.hasAttribute(DenoiseOutputs.outputMicrographs.name):
@@ -332,11 +338,11 @@ class CryodenProtDenoise(StreamingRun):
         return []
 
     def _warnings(self) -> List[str]:
-        micrographs, model = self.inputMicrographs.get(), self.inputModel.get()
-        if micrographs is None or model is None or not micrographs.getSize():
+        micrographs = self.inputMicrographs.get()
+        if micrographs is None or self._isModelToCome or not micrographs.getSize():
             return []
         try:
-            card = read_card(model.getFileName())
+            card = self._card()
         except CryodenError:
             return []  # an error of `_validate`
         return [
@@ -363,18 +369,21 @@ class CryodenProtDenoise(StreamingRun):
             )
         if progress.without_ctf:
             lines.append(f"Without a CTF, not in the STAR file: {counted(progress.without_ctf, 'micrograph')}.")
+        if self._isByGeneralModel:
+            lines.append(f"By the general model. {NOT_MEASURED.text(self._words)}")
         return lines + self._warningLines(self._logWarnings()) + self._failureLines()
 
     def _methods(self) -> List[str]:
         model = self.inputModel.get()
-        if not self.hasAttribute(DenoiseOutputs.outputMicrographs.name) or model is None:
+        if not self.hasAttribute(DenoiseOutputs.outputMicrographs.name) or self._isModelToCome:
             return []
 
+        denoiser = "the general model that comes with it" if model is None else model.getDescription()
         output = self.outputMicrographs
         lines = [
             f"With cryoden {__version__}, {counted(output.getSize(), 'micrograph')} "
             f"{'was' if output.getSize() == 1 else 'were'} denoised [Lehtinen2018] and written at "
-            f"{output.getSamplingRate():.3g} Å/px. Denoiser: {model.getDescription()}."
+            f"{output.getSamplingRate():.3g} Å/px. Denoiser: {denoiser}."
         ]
         if self.predictFrom.get() != FULL:
             lines.append("Both halves of each micrograph were denoised and averaged.")
@@ -389,11 +398,10 @@ class CryodenProtDenoise(StreamingRun):
 
     # --------------------------- UTILS functions ------------------------------
     def _config(self) -> DenoiseConfig:
-        model = self.inputModel.get()
         isFromHalves = self.predictFrom.get() != FULL
         return DenoiseConfig(
             micrographs=(self._getExtraPath(INPUT_STAR),),
-            model=model.getFileName() if model is not None else "",
+            model="" if self._isModelToCome else self._modelFile(),
             output=self._getExtraPath(),
             odd=self._getExtraPath(ODD_STAR) if isFromHalves else None,
             even=self._getExtraPath(EVEN_STAR) if isFromHalves else None,
@@ -407,6 +415,21 @@ class CryodenProtDenoise(StreamingRun):
             tile=self.tile.get(),
             device=self._device(),
         )
+
+    @property
+    def _isByGeneralModel(self) -> bool:
+        return not self.inputModel.hasValue()
+
+    @property
+    def _isModelToCome(self) -> bool:
+        """Whether a model is selected that is not there, such as that of a training which still runs."""
+        return not self._isByGeneralModel and self.inputModel.get() is None
+
+    def _modelFile(self) -> str:
+        return shared.GENERAL if self._isByGeneralModel else self.inputModel.get().getFileName()
+
+    def _card(self) -> ModelCard:
+        return read_card(self._modelFile())
 
     def _progress(self) -> DenoisingProgress:
         return DenoisingProgress.read(self._getExtraPath(PROGRESS_FILE))

@@ -20,6 +20,7 @@ ACTIONS = {
     "overwrite": RESTART_OR_COPY,
     "resume": "Press Continue; or run a copy of it.",
     "continue": "Continue resumes from there; what is finished is kept.",
+    "measure": "To measure it, run *evaluate denoiser* or *choose denoiser* on both halves.",
     "free_disk": "Free some space and Continue; what is finished is kept.",
 }
 """What to do, for every action that a remedy of the denoiser can name."""

@@ -82,7 +82,7 @@ class TestCryodenContinued(CryodenDenoiseTest):
         for changes, words in (
             ({"quality": 1, "scale": 1}, "*Quality* (was fast, is now best) and *Grey scale* (was input, is now"),
             ({"full_size": True}, "*Restore the original pixel size* (was No, is now Yes)."),
-            ({"inputModel": other}, "another value of *Denoiser*."),
+            ({"inputModel": other}, "another value of *Denoiser (optional)*."),
             ({"inputMicrographs": others}, "*Micrographs* is another set: late_1.mrc, already made, comes from none"),
         ):
             changed = self.continued(protocol, **changes)

@@ -13,6 +13,7 @@ from pwem.objects import CTFModel, Micrograph, SetOfCTF, SetOfMicrographs
 from pyworkflow.object import CsvList, Set
 
 from cryoden.errors import NothingDoneError
+from cryoden.formats.general_model import has_general_model
 from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import read_table
 from cryoden_scipion.convert import currentSize, filesById, firstItem, loadItems
@@ -291,10 +292,33 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         protocol.inputModel.set(future)
         protocol.inputModel.setExtended("outputModel")
         self.assertEqual(protocol.getInputStatus(), (False, False, True))
-        self.assertEqual(protocol.validate(), ["*Denoiser* cannot be EMPTY."])
+        waiting = ["*Denoiser (optional)* is not there yet; press Schedule, which waits for it."]
+        self.assertEqual(protocol.validate(), waiting)
         self.assertEqual(protocol._warnings(), [])
         self.launchProtocol(future)
         self.assertEqual(protocol.validate(), [])
+
+    def testGeneralModelWhereNoneIsGiven(self):
+        """The field may be empty: then the general model denoises, and the summary says what is not known."""
+        if not has_general_model():
+            self.skipTest("This checkout lacks the general model.")
+        protocol = self.denoise(self.micrographs, inputModel=None)
+        self.assertEqual((protocol.validate(), protocol._warnings()), ([], []))
+        self.launchProtocol(protocol)
+        micrographs = protocol.outputMicrographs
+        self.assertEqual(micrographs.getSize(), 3)
+        self.assertAlmostEqual(micrographs.getSamplingRate(), 4.0, 3)
+        summary = "\n".join(protocol._summary())
+        self.assertIn("By the general model. How good it is on these micrographs is not measured", summary)
+        self.assertIn("To measure it, run *evaluate denoiser*", summary)
+        self.assertIn("Denoiser: the general model that comes with it.", protocol._methods()[0])
+        self.assertEqual(protocol._continueProblems(), [])
+
+        coarse = self.importMicrographs("coarse", 1)
+        coarse.setSamplingRate(7.0)
+        problems = self.denoise(self.keep("coarse", coarse), inputModel=None).validate()
+        self.assertEqual(len(problems), 1)
+        self.assertIn("the general model is for micrographs of up to 6.5 Å/px", problems[0])
 
     def testOptionsReachTheDenoiser(self):
         """Every field of the form is in the options of the command."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from cryoden.formats.general_model import has_general_model, model_path
 from cryoden.formats.model_file import ModelCard, read_card, read_model, write_model
 from cryoden.formats.run_record import recorded_options
 from cryoden.model.denoiser import Denoiser
-from tests.helpers import ROOT, blurring_cnn3, read_mrc, two_halves, write_halves, write_mrc
+from tests.helpers import RATE, ROOT, blurring_cnn3, read_mrc, two_halves, write_halves, write_mrc
 
 GENERAL_CARD = {"version": 1, "rates": [3.0, 6.5]}
 
@@ -105,3 +107,57 @@ def test_evaluated_by_the_word(general_model: Path, tmp_path: Path, cryoden: Cal
     assert "does not say which micrographs it was trained on" not in done.err
     rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"]
     assert [row["label"] for row in rows if row["key"] == "model1"] == ["General model"]
+
+
+# ---------------------------------------------------------------------- denoising without a model
+def denoised_rate(rate: float, cryoden: Callable) -> float:
+    """Return the A/px of what becomes of a micrograph."""
+    write_mrc(Path("mic.mrc"), two_halves((64, 64), 1)[1], rate)
+    done = cryoden("denoise", "mic.mrc", "--output", "out", "--overwrite")
+    assert done.status == 0, done.err
+    return float(mrcfile.open("out/mic.mrc", header_only=True).voxel_size.x)
+
+
+def test_it_denoises_where_no_model_is_given(
+    general_model: Path, cryoden: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "cryoden"):
+        denoised_rate(RATE, cryoden)
+    said = (
+        "Denoising by the general model. How good it is on these micrographs is not measured: that takes their halves."
+    )
+    assert f"{said} To measure it, give both halves to cryoden evaluate, or to cryoden choose." in caplog.messages
+
+
+@pytest.mark.parametrize(("rate", "becomes"), [(1.0, 4.0), (3.9, 4.0), (4.6, 4.6), (6.5, 6.5)])
+def test_pixel_size_at_which_it_denoises(general_model: Path, cryoden: Callable, rate: float, becomes: float) -> None:
+    assert denoised_rate(rate, cryoden) == pytest.approx(becomes, rel=0.04)  # sides are whole numbers of pixels
+
+
+def test_pixels_that_are_too_coarse(general_model: Path, tmp_path: Path, cryoden: Callable) -> None:
+    write_mrc(tmp_path / "mic.mrc", two_halves((64, 64), 1)[1], 7.5)
+    done = cryoden("denoise", "mic.mrc", "--output", "out")
+    assert done.status == 2
+    assert done.last_error == (
+        "cryoden: The only micrograph could not be denoised: mic.mrc has 7.5 Å/px; the general model is for "
+        "micrographs of up to 6.5 Å/px. Give micrographs that are binned less, or train a model on these."
+    )
+
+
+def test_unknown_pixel_size(general_model: Path, tmp_path: Path, cryoden: Callable) -> None:
+    write_mrc(tmp_path / "mic.mrc", two_halves((64, 64), 1)[1], 0.0)
+    done = cryoden("denoise", "mic.mrc", "--output", "out")
+    assert done.status == 2
+    assert done.last_error == (
+        "cryoden: The only micrograph could not be denoised: mic.mrc does not say its pixel size. Give --sampling-rate."
+    )
+
+
+def test_coarse_halves_are_evaluated_at_their_own_pixel_size(general_model: Path, cryoden: Callable) -> None:
+    write_halves(Path(), n=2, rate=5.0)
+    done = cryoden(
+        "evaluate", "--odd", "odd", "--even", "even", "--model", "general", "--output", "out", "--topaz", "no",
+        "--bootstrap", "10",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert json.loads(Path("out/metrics.json").read_text())["sampling_rate"] == pytest.approx(5.0)

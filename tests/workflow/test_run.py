@@ -14,6 +14,7 @@ import pytest
 from cryoden.command_line import perform
 from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
 from cryoden.errors import FileError, Problem
+from cryoden.formats import general_model as general_model_file
 from cryoden.formats import outputs
 from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import read_table
@@ -243,7 +244,24 @@ def test_halves_without_their_sums_and_a_model(tmp_path: Path, blur_model: Path)
     )
 
 
-def test_micrographs_alone_need_a_model(tmp_path: Path, blur_model: Path, cryoden: Run) -> None:
+def test_micrographs_alone_are_denoised_by_the_general_model(tmp_path: Path, general_model: Path, cryoden: Run) -> None:
+    write_mrc(tmp_path / "plain" / "a.mrc", clean_signal((96, 96), 1))
+    for _ in range(2):
+        result = cryoden("run", "plain", "--output", "all", "--device", "cpu")
+        assert result.status == 0
+    assert Path("all/denoised/a.mrc").is_file()
+    assert not Path("all/model").exists()
+    assert not Path("all/evaluation").exists()
+
+    result = cryoden("run", "plain", "--output", "trained", "--from", "old.safetensors")
+    assert result.status == 2
+    assert "from such, no denoiser can be trained" in result.err
+
+
+def test_micrographs_alone_need_a_model(
+    tmp_path: Path, blur_model: Path, cryoden: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(general_model_file, "GENERAL_FILE", tmp_path / "missing.safetensors")
     write_mrc(tmp_path / "plain" / "a.mrc", clean_signal((96, 96), 1))
     result = cryoden("run", "plain", "--output", "all")
     assert result.status == 2
