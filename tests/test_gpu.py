@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Callable, Tuple
 
@@ -19,7 +20,14 @@ from cryoden.data.pairs import find_pairs
 from cryoden.model.networks import Network, build_network
 from cryoden.model.predictor import Predictor
 from cryoden.model.training import TrainingStoppedError, run_training, train
-from tests.helpers import RATE, Result, read_mrc, write_halves, write_mrc
+from cryoden.movies.dose_weighting import DoseWeighting
+from cryoden.movies.motion.aligned_sums import aligned_half_bands
+from cryoden.movies.motion.arrays import Arrays
+from cryoden.movies.motion.estimation import estimate_motion
+from cryoden.movies.motion.gpu import TorchArrays
+from cryoden.movies.motion.motion import Motion
+from tests.helpers import RATE, Result, read_mrc, write_halves, write_mrc, write_raw_mrc
+from tests.moving import BENT, N_FRAMES, drift, moving_frames
 
 pytestmark = [
     pytest.mark.gpu,
@@ -123,3 +131,29 @@ def test_training_of_a_gpu_goes_on_anywhere(folder: Path, device: str) -> None:
     assert stopped["step"] == whole["step"]
     for key in ("loss", "validation_loss", "r2"):
         assert stopped[key] == pytest.approx(whole[key], abs=0.02)
+
+
+def test_motion_and_sums_are_those_of_the_cpu() -> None:
+    frames = list(moving_frames(drift(), 4.0, model=BENT))
+    shifts = [(float(x), float(y)) for x, y in drift()]
+    motion = Motion(shifts, [BENT.fields(frame + 1) for frame in range(N_FRAMES)])
+    weighting = DoseWeighting(4.0 * np.arange(1, N_FRAMES + 1), 2.0)
+    found, sums = [], []
+    for arrays in (Arrays(), TorchArrays("cuda")):
+        there = [arrays.device(frame) for frame in frames]
+        found.append(estimate_motion(there, N_FRAMES, frames[0].shape, 2.0, 4, arrays))
+        in_order = partial(map, there.__getitem__)
+        bands = aligned_half_bands(in_order, frames[0].shape, motion, weighting, arrays)
+        sums.append(np.concatenate([np.stack(band) for band in bands], axis=1))
+    assert np.abs(found[1].shifts - found[0].shifts).max() < 0.02
+    np.testing.assert_allclose(sums[1], sums[0], atol=2e-3)  # of sums of about 24
+
+
+def test_gpu_splits_movies_as_the_cpu_does(cryoden: Callable[..., Result]) -> None:
+    write_raw_mrc(Path("m.mrcs"), np.stack(list(moving_frames(drift(), 4.0, model=BENT))).astype(np.uint8), 0)
+    for device in ("cpu", "cuda"):
+        words = ("halves", "m.mrcs", "--sampling-rate", 2.0, "--align", "--align-patches", 4, "--output", device)
+        assert cryoden(*words, "--device", device).status == 0
+    for kind in ("full", "odd", "even"):
+        one, other = (read_mrc(Path(device, kind, "m.mrc")) for device in ("cpu", "cuda"))
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9999

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple, cast
 
 import numpy as np
 from typing_extensions import Protocol
@@ -88,6 +89,38 @@ class WatchedStack:
             self._n_read += last - first
             self._tell(min(self._n_read / self._n_rows, 1.0))
         return rows
+
+
+class DecodedStack:
+    """A stack whose images are decoded whole, once, and kept; everything else is asked of the stack itself.
+
+    Parameters
+    ----------
+    stack
+        What is read.
+    frames
+        Images that are going to be read, in this order.
+    n_threads
+        That decode ahead; one where images must be read in order.
+    """
+
+    def __init__(self, stack: Stack, frames: Sequence[int], n_threads: int) -> None:
+        self._stack = stack
+        with_threads = ThreadPoolExecutor(1 if stack.is_sequential else n_threads)
+        self._tasks = {frame: with_threads.submit(stack.read_rows, frame, 0, stack.shape[0]) for frame in frames}
+        with_threads.shutdown(wait=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stack, name)
+
+    def read_rows(self, frame: int, first: int, last: int) -> np.ndarray:
+        """Return rows of one image as soon as it is decoded; see `Stack.read_rows`."""
+        return self._tasks[frame].result()[first:last]
+
+
+def decoded(stack: Stack, frames: Sequence[int], n_threads: int) -> Stack:
+    """Return the stack with its frames decoded ahead, as `DecodedStack`."""
+    return cast(Stack, DecodedStack(stack, frames, n_threads))
 
 
 def rows_of_band(n_columns: int, item_bytes: int) -> int:

@@ -11,7 +11,7 @@ from cryoden.config import parse_frame_range
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import EerRendering, open_movie_stack
-from cryoden.formats.stack import Stack, WatchedStack, rows_of_band
+from cryoden.formats.stack import Stack, WatchedStack, decoded, rows_of_band
 from cryoden.movies.calibration import Calibration, FrameCorrection
 from cryoden.movies.frame_sums import frames_ahead, summed_bands
 from cryoden.movies.hot_pixels import HALO, find_by_counts, find_by_deviations, replace_pixels
@@ -84,6 +84,7 @@ class Movie:
         self.sampling_rate = self.stack.sampling_rate
         self.n_frames = self.stack.n_frames
         self.n_bad_pixels = 0
+        self._is_decoded = False
 
         if self.n_frames < 2:
             raise FileError(
@@ -127,6 +128,13 @@ class Movie:
         """
         n_rows = n_passes * len(self.frame_indices) * self.shape[0]
         self.stack = cast(Stack, WatchedStack(self._file, n_rows, tell))
+
+    def decode_once(self, n_threads: int, most_bytes: int) -> None:
+        """Have the used frames decoded ahead by threads and kept for the next time, if so many bytes hold them."""
+        n_bytes = len(self.frame_indices) * self.shape[0] * self.shape[1] * self.stack.dtype.itemsize
+        if not self._is_decoded and n_bytes <= most_bytes:
+            self._is_decoded = True
+            self.stack = self._file = decoded(self._file, self.frame_indices, n_threads)
 
     def half_bands(self) -> Iterator[Bands]:
         """Yield the sums of the odd and of the even frames, calibrated, as bands of rows from top to bottom.

@@ -198,6 +198,7 @@ def align_prepared(
     from cryoden.movies.motion.alignment import align_movie  # its Fourier transforms take time to load
 
     movie = prepared.movie
+    movie.decode_once(max(arrays.n_threads, arrays.n_ahead), arrays.kept_bytes)
     movie.watch(tell, movie.n_passes)
     alignment = align_movie(movie, rate, config.align_patches, arrays)
     return replace(prepared, motion=alignment.motion()), alignment
@@ -259,6 +260,8 @@ def preprocessed_halves(
     if config.dose_per_frame is not None:
         doses = doses_at_end(movie.frame_indices, config.dose_per_frame, config.initial_dose)
         weighting = DoseWeighting(doses, rate, voltage)
+    if arrays is not None and movie.n_passes > 1:
+        movie.decode_once(max(arrays.n_threads, arrays.n_ahead), arrays.kept_bytes)
     movie.watch(tell, movie.n_passes)
     motion = prepared.motion or Motion([(0.0, 0.0)] * len(movie.frame_indices))
     frames = partial(movie.corrected_frames, arrays=arrays)
@@ -298,7 +301,11 @@ def require_gain_orientation(config: HalvesConfig, movies: List[str], is_correct
 
 
 def affordable_jobs(
-    config: HalvesConfig, movies: List[str], calibration: Calibration, needed: Optional[int] = None
+    config: HalvesConfig,
+    movies: List[str],
+    calibration: Calibration,
+    needed: Optional[int] = None,
+    kept_bytes: int = 0,
 ) -> int:
     """Return how many movies may be processed in parallel.
 
@@ -312,13 +319,17 @@ def affordable_jobs(
         Opened references.
     needed
         Bytes that a movie takes; None = as many as the first that can be opened.
+    kept_bytes
+        Of the decoded frames of a movie that are kept at most.
     """
     n_jobs = min(config.jobs, len(movies))
     if n_jobs == 1:
         return 1
     if needed is None:
         movie = _first_readable(movies, config, calibration)
-        needed = 0 if movie is None else bytes_needed(movie, config)
+        needed = 0 if movie is None else bytes_needed(movie, config, kept_bytes)
+    else:
+        needed += kept_bytes
     budget = config.memory * GIB if config.memory else free_host_bytes() / 2
 
     n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
@@ -335,15 +346,17 @@ def bytes_of_warped(shape: Tuple[int, int]) -> int:
     return 44 * BAND_BYTES + shape[0] * shape[1] * BYTES_OF_WARPED_PIXEL
 
 
-def bytes_needed(movie: Movie, config: HalvesConfig) -> int:
+def bytes_needed(movie: Movie, config: HalvesConfig, kept_bytes: int = 0) -> int:
     """Return about how much memory one movie takes (benchmarks/halves.py compares this with what it took)."""
     n_pixels = movie.shape[0] * movie.shape[1]
     item_bytes = movie.stack.dtype.itemsize
     bands = 44 * BAND_BYTES
+    n_frames_bytes = n_pixels * item_bytes * len(movie.frame_indices)
+    kept = n_frames_bytes if n_frames_bytes <= kept_bytes else n_pixels * item_bytes
     if config.align:
-        return BYTES_TO_ALIGN + bytes_of_warped(movie.shape) + n_pixels * item_bytes
+        return BYTES_TO_ALIGN + bytes_of_warped(movie.shape) + kept
     if config.shifts is not None or config.dose_per_frame is not None:
-        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + n_pixels * item_bytes
+        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + kept
     if movie.stack.band_rows == movie.shape[0]:
         return bands + 6 * n_pixels * item_bytes
     return bands

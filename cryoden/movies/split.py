@@ -243,8 +243,10 @@ def split_movies(config: HalvesConfig) -> Outcome:
     calibration.require_usable()
     paths = [movie.path for movie in movies]
 
-    n_jobs = _affordable(config, paths, calibration, job)
-    arrays = _arrays(config, job, n_jobs)
+    arrays = _arrays(config, job)
+    n_jobs = _affordable(config, paths, calibration, job, arrays)
+    if arrays is not None:
+        arrays = arrays.shared_by(n_jobs)
 
     references = {"gain": config.gain, "dark": config.dark}
     record = RunRecord(
@@ -498,23 +500,26 @@ def _lasting_options(
 
 
 def _affordable(
-    config: HalvesConfig, paths: List[str], calibration: Calibration, job: Optional[CorrectedMovies]
+    config: HalvesConfig,
+    paths: List[str],
+    calibration: Calibration,
+    job: Optional[CorrectedMovies],
+    arrays: Optional[Arrays],
 ) -> int:
     """Return how many movies or images may be processed in parallel."""
     if config.are_images:
         return affordable_images(config, paths)
-    return affordable_jobs(config, paths, calibration, job.bytes_needed() if job else None)
+    kept_bytes = arrays.kept_bytes if arrays else 0
+    return affordable_jobs(config, paths, calibration, job.bytes_needed() if job else None, kept_bytes)
 
 
-def _arrays(config: HalvesConfig, job: Optional[CorrectedMovies], n_jobs: int) -> Optional[Arrays]:
+def _arrays(config: HalvesConfig, job: Optional[CorrectedMovies]) -> Optional[Arrays]:
     """Return what computes where frames are moved or weighted; raises DeviceError if it is not there."""
     if not moves_frames(config, job is not None):
         return None
     from cryoden.movies.motion.arrays import arrays_on  # its Fourier transforms take time to load
 
-    n_cpus = os.cpu_count() or 1
-    arrays = arrays_on(config.device, n_cpus)
-    return arrays if arrays.is_apart else arrays_on("cpu", max(1, n_cpus // n_jobs))
+    return arrays_on(config.device, os.cpu_count() or 1)
 
 
 def _load_pattern(output: Path) -> FixedPattern:

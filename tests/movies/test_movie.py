@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryoden.errors import CryodenError, FileError, PixelError
+from cryoden.formats.tiff import TiffStack
+from cryoden.movies.calibration import Calibration
 from cryoden.movies.movie import Movie
 from tests.helpers import write_raw_mrc
 
@@ -221,3 +223,20 @@ def test_one_saturated_pixel_is_no_overflow(tmp_path: Path) -> None:
     frames[:, 5, 5] = 65535
     odd, _ = sums(Movie(write_raw_mrc(tmp_path / "m.mrc", frames, 6)))
     assert odd[5, 5] == 3 * 65535
+
+
+@pytest.mark.parametrize(("most_bytes", "n_passes"), [(6 * 64 * 80, 1), (6 * 64 * 80 - 1, 3)])
+def test_frames_that_fit_are_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, n_passes: int
+) -> None:
+    frames = np.random.default_rng(1).poisson(20, (6, 64, 80)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "m.tif", frames, compression="lzw", rowsperstrip=64)
+    expected = list(Movie(tmp_path / "m.tif", Calibration(hot_pixels=8.0)).corrected_frames())
+
+    read, read_rows = [], TiffStack.read_rows
+    monkeypatch.setattr(TiffStack, "read_rows", lambda self, *words: read.append(words) or read_rows(self, *words))
+    movie = Movie(tmp_path / "m.tif", Calibration(hot_pixels=8.0))
+    movie.decode_once(3, most_bytes)
+    for _ in range(2):
+        np.testing.assert_array_equal(list(movie.corrected_frames()), expected)
+    assert len(read) == n_passes * len(frames)

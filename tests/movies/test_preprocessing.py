@@ -80,7 +80,7 @@ def test_halves_come_from_one_pass_or_from_the_frames(tmp_path: Path, options: d
     """Weights of no dose change nothing, in another way of summing."""
     path = write_movie(tmp_path / "m.mrc")
     prepared = prepare_movie(path, config(**options), Calibration())
-    bands = list(preprocessed_halves(prepared, config(**options), 1.5, 300.0, 1))
+    bands = list(preprocessed_halves(prepared, config(**options), 1.5, 300.0))
     plain = list(prepare_movie(path, config(), Calibration()).movie.half_bands())
     np.testing.assert_allclose(np.concatenate(bands), np.concatenate(plain), atol=2e-3)
 

@@ -46,17 +46,24 @@ class Arrays:
     is_apart : bool
         Whether arrays are in a memory of their own.
     n_ahead : int
-        Frames that are decoded ahead.
+        Frames that are made ready ahead, and threads that do so.
+    kept_bytes : int
+        Of a movie whose frames are decoded once and kept in the host's memory; larger ones are decoded at each pass.
     """
 
     part_bytes = CACHED_BYTES
     is_apart = False
     n_ahead = 1
+    kept_bytes = 256 << 20
 
     def __init__(self, n_threads: int = 1) -> None:
         self.n_threads = n_threads
         self._pool = ThreadPoolExecutor(n_threads)  # starts no thread before it is asked for
         self._worker = threading.local()
+
+    def shared_by(self, n_jobs: int) -> Arrays:
+        """Return what computes for each of several movies that are processed in parallel."""
+        return Arrays(max(1, self.n_threads // n_jobs))
 
     def alone(self) -> ContextManager[Any]:
         """Return a context in which no other movie computes on the processor; a CPU is shared."""

@@ -39,6 +39,7 @@ class TorchArrays(Arrays):
 
     part_bytes = GPU_PART_BYTES
     is_apart = True
+    kept_bytes = 3 << 30
 
     def __init__(self, device: str, n_threads: int = 1) -> None:
         super().__init__()
@@ -53,6 +54,10 @@ class TorchArrays(Arrays):
                 subject=device,
                 remedy=Remedy("set_to", "device", "auto"),
             )
+
+    def shared_by(self, n_jobs: int) -> Arrays:
+        """Return what computes for each of several movies: itself, since they take turns."""
+        return self
 
     def alone(self) -> ContextManager[object]:
         """Return a context in which no other movie computes on the GPU, so that its memory suffices."""
