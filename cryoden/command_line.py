@@ -53,8 +53,8 @@ STATUS = {outcome.DONE: ALL_DONE, outcome.SOME_FAILED: SOME_FAILED, outcome.FAIL
 
 STOPPED_WITHOUT_RESUME = "Stopped; the same command with --resume goes on from here."
 
-Failures = Mapping[str, Problem]
-"""Input -> why it was left out."""
+Failures = Optional[Mapping[str, Problem]]
+"""Input -> why it was left out; None in a process of several whose part another one reports."""
 
 ABOUT = f"""{about}
 
@@ -74,6 +74,8 @@ def run_halves(config: HalvesConfig) -> Failures:
     from cryoden.movies.split import split_movies
 
     done = split_movies(config)
+    if not done.is_reported:
+        return None
     output = Path(config.output)
     kind = "image" if config.are_images else "movie"
     print(f"{counted_of(done.n_done, done.n_inputs, kind)} split: {output / outputs.MICROGRAPHS_STAR}")
@@ -106,8 +108,8 @@ def run_train(config: TrainConfig) -> Failures:
     from cryoden.report.training_figures import draw_training
 
     training = train(config)
-    if rank() != 0:
-        return {}
+    if not training.is_reported:
+        return None
     output = Path(config.output)
     draw_training(output, output / outputs.CURVES)
     where = f"in epoch {training.best_epoch}" if training.best_epoch else "of the model it started from"
@@ -122,8 +124,8 @@ def run_denoise(config: DenoiseConfig) -> Failures:
     from cryoden.model.denoising import denoise_micrographs
 
     outcome = denoise_micrographs(config)
-    if rank() != 0:
-        return {}
+    if not outcome.is_reported:
+        return None
     star = Path(config.output) / outputs.MICROGRAPHS_STAR
     print(f"{counted_of(outcome.n_done, outcome.n_inputs, 'micrograph')} denoised: {star}")
     return outcome.failures
@@ -176,7 +178,7 @@ def run_all(config: RunConfig) -> Failures:
     """Do every step that is missing, as its own command does it; returns the failures."""
     from cryoden.workflow.run import run
 
-    return run(config, perform)
+    return run(config, lambda step: perform(step) or {})  # one process does and reports every step
 
 
 def perform(config: Options) -> Failures:
@@ -306,6 +308,8 @@ class Command:
         """
         status: Optional[int] = None
         if error is None:
+            if failures is None:
+                return ALL_DONE
             ending = Ending.of(failures)
         elif isinstance(error, Stopped):
             ending, status = Ending(outcome.STOPPED), error.status
@@ -319,14 +323,25 @@ class Command:
             ending = Ending(outcome.FAILED, (problem,))
             _say(problem.text())
 
-        for name, problem in ending.items.items() if ending.status == outcome.SOME_FAILED else ():
-            _say(f"failed: {name}: {problem.text()}")
+        for line in _failure_lines(ending.items) if ending.status == outcome.SOME_FAILED else ():
+            _say(line)
         if self.outcome_file:
             try:
                 write_ending(self.outcome_file, ending, is_first_wins=True)
             except CryodenError as unwritten:  # how the command ended is what its status says
                 _say(f"warning: {unwritten}")
         return STATUS[ending.status] if status is None else status
+
+
+def _failure_lines(failures: Mapping[str, Problem]) -> List[str]:
+    """Return a line for every reason: a full disk, or a process that was killed, is one for many inputs."""
+    names: Dict[str, List[str]] = {}
+    for name, problem in failures.items():
+        names.setdefault(problem.text(), []).append(name)
+    return [
+        f"failed: {same[0]}{f' and {len(same) - 1} more' if len(same) > 1 else ''}: {text}"
+        for text, same in names.items()
+    ]
 
 
 def _say(line: str) -> None:

@@ -28,11 +28,14 @@ class Outcome:
         Input -> why it was left out.
     warnings
         What is suspicious, in sentences.
+    is_reported
+        False in a process of several whose part another one reports.
     """
 
     n_inputs: int
     failures: Mapping[str, Problem] = field(default_factory=dict)
     warnings: Tuple[Problem, ...] = ()
+    is_reported: bool = True
 
     @property
     def n_done(self) -> int:

@@ -8,16 +8,16 @@ import stat
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, TypeVar, cast
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, TypeVar, cast
 
 from cryoden.config.options import Options
-from cryoden.errors import CryodenError, ExistingResultsError, FileError, Problem, Remedy
+from cryoden.errors import CryodenError, ExistingResultsError, FileError, LockedError, Problem, Remedy
 from cryoden.formats import outputs
 from cryoden.formats.file_errors import reading_errors, writing_errors
 from cryoden.formats.files import PathLike, remove_dead_temporaries
 from cryoden.formats.outcome import STOPPED, Ending, read_ending, write_ending, write_failures
 from cryoden.system.locks import LOCK_NAME, FolderLock
-from cryoden.system.ranks import rank
+from cryoden.system.ranks import n_ranks, rank
 from cryoden.system.signals import Stopped
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -29,7 +29,9 @@ OPENED = (
 """Files in an output folder that are opened as they are found: who opens a pipe waits for ever."""
 
 
-def fills_folder(command: str, failures: Callable[[Any], Mapping[str, Problem]]) -> Callable[[Command], Command]:
+def fills_folder(
+    command: str, failures: Callable[[Any], Optional[Mapping[str, Problem]]], is_shared: bool = False
+) -> Callable[[Command], Command]:
     """Decorate the function of a command that is called with its options: its output folder is its own while it runs.
 
     Nobody else may fill it, what dead processes left there is removed, and how the command ended is left in
@@ -40,10 +42,14 @@ def fills_folder(command: str, failures: Callable[[Any], Mapping[str, Problem]])
     command
         What another command is told that wants the folder at the same time.
     failures
-        Returns, from what the function returns, which inputs were left out.
+        Returns, from what the function returns, which inputs were left out; None where another process says it.
+    is_shared
+        Whether several processes of a job can do the command together.
 
     Raises
     ------
+    CryodenError
+        If several are to do it that cannot.
     FileError
         If nothing can be written there.
     LockedError
@@ -53,6 +59,10 @@ def fills_folder(command: str, failures: Callable[[Any], Mapping[str, Problem]])
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def run(config: Options) -> Any:
+            if n_ranks() > 1 and not is_shared:
+                raise CryodenError(
+                    f"{n_ranks()} processes were started for cryoden {command}, which one does; start one."
+                )
             if config.filled_folder is None:
                 return function(config)
             with _filling(Path(config.filled_folder), command) as finish:
@@ -70,13 +80,13 @@ def no_failures(result: Any) -> Mapping[str, Problem]:
     return {}
 
 
-def failures_of(result: Any) -> Mapping[str, Problem]:
-    """Return the failures of an outcome."""
-    return result.failures
+def failures_of(result: Any) -> Optional[Mapping[str, Problem]]:
+    """Return the failures of an outcome; None where another process says them."""
+    return result.failures if result.is_reported else None
 
 
 @contextmanager
-def _filling(path: Path, command: str) -> Iterator[Callable[[Mapping[str, Problem]], None]]:
+def _filling(path: Path, command: str) -> Iterator[Callable[[Optional[Mapping[str, Problem]]], None]]:
     """Own a folder; give what is to be called with the failures when the command is done."""
     _require_plain_files(path)
     with FolderLock(path, f"cryoden {command}"):
@@ -84,14 +94,14 @@ def _filling(path: Path, command: str) -> Iterator[Callable[[Mapping[str, Proble
             _remove_ending(path / outputs.OUTCOME)
             remove_dead_temporaries(path)
 
-        def finish(failures: Mapping[str, Problem]) -> None:
-            if rank() == 0:
+        def finish(failures: Optional[Mapping[str, Problem]]) -> None:
+            if failures is not None:
                 write_failures(path, failures)
                 write_ending(path / outputs.OUTCOME, Ending.of(failures))
 
         try:
             yield finish
-        except ExistingResultsError:
+        except (ExistingResultsError, LockedError):
             raise  # what is there is not to be touched
         except CryodenError as error:
             _record(path, Ending.of_error(error))
@@ -142,7 +152,7 @@ def _remove_ending(path: Path) -> None:
 
 def _record(path: Path, ending: Ending) -> None:
     """Leave word of how a command ended, unless it did nothing here at all, or the disk does not allow it."""
-    has_begun = any(file.name != LOCK_NAME for file in path.iterdir())
+    has_begun = path.is_dir() and any(file.name != LOCK_NAME for file in path.iterdir())
     if has_begun:
         with suppress(FileError):  # the error that ended the command is what counts
             write_ending(path / outputs.OUTCOME, ending, is_first_wins=True)

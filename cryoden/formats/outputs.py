@@ -38,6 +38,8 @@ MOTION = "motion"
 
 SANITY = "sanity.json"
 PATTERN, PATTERN_PICTURE = "fixed_pattern.npz", "fixed_pattern.png"
+PART_PATTERNS = ".fixed_pattern_*.npz"
+"""Pattern of what the processes of a job found in their parts of a list, while the job runs; see `part_pattern`."""
 
 # ---------------------------------------------------------------------- training
 MODEL = "model.safetensors"
@@ -106,6 +108,11 @@ RECORDS = (
 def log_of(rank: int) -> str:
     """Return the log of one of several processes."""
     return f"log_{rank}.jsonl" if rank else LOG
+
+
+def part_pattern(rank: int) -> str:
+    """Return what one of several processes found in its part of a list."""
+    return f".fixed_pattern_{rank}.npz"
 
 
 def model_of_epoch(epoch: int) -> str:

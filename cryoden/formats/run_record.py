@@ -166,6 +166,11 @@ class RunRecord:
             return set()
         return {result.name for result in results if self._is_finished(result)}
 
+    def finished_since(self, results: Sequence[Result]) -> Set[str]:
+        """Return the same of results that another process was making when `finished` was asked."""
+        self._lines = _read_lines(self.path)
+        return {result.name for result in results if self._is_finished(result)}
+
     def facts(self, name: str) -> Mapping[str, Any]:
         """Return what was noted of a finished result; nothing of those of version 0.1."""
         line = self._lines.get(name)

@@ -19,8 +19,8 @@ from cryoden.formats.pixels import require_image
 from cryoden.model.devices import pick_device
 from cryoden.model.networks import build_network
 from cryoden.model.predictor import Predictor, load_weights, shape_of
-from cryoden.model.processes import local_rank
 from cryoden.system.progress import Tell, tell_nobody
+from cryoden.system.ranks import local_rank
 
 N_VIEWS = {"fast": 1, "best": 8}
 """Rotated and mirrored views that are averaged, for each quality."""

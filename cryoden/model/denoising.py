@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Dict, Generator, Iterator, List, Mapping, Sequence, Tuple, Union
-
-import torch
+from typing import Any, Dict, Generator, Iterator, List, Mapping, Sequence, Set, Tuple, Union
 
 from cryoden.config import DenoiseConfig
 from cryoden.errors import NOT_REACHED, CryodenError, FullDiskError, NothingDoneError, Problem, problem_of
@@ -22,13 +18,13 @@ from cryoden.formats.outcome import Outcome
 from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
 from cryoden.formats.progress_log import ProgressLog, write_above_bar
 from cryoden.formats.run_record import RunRecord, deleted_file
+from cryoden.formats.shared_list import SharedList
 from cryoden.formats.star import require_in_project, star_path, write_results
 from cryoden.metrics.model_weaknesses import NOT_MEASURED, weaknesses
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import try_kernels
-from cryoden.model.micrograph_list import LISTS, list_micrographs
+from cryoden.model.micrograph_list import LISTS, MicrographList, list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
-from cryoden.model.processes import all_gather, process_group
 from cryoden.system.ranks import rank
 from cryoden.wording import counted
 
@@ -37,18 +33,15 @@ log = logging.getLogger(__name__)
 RECORDED = ("odd", "even", "quality", "dtype", "scale", "full_size", "sampling_rate")
 """Options that change the results."""
 
-LONGEST_WAIT = timedelta(days=7)
-"""For the other processes of a torchrun at the end of a list."""
-
 USUAL_OPTICS = (300.0, 2.7, 0.1)
 """Voltage (kV), spherical aberration (mm) and amplitude contrast of micrographs that come without a STAR file."""
 
 
-@fills_folder("denoise", failures_of)
+@fills_folder("denoise", failures_of, is_shared=True)
 def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     """Denoise every micrograph and write `micrographs.star`; finished ones are skipped.
 
-    Under torchrun every process takes its share of the list; the first one writes the STAR file.
+    Where a launcher started several processes, each takes its share of the list, and one of them writes the STAR file.
 
     Raises
     ------
@@ -66,7 +59,6 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         write_above_bar(problem.text())
 
     output = Path(config.output)
-    star = output / outputs.MICROGRAPHS_STAR
     options = _lasting_options(config, denoiser.card)
     by_content = {"model": model_path(config.model)}
     record = RunRecord(output / outputs.DENOISE_RECORD, options, by_content, config.overwrite, rank())
@@ -78,30 +70,44 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     if rank() == 0:
         record.begin()
 
-    rates: Dict[int, float] = {}
-    todo: List[Job] = []
-    for job in micrographs.jobs:
-        if job.name in finished:
-            rates[job.row] = record.facts(job.name).get("sampling_rate") or _rate_of(job, denoiser)
-        else:
-            todo.append(job)
-    if finished:
+    with SharedList(output, "cryoden denoise") as shared:
+        return _denoise(micrographs, finished, denoiser, config, record, shared)
+
+
+def _denoise(
+    micrographs: MicrographList,
+    finished: Set[str],
+    denoiser: ModelDenoiser,
+    config: DenoiseConfig,
+    record: RunRecord,
+    shared: SharedList,
+) -> Outcome:
+    """Denoise what is not finished; write the tables, unless another process does."""
+    by_name = {job.name: job for job in micrographs.jobs}
+    mine = shared.share([job.name for job in micrographs.jobs if job.name not in finished])
+    if finished and rank() == 0:
         log.info("%d of %s finished before.", len(finished), counted(len(micrographs.jobs), "micrograph"))
 
-    rates, failures = _denoise_all(todo, denoiser, config, record, rates)
+    rates, failures = _denoise_all([by_name[name] for name in mine], denoiser, config, record)
+    part = {"rates": rates, "failures": {path: problem.to_dict() for path, problem in failures.items()}}
+    gathered = shared.gather(part)
+    if gathered is None:
+        return Outcome(micrographs.n_inputs, is_reported=False)
+
+    for part in gathered.parts:
+        rates.update({int(row): rate for row, rate in part["rates"].items()})
+        failures.update({path: Problem.from_dict(problem) for path, problem in part["failures"].items()})
+    if gathered.lost:
+        finished |= record.finished_since([by_name[name].result for name in gathered.lost])
+    failures.update({by_name[name].path: why for name, why in gathered.lost.items() if name not in finished})
+    for name in finished:
+        rates[by_name[name].row] = record.facts(name).get("sampling_rate") or _rate_of(by_name[name], denoiser)
+
     failures = {**micrographs.failures, **failures, **_deleted(micrographs.jobs, rates)}
     done = [job for job in micrographs.jobs if job.row in rates and job.path not in failures]
     if not done:
         raise NothingDoneError("micrograph", "denoised", micrographs.n_inputs, failures)
-    if rank() == 0:
-        rows, names = [job.row for job in done], [star_path(job.output) for job in done]
-        pixel_sizes = [rates[row] for row in rows]
-        write_results(star, micrographs.table, USUAL_OPTICS, rows, names, pixel_sizes, _scale_of_picks(done))
-        if micrographs.are_exposures:
-            files = [str(job.output) for job in done]
-            source = config.micrographs[0]
-            write_exposures(output / outputs.EXPOSURES_CS, source, rows, {MICROGRAPH: files})
-            write_csv(output / outputs.EXPOSURES_CSV, source, rows, files)
+    _write_tables(micrographs, done, rates, config)
     return Outcome(micrographs.n_inputs, failures)
 
 
@@ -118,36 +124,30 @@ def _rate_of(job: Job, denoiser: ModelDenoiser) -> float:
 
 # ---------------------------------------------------------------------- one micrograph after the other
 def _denoise_all(
-    jobs: Sequence[Job], denoiser: ModelDenoiser, config: DenoiseConfig, record: RunRecord, rates: Mapping[int, float]
+    jobs: Sequence[Job], denoiser: ModelDenoiser, config: DenoiseConfig, record: RunRecord
 ) -> Tuple[Dict[int, float], Dict[str, Problem]]:
     """Denoise this process's share of the micrographs.
 
     Returns
     -------
     rates
-        Row -> A/px of all that are denoised now or were before, by any process.
+        Row -> A/px of those that are denoised.
     failures
         Micrograph -> why it could not be denoised.
     """
-    rates = dict(rates)
+    rates: Dict[int, float] = {}
     failures: Dict[str, Problem] = {}
     output_format = OutputFormat(config.dtype, config.scale == "standard", config.full_size)
-    with ExitStack() as stack:
-        shard = stack.enter_context(process_group(torch.device("cpu"), LONGEST_WAIT))
-        mine = jobs[shard.rank :: shard.n_ranks]
-        try_kernels(len(mine) * denoiser.n_views * (2 if config.odd else 1))
+    try_kernels(len(jobs) * denoiser.n_views * (2 if config.odd else 1))
 
-        log_path = Path(config.output) / outputs.log_of(shard.rank)
-        progress = stack.enter_context(ProgressLog(log_path, len(mine), "micrograph", "Denoising", rank() == 0))
+    log_path = Path(config.output) / outputs.log_of(rank())
+    with ProgressLog(log_path, len(jobs), "micrograph", "Denoising", rank() == 0) as progress:
         results = denoised(
-            mine, denoiser, output_format, lambda job: record.making(job.result),
+            jobs, denoiser, output_format, lambda job: record.making(job.result),
             lambda job, share: progress.part(job.path, share),
         )  # fmt: skip
-        for job, image in _successes(mine, results, progress, failures):
+        for job, image in _successes(jobs, results, progress, failures):
             rates[job.row] = image.sampling_rate
-        for other_rates, other_failures in all_gather([(rates, failures)], shard):
-            rates.update(other_rates)
-            failures.update(other_failures)
     return rates, failures
 
 
@@ -185,6 +185,24 @@ def _successes(
 
 
 # ---------------------------------------------------------------------- what came out
+def _write_tables(
+    micrographs: MicrographList, done: Sequence[Job], rates: Mapping[int, float], config: DenoiseConfig
+) -> None:
+    """Write what lists the results."""
+    output = Path(config.output)
+    rows, names = [job.row for job in done], [star_path(job.output) for job in done]
+    pixel_sizes = [rates[row] for row in rows]
+    write_results(
+        output / outputs.MICROGRAPHS_STAR, micrographs.table, USUAL_OPTICS, rows, names, pixel_sizes,
+        _scale_of_picks(done),
+    )  # fmt: skip
+    if micrographs.are_exposures:
+        files = [str(job.output) for job in done]
+        source = config.micrographs[0]
+        write_exposures(output / outputs.EXPOSURES_CS, source, rows, {MICROGRAPH: files})
+        write_csv(output / outputs.EXPOSURES_CSV, source, rows, files)
+
+
 def _scale_of_picks(done: Sequence[Job]) -> str:
     """Return for people whether coordinates on the results hold for the micrographs; nothing where that is not known.
 

@@ -13,6 +13,7 @@ from torch import nn
 from cryoden.errors import DeviceError, Remedy
 from cryoden.model.networks import Network
 from cryoden.system.memory import free_host_bytes
+from cryoden.system.ranks import is_torchrun
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     n_gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if n_gpus else "cpu"
+    if n_gpus == 1 and not is_torchrun():  # srun and mpirun may show each process only the one that is its own
+        local_rank = 0
     device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
         found = f"{counted(n_gpus, 'GPU')}, numbered from 0" if n_gpus else "no GPU that this PyTorch can use"

@@ -13,6 +13,7 @@ from torch import distributed
 
 from cryoden.data.loaders import Shard
 from cryoden.errors import DeviceError
+from cryoden.system.ranks import is_torchrun
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process, and torch.distributed reads."""
@@ -34,6 +35,8 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
     DeviceError
         If the environment says that there are several processes, but not how they reach each other.
     """
+    if not is_torchrun():
+        raise DeviceError("Several processes train together only if torchrun starts them; see docs/cluster.md.")
     n_ranks = _number("WORLD_SIZE", 1)
     if n_ranks == 1:
         yield Shard()
@@ -56,11 +59,6 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
         yield Shard(distributed.get_rank(), n_ranks)
     finally:
         distributed.destroy_process_group()
-
-
-def local_rank() -> int:
-    """Return this process's number on its machine: its GPU among those that are visible."""
-    return _number("LOCAL_RANK", 0)
 
 
 def all_gather(items: List[Any], shard: Shard) -> List[Any]:

@@ -25,7 +25,7 @@ from cryoden.metrics.model_weaknesses import pattern_sentence, weaknesses
 from cryoden.model.checkpoints import restore
 from cryoden.model.devices import pick_device
 from cryoden.model.predictor import Predictor
-from cryoden.model.processes import all_gather, any_of, broadcast, local_rank, process_group
+from cryoden.model.processes import all_gather, any_of, broadcast, process_group
 from cryoden.model.schedule import Stopwatch, has_lost_patience, learning_rate_factor, share_done
 from cryoden.model.trained_model import settle_start, start_facts
 from cryoden.model.training_data import TrainingData, settle_working_rate
@@ -33,6 +33,7 @@ from cryoden.model.training_reporter import TrainingReporter
 from cryoden.model.training_setup import TrainingSetup, set_up
 from cryoden.model.training_writer import TrainingWriter, as_begun, require_own_training
 from cryoden.model.validation import Comparison, compare, summarize
+from cryoden.system.ranks import local_rank
 from cryoden.system.signals import deferring_stop
 
 log = logging.getLogger(__name__)
@@ -40,13 +41,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """What a training left behind: the best model, its held-out R2 and epoch, failures, what speaks against it."""
+    """What a training left behind: the best model, its held-out R2 and epoch, failures, what speaks against it.
+
+    `is_reported` is False in the processes of several that say nothing of it.
+    """
 
     model: Path
     r2: float
     best_epoch: int
     failures: Mapping[str, Problem]
     warnings: Tuple[Problem, ...] = ()
+    is_reported: bool = True
 
 
 class TrainingStoppedError(TrainingError):
@@ -64,7 +69,7 @@ class TrainingStoppedError(TrainingError):
         super().__init__(f"The training in {folder} was stopped.", subject=folder, remedy=Remedy("resume"))
 
 
-@fills_folder("train", failures_of)
+@fills_folder("train", failures_of, is_shared=True)
 def train(config: TrainConfig) -> Training:
     """Train a denoiser; the best model is always on disk, and a stopped training goes on with `resume`.
 
@@ -139,7 +144,7 @@ def run_training(
         progress = setup.state.progress
         model = output / outputs.MODEL
         found = tuple(weaknesses(read_card(model))) if shard.rank == 0 else ()
-        return Training(model, progress.best_r2, progress.best_epoch, data.failures, found)
+        return Training(model, progress.best_r2, progress.best_epoch, data.failures, found, shard.rank == 0)
 
 
 def require_even_batches(batch_size: int, shard: Shard) -> None:

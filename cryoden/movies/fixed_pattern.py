@@ -135,6 +135,17 @@ class FixedPattern:
             self.sums += fine
             self.own.append(float(np.mean(fine[0] * fine[1])))
 
+    def merge(self, other: FixedPattern) -> None:
+        """Add what another process found in micrographs of its own; squares of another size are skipped."""
+        if not self.names:
+            self.sums = np.zeros(other.sums.shape)
+        if other.sums.shape != self.sums.shape or set(self.names) & set(other.names):
+            return
+        self.names += other.names
+        self.sums = self.sums + other.sums
+        self.own += other.own
+        self.uncorrelated.update(other.uncorrelated)
+
     def found(self) -> CommonDetail:
         """Compare every odd half with the even halves of all other micrographs.
 

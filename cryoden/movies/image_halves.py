@@ -16,6 +16,7 @@ from cryoden.formats.images import open_micrograph, read_micrograph
 from cryoden.movies.full_and_difference import SUM, full_kind
 from cryoden.movies.thinning import counts_of, thin
 from cryoden.system.memory import free_host_bytes
+from cryoden.system.ranks import n_local_ranks
 
 BYTES_PER_PIXEL = 64
 """About as much memory an image takes while it is looked at and dealt."""
@@ -97,7 +98,7 @@ def image_halves(path: str, difference_path: Optional[str], config: HalvesConfig
 def affordable_images(config: HalvesConfig, paths: List[str]) -> int:
     """Return how many images may be worked on in parallel, from the size of the first that can be opened."""
     n_jobs = min(config.jobs, len(paths))
-    budget = config.memory * GIB if config.memory else free_host_bytes() / 2
+    budget = config.memory * GIB if config.memory else free_host_bytes() / 2 / n_local_ranks()
     for path in paths if n_jobs > 1 else ():
         with suppress(CryodenError):  # it is that image's failure, which is named when its turn comes
             rows, columns = open_micrograph(path).shape

@@ -26,6 +26,7 @@ from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.movie import Bands, Movie
 from cryoden.system.memory import free_host_bytes
 from cryoden.system.progress import Tell, tell_nobody
+from cryoden.system.ranks import n_local_ranks
 
 if TYPE_CHECKING:
     from cryoden.movies.motion.alignment import Alignment
@@ -330,7 +331,7 @@ def affordable_jobs(
         needed = 0 if movie is None else bytes_needed(movie, config, kept_bytes)
     else:
         needed += kept_bytes
-    budget = config.memory * GIB if config.memory else free_host_bytes() / 2
+    budget = config.memory * GIB if config.memory else free_host_bytes() / 2 / n_local_ranks()
 
     n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
     if n_affordable < n_jobs:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
@@ -40,6 +39,7 @@ from cryoden.formats.run_record import (
     require_distinct,
     require_no_input,
 )
+from cryoden.formats.shared_list import SharedList
 from cryoden.formats.star import ImageTable, listed_table, require_in_project, star_path, write_results
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.corrected_movies import CorrectedMovies
@@ -56,7 +56,9 @@ from cryoden.movies.preprocessing import (
     preprocessed_halves,
     require_gain_orientation,
 )
+from cryoden.system.host import n_cpus
 from cryoden.system.progress import Tell, part_of, tell_nobody
+from cryoden.system.ranks import n_ranks, rank
 from cryoden.system.signals import StoppablePool
 
 if TYPE_CHECKING:
@@ -224,9 +226,11 @@ class Work:
         return (self.table.voltage(row) if self.table else None) or self.config.voltage
 
 
-@fills_folder("halves", failures_of)
+@fills_folder("halves", failures_of, is_shared=True)
 def split_movies(config: HalvesConfig) -> Outcome:
     """Write odd, even and full sums of every movie and `micrographs.star`; finished movies are skipped.
+
+    Where a launcher started several processes, each takes its share of the list, and one of them writes the tables.
 
     Raises
     ------
@@ -253,6 +257,7 @@ def split_movies(config: HalvesConfig) -> Outcome:
         output / outputs.HALVES_RECORD,
         _lasting_options(config, movies, job),
         references,
+        rank=rank(),
         in_words_of_today=_in_words_of_today,
     )
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
@@ -264,21 +269,92 @@ def split_movies(config: HalvesConfig) -> Outcome:
     elif not finished and job is not None:
         located = [(movie.path, movie.metadata) for movie in movies if movie.metadata and not movie.error]
         job.require_gain_orientation(located, calibration)
-    for kind in (*outputs.SUMS, *([outputs.MOTION] if config.align else [])):
-        make_folder(output / kind)
-    record.begin()
+    if rank() == 0:
+        for kind in (*outputs.SUMS, *([outputs.MOTION] if config.align else [])):
+            make_folder(output / kind)
+        record.begin()
 
-    work = Work(config, table, calibration, job, _load_pattern(output), record, finished, arrays)
-    rates, failures = _split_all(movies, work, n_jobs)
-    failures.update(_missing(movies, rates))
+    with SharedList(output, "cryoden halves") as shared:
+        mine = set(shared.share([movie.name for movie in movies if movie.name not in finished]))
+        if rank() == 0:
+            mine |= finished
+        own_movies = [movie for movie in movies if movie.name in mine]
+
+        pattern = _load_pattern(output) if rank() == 0 else FixedPattern()
+        work = Work(config, table, calibration, job, pattern, record, finished, arrays)
+        rates, failures = _split_all(own_movies, work, n_jobs)
+        if not _gather(shared, movies, work, rates, failures):
+            return Outcome(len(movies), is_reported=False)
+        return _finish(movies, work, rates, failures)
+
+
+def _gather(
+    shared: SharedList,
+    movies: Sequence[MovieItem],
+    work: Work,
+    rates: Dict[int, float],
+    failures: Dict[str, Problem],
+) -> bool:
+    """Add what the other processes split and found; return whether this one goes on with it."""
+    output = Path(work.config.output)
+    if n_ranks() > 1:
+        with suppress(CryodenError):  # the sums count without it
+            work.pattern.save(output / outputs.part_pattern(rank()))
+    part = {
+        "rates": rates,
+        "failures": {path: problem.to_dict() for path, problem in failures.items()},
+        "doubts": work.doubts,
+    }
+    gathered = shared.gather(part)
+    if gathered is None:
+        return False
+
+    for part in gathered.parts:
+        rates.update({int(row): rate for row, rate in part["rates"].items()})
+        failures.update({path: Problem.from_dict(problem) for path, problem in part["failures"].items()})
+        work.doubts.update(part["doubts"])
+    if n_ranks() > 1:
+        _gather_patterns(output, work.pattern)
+
+    # What a process split that ended early, or had found split if it was the first, is there all the same.
+    left = [movie for movie in movies if movie.row not in rates and movie.path not in failures]
+    finished = work.record.finished_since([movie.result for movie in left]) if left else set()
+    for movie in left:
+        if movie.name in gathered.lost and movie.name not in finished:
+            failures[movie.path] = gathered.lost[movie.name]
+            continue
+        try:
+            rates[movie.row] = work.sampling_rate(movie.row) or _rate_of_sum(movie)
+        except CryodenError as error:
+            failures[movie.path] = error.problem
+    return True
+
+
+def _gather_patterns(output: Path, pattern: FixedPattern) -> None:
+    """Add what the other processes found, and remove their files."""
+    for path in sorted(output.glob(outputs.PART_PATTERNS)):
+        try:
+            if path.name != outputs.part_pattern(rank()):
+                pattern.merge(FixedPattern.load(path))
+            path.unlink()
+        except (CryodenError, OSError) as error:
+            log.warning("What the halves have in common was not read from %s: %s", path, error)
+
+
+def _finish(
+    movies: Sequence[MovieItem], work: Work, rates: Mapping[int, float], failures: Dict[str, Problem]
+) -> Outcome:
+    """Write what lists the sums, and what was found in all of them."""
+    config = work.config
+    failures = {**failures, **_missing(movies, rates)}
     done = [movie for movie in movies if movie.path not in failures]
     if not done:
         raise NothingDoneError("movie", "split", len(movies), failures)
-    _write_tables(config, table, done, rates)
+    _write_tables(config, work.table, done, rates)
     doubtful = [
         Problem("warning", f"Alignment of {name}: {'; '.join(work.doubts[name])}.") for name in sorted(work.doubts)
     ]
-    return Outcome(len(movies), failures, (*doubtful, *_write_findings(output, work.pattern, config)))
+    return Outcome(len(movies), failures, (*doubtful, *_write_findings(Path(config.output), work.pattern, config)))
 
 
 def write_halves(
@@ -508,7 +584,7 @@ def _affordable(
 ) -> int:
     """Return how many movies or images may be processed in parallel."""
     if config.are_images:
-        return affordable_images(config, paths)
+        return max(1, affordable_images(config, paths))
     kept_bytes = arrays.kept_bytes if arrays else 0
     return affordable_jobs(config, paths, calibration, job.bytes_needed() if job else None, kept_bytes)
 
@@ -519,7 +595,7 @@ def _arrays(config: HalvesConfig, job: Optional[CorrectedMovies]) -> Optional[Ar
         return None
     from cryoden.movies.motion.arrays import arrays_on  # its Fourier transforms take time to load
 
-    return arrays_on(config.device, os.cpu_count() or 1)
+    return arrays_on(config.device, n_cpus())
 
 
 def _load_pattern(output: Path) -> FixedPattern:
@@ -534,7 +610,8 @@ def _load_pattern(output: Path) -> FixedPattern:
 # ---------------------------------------------------------------------- one movie after the other
 def _split_all(movies: Sequence[MovieItem], work: Work, n_jobs: int) -> Tuple[Dict[int, float], Dict[str, Problem]]:
     """Split the movies, several in parallel; return row -> A/px of those that are split, and why others are not."""
-    progress_log = ProgressLog(Path(work.config.output) / outputs.LOG, len(movies), "movie", "Splitting")
+    log_path = Path(work.config.output) / outputs.log_of(rank())
+    progress_log = ProgressLog(log_path, len(movies), "movie", "Splitting", rank() == 0)
     with progress_log as progress, StoppablePool(n_jobs) as pool:
         results = list(pool.map(lambda movie: _process(movie, work, progress), movies))
     rates = {movie.row: result for movie, result in zip(movies, results) if isinstance(result, float)}
@@ -613,7 +690,12 @@ def _finished_rate(movie: MovieItem, work: Work) -> Optional[float]:
     """Return the A/px of a movie that is split already, None of one that is not."""
     if movie.name not in work.finished:
         return None
-    return work.sampling_rate(movie.row) or MrcStack(movie.targets[0]).sampling_rate
+    return work.sampling_rate(movie.row) or _rate_of_sum(movie)
+
+
+def _rate_of_sum(movie: MovieItem) -> float:
+    """Return the A/px of a movie's sum, which its header says: nothing is split without."""
+    return MrcStack(movie.targets[0]).sampling_rate or 0.0
 
 
 def _add_to_pattern(pattern: FixedPattern, movie: MovieItem) -> None:

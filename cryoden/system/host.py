@@ -6,6 +6,8 @@ import os
 import platform
 import re
 
+from cryoden.system.ranks import n_local_ranks
+
 FIRST_PROCESSES = 0xEFFFFFFC
 """Number of the PID namespace outside of all containers (Linux, include/linux/proc_ns.h, PROC_PID_INIT_INO)."""
 
@@ -21,6 +23,13 @@ def host_name() -> str:
     except OSError:
         return host
     return host if world == FIRST_PROCESSES else f"{host}-{world}"
+
+
+def n_cpus() -> int:
+    """Return how many processors are this process's: those it is bound to, else its share among those of its job."""
+    n_all = os.cpu_count() or 1
+    n_bound = len(os.sched_getaffinity(0))
+    return n_bound if n_bound < n_all else max(1, n_all // n_local_ranks())
 
 
 def is_alive(process: int) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -20,13 +21,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Dict, Iterator, List, Optional, Tuple, Type, Union
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, Type, Union
 
 import psutil
 
 from cryoden.errors import FileError, FullDiskError, LockedError, Remedy
 from cryoden.system.host import host_name, is_alive
-from cryoden.system.ranks import rank
+from cryoden.system.ranks import job_name, rank
 
 LOCK_NAME = ".cryoden.lock"
 """In the folder that a command fills, while it does."""
@@ -44,6 +45,9 @@ NO_HARD_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOTSUP, err
 """What file systems without hard links answer when they are asked for one."""
 
 
+RANK_LOCK = re.compile(re.escape(LOCK_NAME) + r"\.rank_\d+$")
+"""Names of the signs of life of the other processes of a job, beside the lock that its first one holds for all."""
+
 TRIES = 100
 """As often a lock is tried to be taken that is neither there nor can be made, as where its name is a broken link."""
 
@@ -51,8 +55,9 @@ TRIES = 100
 class FolderLock:
     """Hold a folder, as a context manager; a folder that was made for it and stays empty is removed again.
 
-    Of the ranks of one job the first holds it for all. Within one process it can be taken several times. A process that
-    was forked from the holder does not give it back.
+    Of the ranks of one job the first holds it for all; as long as another of them lives (`rank_lock`), nobody else gets
+    it either. Within one process it can be taken several times. A process that was forked from the holder does not give
+    it back.
 
     Parameters
     ----------
@@ -123,6 +128,8 @@ class _Holder:
         got the same number later is another one.
     command, since
         For people.
+    job
+        Of which it is one of several processes; see `cryoden.system.ranks.job_name`.
     """
 
     token: str = ""
@@ -132,6 +139,7 @@ class _Holder:
     started_s: float = 0.0
     command: str = ""
     since: str = ""
+    job: str = ""
 
     def __str__(self) -> str:
         if not self.pid:
@@ -149,6 +157,7 @@ class _Holder:
             _started_s(psutil.Process()),
             command,
             time.strftime("%Y-%m-%d %H:%M"),
+            job_name(),
         )
 
     @classmethod
@@ -159,7 +168,8 @@ class _Holder:
             words = (values[name] for name in ("token", "host", "machine"))
             token, host, machine = (_printable(word) for word in words)
             pid, started_s = int(values["pid"]), float(values["started_s"])
-            return cls(token, host, machine, pid, started_s, _printable(values["command"]), _printable(values["since"]))
+            command, since = _printable(values["command"]), _printable(values["since"])
+            return cls(token, host, machine, pid, started_s, command, since, _printable(values.get("job", "")))
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return cls()
 
@@ -204,20 +214,48 @@ class _LockFile:
 class _HeldLock:
     """The lock of a folder that this process holds, and the thread that shows that it lives."""
 
-    def __init__(self, folder: Path, command: str) -> None:
+    def __init__(self, folder: Path, command: str, name: str = LOCK_NAME) -> None:
         self.n_users = 0
         self._folder = folder
-        self._path = folder / LOCK_NAME
+        self._path = folder / name
         self._me = _Holder.myself(command)
         self._made = _make_folder(folder)
         try:
             _acquire(self._path, self._me, folder)
+            if name == LOCK_NAME:
+                self._require_no_rank()
         except BaseException:
             self._remove_empty()
             raise
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
+
+    @property
+    def token(self) -> str:
+        """Unlike any other lock's."""
+        return self._me.token
+
+    def _require_no_rank(self) -> None:
+        """Give the lock back if a process of another job is alive whose first one, the holder, has died.
+
+        Raises
+        ------
+        LockedError
+            If there is one.
+        """
+        for name in filter(RANK_LOCK.match, os.listdir(str(self._folder))):
+            path = self._folder / name
+            found = _LockFile.read(path)
+            if found is None:
+                continue
+            now_s = _now_s(self._path)
+            if found.is_stale(now_s):
+                with suppress(FileNotFoundError):
+                    path.unlink()
+            elif not self._me.job or found.holder.job != self._me.job:
+                _release(self._path, self._me)
+                raise _locked(self._folder, found, now_s)
 
     def _beat(self) -> None:
         while not self._has_ended.wait(HEARTBEAT_SECONDS):
@@ -248,6 +286,87 @@ class _HeldLock:
 _guard = threading.RLock()
 _held: Dict[Tuple[int, int], _HeldLock] = {}
 """Device and inode of a folder -> the lock that this process holds on it."""
+
+
+@contextmanager
+def rank_lock(folder: Path, number: int, command: str) -> Iterator[None]:
+    """Show for the time of the context that a process lives which works for a job, but is not its first one.
+
+    Parameters
+    ----------
+    folder
+        Whose lock the first process of the job holds.
+    number
+        Of the process, from 1.
+    command
+        As for `FolderLock`, whose errors it raises.
+    """
+    with _one_line(folder):
+        lock = _HeldLock(folder, command, rank_lock_name(number))
+    try:
+        yield
+    finally:
+        lock.give_back()
+
+
+def rank_lock_name(number: int) -> str:
+    """Return the file that shows that a process of a job lives; that of the first one is the folder's lock."""
+    return f"{LOCK_NAME}.rank_{number}" if number else LOCK_NAME
+
+
+def held_token(folder: Path) -> str:
+    """Return the token of the lock that this process holds on a folder."""
+    with _guard:
+        return _held[_key(folder)].token
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What is seen of another process's lock.
+
+    Attributes
+    ----------
+    token, job
+        Of its holder.
+    is_alive
+        Whether the holder may live.
+    error
+        What is to be said to whom it keeps from a folder.
+    """
+
+    token: str
+    job: str
+    is_alive: bool
+    error: LockedError
+
+
+class LockWatch:
+    """Looks again and again whether the holder of a lock lives, by no clock but its own.
+
+    Parameters
+    ----------
+    folder, number
+        Whose lock: the folder's for 0, or that of another process of a job.
+    clock
+        Says the time in seconds.
+    """
+
+    def __init__(self, folder: Path, number: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._path, self._clock = folder, folder / rank_lock_name(number), clock
+        self._touched_s, self._changed_s = 0.0, clock()
+
+    def look(self) -> Optional[Sign]:
+        """Return what is seen; None where there is no lock."""
+        found = _LockFile.read(self._path)
+        if found is None:
+            return None
+        now_s = self._clock()
+        if found.touched_s != self._touched_s:
+            self._touched_s, self._changed_s = found.touched_s, now_s
+        is_running = found.holder.is_running()
+        is_alive = now_s - self._changed_s <= STALE_SECONDS if is_running is None else is_running
+        seen_s = found.touched_s + now_s - self._changed_s  # by the clock of the file system
+        return Sign(found.holder.token, found.holder.job, is_alive, _locked(self._folder, found, seen_s))
 
 
 def _acquire(path: Path, me: _Holder, folder: Path) -> None:

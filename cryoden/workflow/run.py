@@ -22,7 +22,6 @@ from cryoden.formats.outcome import read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.star import METADATA, read_table, write_names
 from cryoden.formats.training_folder import is_finished_training
-from cryoden.system.ranks import n_ranks
 from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, listed_files
 from cryoden.workflow.watch import rounds
 
@@ -60,8 +59,6 @@ def run(
     CryodenError
         If a step can do nothing, or from micrographs without halves a denoiser is to be trained.
     """
-    if n_ranks() > 1:
-        raise CryodenError("A run is one process; give its steps to several processes as commands of their own.")
 
     @fills_folder("run", lambda failures: failures)
     def fill(config: RunConfig) -> Failures:

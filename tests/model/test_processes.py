@@ -55,7 +55,6 @@ def numbers(value: Any) -> List[float]:
         ({"WORLD_SIZE": "2"}, "but lacks RANK, MASTER_ADDR, MASTER_PORT. Start them with torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}, "but lacks MASTER_PORT."),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no whole number."),
-        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK in the environment is '-1', no whole number."),
     ],
 )
 def test_half_an_environment_of_torchrun(

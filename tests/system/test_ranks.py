@@ -29,8 +29,8 @@ from cryoden.system.ranks import LAUNCHERS, n_ranks, rank
     ],
 )
 def test_rank_and_number(monkeypatch: pytest.MonkeyPatch, environment: Dict[str, str], expected: tuple) -> None:
-    for names in LAUNCHERS:
-        for name in names:
+    for launcher in LAUNCHERS:
+        for name in (launcher.rank, launcher.n_ranks):
             monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -308,7 +308,7 @@ def test_a_run_is_one_process(cryoden: Run, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = cryoden("run", "movies", "--output", "all")
     assert result.status == 2
-    assert result.last_error.startswith("cryoden: A run is one process")
+    assert result.last_error.startswith("cryoden: 2 processes were started for cryoden run, which one does")
     assert not Path("all").exists()
 
 
