@@ -34,16 +34,18 @@ from cryoden.config.exchange import (
 )
 from cryoden.config.fetch import FetchConfig
 from cryoden.config.relion import RelionCoordinatesConfig
+from cryoden.config.shared import n_processes
 from cryoden.config.simulate import SimulateMoviesConfig, SimulatePairsConfig
-from cryoden.errors import UNEXPECTED, CryodenError, DeviceError, OptionError, Problem, one_line, option_problem
+from cryoden.errors import UNEXPECTED, CryodenError, DeviceError, OptionError, Problem, Remedy, one_line, option_problem
 from cryoden.formats import outcome, outputs
 from cryoden.formats.file_errors import writing_errors
 from cryoden.formats.files import read_json, write_json
 from cryoden.formats.outcome import Ending, write_ending
 from cryoden.system.memory import lacks_host_memory
 from cryoden.system.packages import needing_torch
-from cryoden.system.ranks import rank
+from cryoden.system.ranks import n_ranks, rank
 from cryoden.system.signals import STOPPED_LINE, Stopped
+from cryoden.system.spawning import run_in_processes
 from cryoden.wording import counted_of
 
 ALL_DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
@@ -271,6 +273,8 @@ class Command:
         self.outcome_file: Optional[str] = None
         self.folder: Optional[str] = None
         self.needs_resume = False
+        self._status_of_children: Optional[int] = None
+        self._has_children = False
 
     def run(self) -> Failures:
         """Run the command; return which inputs were left out."""
@@ -294,7 +298,17 @@ class Command:
             if save_to:
                 write_json(save_to, config.to_dict())
                 return {}
+            if isinstance(config, (TrainConfig, DenoiseConfig)) and n_ranks() == 1 < n_processes(config.gpus):
+                return self._spawn(config, n_processes(config.gpus))
             return perform(config)
+
+    def _spawn(self, config: Options, n: int) -> Failures:
+        """Run the command by several processes of its own, which say everything."""
+        is_training = isinstance(config, TrainConfig)
+        self._has_children = True
+        remedy = Remedy("resume" if is_training else "continue")
+        self._status_of_children = run_in_processes(self._words, n, is_training, remedy)
+        return None
 
     def end(self, failures: Failures, error: Union[Stopped, Exception, None] = None) -> int:
         """Say how it ended, on stderr and in the file that is asked for; return the exit status.
@@ -307,10 +321,12 @@ class Command:
             What it raised.
         """
         status: Optional[int] = None
+        if error is None and failures is None:
+            return self._status_of_children or ALL_DONE
+        if isinstance(error, Stopped) and self._has_children:
+            return error.status
         if error is None:
-            if failures is None:
-                return ALL_DONE
-            ending = Ending.of(failures)
+            ending = Ending.of(failures or {})
         elif isinstance(error, Stopped):
             ending, status = Ending(outcome.STOPPED), error.status
             if rank() == 0:  # every process of a job is sent the signal

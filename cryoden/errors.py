@@ -306,6 +306,12 @@ class DeviceError(CryodenError):
     kind = "device"
 
 
+class LostProcessError(CryodenError):
+    """Another of the processes that do a command together has died, or ended with an error of its own."""
+
+    kind = "lost_process"
+
+
 class NetworkError(CryodenError):
     """A server is away, does not know what is asked, or sends something else than it said."""
 

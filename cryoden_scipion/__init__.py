@@ -95,12 +95,10 @@ class Plugin(pwem.Plugin):
         return os.path.join(pwem.Config.EM_ROOT, f"{CRYODEN}-{__version__}")
 
     @classmethod
-    def getProgram(cls, nProcesses: int = 1) -> str:
-        """Return the start of a command line of the denoiser, in one process for each GPU."""
+    def getProgram(cls) -> str:
+        """Return the start of a command line of the denoiser."""
         activation = cls.getActivationCmd()
         python = f"{activation} && python" if activation else shlex.quote(sys.executable)
-        if nProcesses > 1:
-            python += f" -m torch.distributed.run --standalone --nproc-per-node {nProcesses}"
         return f"{python} -m cryoden"
 
     @classmethod

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +17,7 @@ from cryoden.config import (
     TrainConfig,
     option,
     parse_frame_range,
+    shared,
 )
 from cryoden.config.options import Bounds
 from cryoden.errors import OptionError
@@ -105,12 +106,33 @@ def test_training_option_out_of_range(option: str, value: Any, problem: str) -> 
         ({"quality": "good"}, "Option --quality is 'good'; it must be one of fast, best."),
         ({"dtype": "int8"}, "Option --dtype is 'int8'; it must be one of float32, float16."),
         ({"device": "cuda:x"}, "Option --device is 'cuda:x'; it must be auto, cpu, cuda or cuda:N."),
+        ({"gpus": "0;1"}, "Option --gpus is '0;1'; it must be numbers of GPUs such as 0,1."),
+        ({"gpus": "0,00"}, "Option --gpus is 0,00; each GPU can be named once."),
+        (
+            {"gpus": "1", "device": "cpu"},
+            "Option --gpus and a device exclude each other. Leave out --device.",
+        ),
     ],
 )
 def test_denoising_option_out_of_range(changes: Dict[str, Any], problem: str) -> None:
     with pytest.raises(OptionError) as caught:
         DenoiseConfig(**{**DENOISE, **changes})
     assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("gpus", "n", "devices"),
+    [
+        (None, 1, ["auto", "auto"]),
+        ("3", 1, ["cuda:3", "cuda:3"]),
+        ("0,2", 2, ["cuda:0", "cuda:2"]),
+        ("cpu,cpu", 2, ["cpu", "cpu"]),
+        ("auto,auto,auto", 3, ["auto", "auto"]),
+    ],
+)
+def test_every_process_has_its_gpu(gpus: Optional[str], n: int, devices: List[str]) -> None:
+    assert shared.n_processes(gpus) == n
+    assert [shared.device_of("auto", gpus, number) for number in (0, 1)] == devices
 
 
 @pytest.mark.parametrize(

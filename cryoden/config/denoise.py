@@ -17,7 +17,7 @@ class DenoiseConfig(Config):
     groups: ClassVar[Groups] = {
         "input": ("micrographs", "model", "odd", "even", "sampling_rate"),
         "output": ("output", "full_size", "scale", "dtype", "thumbnails", "folders", "overwrite"),
-        "network": ("quality", "tile", "precision", "device"),
+        "network": ("quality", "tile", "precision", "device", "gpus"),
     }
 
     micrographs: Tuple[str, ...] = option(
@@ -68,6 +68,7 @@ class DenoiseConfig(Config):
     tile: Optional[int] = shared.tile()
     overwrite: bool = option(False, help="Replace the results of an earlier run in the output folder.")
     device: str = shared.device()
+    gpus: Optional[str] = shared.gpus()
 
     def _problems(self) -> Iterator[Problem]:
         if not self.micrographs or not all(self.micrographs):
@@ -75,3 +76,4 @@ class DenoiseConfig(Config):
         if (self.odd is None) != (self.even is None):
             given, missing = ("odd", "even") if self.even is None else ("even", "odd")
             yield option_problem(given, "is given without the other half.", Remedy("set", missing))
+        yield from shared.gpu_problems(self.device, self.gpus)

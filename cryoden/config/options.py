@@ -144,7 +144,7 @@ class Options:
             for word in value if isinstance(value, tuple) else [value]:
                 if isinstance(word, str) and not can_be_a_name(word):
                     yield option_problem(field.name, f"is {word!r}; no name has such characters.")
-            if pattern and not re.fullmatch(pattern, value):
+            if pattern and value is not None and not re.fullmatch(pattern, value):
                 yield option_problem(field.name, f"is {value!r}; it must be {form}.")
             if _is_number(value) and not bounds.hold(value):
                 is_open = isinstance(value, float) and min(bounds.at_most, bounds.below) == math.inf

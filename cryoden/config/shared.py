@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 from cryoden.config.options import option
-from cryoden.errors import Problem, option_problem
+from cryoden.errors import Problem, Remedy, option_problem
 
 NETWORKS = ("unet", "cnn3", "resunet")
 """Networks that can be trained; new ones come last, because forms store the place in this list."""
@@ -68,6 +68,41 @@ def device() -> Any:
     """Declare the processor to compute on."""
     kinds = "auto, cpu, cuda or cuda:N"
     return option("auto", form=(r"auto|cpu|cuda(:\d+)?", kinds), help=f"Where to compute: {kinds}.")
+
+
+def gpus() -> Any:
+    """Declare the GPUs that share the work, one process for each."""
+    return option(
+        None,
+        form=(r"\d+(,\d+)*|cpu(,cpu)*|auto(,auto)*", "numbers of GPUs such as 0,1"),
+        help="GPUs of this machine that share the work, such as 0,1: one process is started for each. cpu,cpu: two "
+        "processes without GPUs; auto,auto: with GPUs if there are any.",
+    )
+
+
+def n_processes(gpus: Optional[str]) -> int:
+    """Return how many processes the option `gpus` asks for."""
+    return len(gpus.split(",")) if gpus else 1
+
+
+def device_of(device: str, gpus: Optional[str], number: int) -> str:
+    """Return where the process of a number on its machine computes: the option `device`, or its part of `gpus`."""
+    if gpus is None:
+        return device
+    names = gpus.split(",")
+    name = names[number % len(names)]
+    return f"cuda:{name}" if name.isdecimal() else name
+
+
+def gpu_problems(device: str, gpus: Optional[str]) -> Iterator[Problem]:
+    """Yield what is wrong with the option `gpus`."""
+    if gpus is None:
+        return
+    names = gpus.split(",")
+    if device != AUTO:
+        yield option_problem("gpus", "and a device exclude each other.", Remedy("leave_out", "device"))
+    if names[0].isdecimal() and len(set(map(int, names))) < len(names):
+        yield option_problem("gpus", f"is {gpus}; each GPU can be named once.")
 
 
 def precision(auto: str = "bfloat16 if the processor supports it, otherwise float32") -> Any:

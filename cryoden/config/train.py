@@ -10,7 +10,7 @@ from cryoden.config.options import Config, Groups, option
 from cryoden.errors import Problem, Remedy, option_problem
 
 FREE_OPTIONS = (
-    "resume", "device", "memory", "stream", "force", "output", "compile", "checkpoint_minutes", "keep",
+    "resume", "device", "gpus", "memory", "stream", "force", "output", "compile", "checkpoint_minutes", "keep",
 )  # fmt: skip
 """Options that may change when a training is resumed: they change nothing of its result."""
 
@@ -138,6 +138,7 @@ class TrainConfig(Config):
     )
     seed: int = option(1, at_least=0, help="Random seed.")
     device: str = shared.device()
+    gpus: Optional[str] = shared.gpus()
     resume: bool = option(False, help="Resume from the last checkpoint in the output folder.")
     from_model: str = option(
         shared.AUTO,
@@ -211,5 +212,6 @@ class TrainConfig(Config):
             yield from shared.channel_problems(self.channels)
         if not self.from_model.strip():
             yield option_problem("from_model", "is empty; it must be auto, general, none, or a model file.")
+        yield from shared.gpu_problems(self.device, self.gpus)
         if self.force and not self.stream:
             yield option_problem("force", "has no meaning alone.", Remedy("set", "stream"))

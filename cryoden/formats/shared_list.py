@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
 
-from cryoden.errors import CryodenError, FileError, LockedError, Problem, Remedy
+from cryoden.errors import FileError, LockedError, LostProcessError, Problem, Remedy
 from cryoden.formats.file_errors import reading_errors
 from cryoden.formats.files import PathLike, read_json, write_json
 from cryoden.system.locks import STALE_SECONDS, LockWatch, held_token, rank_lock
@@ -45,8 +45,9 @@ FOREIGN_SECONDS = 10.0
 LEAVING_SECONDS = 30.0
 """How long the process that goes on waits for the others to end, so that the folder is free when it ends."""
 
-LOST_KIND = "lost_process"
-"""Kind of the problem of an item whose process has ended before it was done."""
+
+PARTS = ".cryoden.part_*.json"
+"""Pattern of what the processes leave; see `part_name`."""
 
 
 def part_name(number: int) -> str:
@@ -86,7 +87,6 @@ class SharedList:
         self._rank, self._n_ranks, self._job = rank(), n_ranks(), job_name()
         self._dealt: Optional[Dict[str, Any]] = None
         self._begun_s = time.monotonic()
-        self._goes_on = self._n_ranks == 1
         self._stack = ExitStack()
 
     def __enter__(self) -> SharedList:
@@ -96,9 +96,6 @@ class SharedList:
         self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self._stack.close()
-        if self._rank == 0 and not self._goes_on and self._dealt is not None:
-            with suppress(OSError):  # who waits for this process sees that its lock is gone
-                (self._folder / DEALT).unlink()
 
     # ------------------------------------------------------------------ who does what
     def share(self, names: Sequence[str]) -> List[str]:
@@ -116,11 +113,11 @@ class SharedList:
         CryodenError
             If the first process ended before it dealt the list, or never began.
         """
+        if self._rank == 0:
+            self._clean()
         if self._n_ranks == 1:
             return list(names)
         if self._rank == 0:
-            for number in range(self._n_ranks):  # of a job that died here
-                self._remove(part_name(number))
             token = held_token(self._folder)
             self._dealt = {"job": self._job, "token": token, "n_ranks": self._n_ranks, "names": list(names)}
             write_json(self._folder / DEALT, self._dealt)
@@ -148,7 +145,7 @@ class SharedList:
                 if dealt is not None and dealt.get("token") == sign.token:
                     return dealt
             elif was_there:
-                raise CryodenError(
+                raise LostProcessError(
                     "The first process of this job has ended before the others could begin; what it said tells why.",
                     subject=str(self._folder),
                 )
@@ -185,12 +182,10 @@ class SharedList:
         write_json(self._folder / part_name(self._rank), {"token": self._dealt["token"], "part": part})
 
         parts, lost = self._wait_for_parts()
-        if min(parts) != self._rank:
+        if not parts or min(parts) != self._rank:
             return None
-        self._goes_on = True
         self._wait_for_leaving([number for number in parts if number != self._rank])
-        for name in (DEALT, *map(part_name, range(self._n_ranks))):
-            self._remove(name)
+        self._clean()
         problems = {number: self._lost_problem(number) for number in lost}
         return Gathered(
             [parts[number] for number in sorted(parts)],
@@ -198,7 +193,10 @@ class SharedList:
         )
 
     def _wait_for_parts(self) -> Tuple[Dict[int, Any], List[int]]:
-        """Return the part of each process that left one, and the numbers of those that never will."""
+        """Return the part of each process that left one, and the numbers of those that never will.
+
+        Nothing is returned where another process has gone on already and cleaned up.
+        """
         assert self._dealt is not None
         watches = {number: LockWatch(self._folder, number) for number in range(self._n_ranks)}
         was_there = {0}  # it dealt
@@ -219,6 +217,8 @@ class SharedList:
                     lost.append(number)
             if len(parts) + len(lost) == self._n_ranks:
                 return parts, lost
+            if (self._read(DEALT) or {}).get("token") != self._dealt["token"]:
+                return {}, []
             time.sleep(LOOK_SECONDS)
 
     def _wait_for_leaving(self, numbers: Sequence[int]) -> None:
@@ -233,7 +233,7 @@ class SharedList:
 
     def _lost_problem(self, number: int) -> Problem:
         message = f"Process {number + 1} of {self._n_ranks} ended before this was done."
-        return Problem(LOST_KIND, message, remedy=Remedy("continue"))
+        return LostProcessError(message, remedy=Remedy("continue")).problem
 
     def _read(self, name: str) -> Optional[Dict[str, Any]]:
         """Return the content of a file of the job; None where it is not there, or none of ours."""
@@ -246,6 +246,8 @@ class SharedList:
             return None
         return content if isinstance(content, dict) else None
 
-    def _remove(self, name: str) -> None:
-        with suppress(OSError):  # not there, or in the way of nobody
-            (self._folder / name).unlink()
+    def _clean(self) -> None:
+        """Remove the files of this job, or of one that died here."""
+        for path in (self._folder / DEALT, *self._folder.glob(PARTS)):
+            with suppress(OSError):  # not there, or in the way of nobody
+                path.unlink()

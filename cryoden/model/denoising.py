@@ -22,7 +22,7 @@ from cryoden.formats.shared_list import SharedList
 from cryoden.formats.star import require_in_project, star_path, write_results
 from cryoden.metrics.model_weaknesses import NOT_MEASURED, weaknesses
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
-from cryoden.model.devices import try_kernels
+from cryoden.model.devices import own_device, try_kernels
 from cryoden.model.micrograph_list import LISTS, MicrographList, list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
 from cryoden.system.ranks import rank
@@ -49,7 +49,8 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
         If nothing can be done: no model, no device, no micrograph that can be denoised, or the folder holds what this
         command did not make.
     """
-    denoiser = Denoiser.load(config.model, config.device, config.quality, config.precision, config.tile)
+    device = own_device(config.device, config.gpus)
+    denoiser = Denoiser.load(config.model, device, config.quality, config.precision, config.tile)
     for weakness in weaknesses(denoiser.card) if rank() == 0 else ():
         log.warning("cryoden: warning: %s", weakness)
     if denoiser.card.is_general and rank() == 0:

@@ -10,10 +10,11 @@ from typing import Optional
 import torch
 from torch import nn
 
-from cryoden.errors import DeviceError, Remedy
+from cryoden.config.shared import device_of, n_processes
+from cryoden.errors import DeviceError, OptionError, Remedy, option_problem
 from cryoden.model.networks import Network
 from cryoden.system.memory import free_host_bytes
-from cryoden.system.ranks import is_torchrun
+from cryoden.system.ranks import is_torchrun, local_rank, n_ranks
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -34,15 +35,34 @@ TRYING_IMAGES = 40
 long as ten images (benchmarks/README.md)."""
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
+def own_device(device: str, gpus: Optional[str]) -> str:
+    """Return the name of the device of this process among those that share the work.
+
+    Parameters
+    ----------
+    device, gpus
+        Options of the command.
+
+    Raises
+    ------
+    OptionError
+        If several are named and nothing has started several processes.
+    """
+    if n_ranks() == 1 < n_processes(gpus):
+        only_one = f"is {gpus}; only the command line starts several processes. Name one GPU."
+        raise OptionError([option_problem("gpus", only_one)])
+    return device_of(device, gpus, local_rank())
+
+
+def pick_device(name: str, number: int = 0) -> torch.device:
     """Return the device called `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a GPU where there is one.
 
     Parameters
     ----------
     name
         As above.
-    local_rank
-        Number of this process on its machine; `auto` and `cuda` give each process its own GPU.
+    number
+        Of this process on its machine; `auto` and `cuda` give each process its own GPU.
 
     Raises
     ------
@@ -53,8 +73,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if n_gpus else "cpu"
     if n_gpus == 1 and not is_torchrun():  # srun and mpirun may show each process only the one that is its own
-        local_rank = 0
-    device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
+        number = 0
+    device = torch.device(f"cuda:{number}" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
         found = f"{counted(n_gpus, 'GPU')}, numbered from 0" if n_gpus else "no GPU that this PyTorch can use"
         raise DeviceError(

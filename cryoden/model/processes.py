@@ -12,11 +12,19 @@ import torch
 from torch import distributed
 
 from cryoden.data.loaders import Shard
-from cryoden.errors import DeviceError
+from cryoden.errors import DeviceError, LostProcessError, Remedy
 from cryoden.system.ranks import is_torchrun
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells each process, and torch.distributed reads."""
+
+
+LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "Socket Timeout")
+"""What the errors say that torch raises without a class of their own where another process is gone."""
+
+
+def _has_lost_another(error: RuntimeError) -> bool:
+    return isinstance(error, distributed.DistError) or any(words in str(error) for words in LOST)
 
 
 @contextmanager
@@ -34,6 +42,8 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
     ------
     DeviceError
         If the environment says that there are several processes, but not how they reach each other.
+    LostProcessError
+        If another process ended while this one worked.
     """
     if not is_torchrun():
         raise DeviceError("Several processes train together only if torchrun starts them; see docs/cluster.md.")
@@ -57,6 +67,13 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=longest_wait)
     try:
         yield Shard(distributed.get_rank(), n_ranks)
+    except RuntimeError as error:
+        if not _has_lost_another(error):
+            raise
+        raise LostProcessError(
+            f"One of the {n_ranks} processes of this training ended early; the others cannot go on without it.",
+            remedy=Remedy("resume"),
+        ) from error
     finally:
         distributed.destroy_process_group()
 

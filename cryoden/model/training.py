@@ -23,7 +23,7 @@ from cryoden.formats.output_folder import failures_of, fills_folder
 from cryoden.formats.progress_log import write_above_bar
 from cryoden.metrics.model_weaknesses import pattern_sentence, weaknesses
 from cryoden.model.checkpoints import restore
-from cryoden.model.devices import pick_device
+from cryoden.model.devices import own_device, pick_device
 from cryoden.model.predictor import Predictor
 from cryoden.model.processes import all_gather, any_of, broadcast, process_group
 from cryoden.model.schedule import Stopwatch, has_lost_patience, learning_rate_factor, share_done
@@ -110,7 +110,7 @@ def run_training(
         As `train`.
     """
     # What is wrong with options, device or folder is said before a micrograph is opened.
-    device = pick_device(config.device, local_rank())
+    device = pick_device(own_device(config.device, config.gpus), local_rank())
     output = make_folder(config.output)
     config = as_begun(output, config)
     require_own_training(output, config)

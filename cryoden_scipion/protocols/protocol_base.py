@@ -14,7 +14,7 @@ from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
 
 from cryoden.config import Options
-from cryoden.errors import UNEXPECTED, CryodenError, FullDiskError, OptionError, Problem, Words
+from cryoden.errors import UNEXPECTED, CryodenError, FullDiskError, LostProcessError, OptionError, Problem, Words
 from cryoden.formats import outputs
 from cryoden.formats.model_file import read_card
 from cryoden.formats.outcome import FAILED, STOPPED, Ending, read_ending, read_failures
@@ -126,15 +126,16 @@ class CryodenProtBase(EMProtocol):
         CommandError
             If nothing could be done, or the command was killed.
         """
-        options = self._getExtraPath(OPTIONS_FILE)
-        with open(options, "w") as file:
-            json.dump(config.to_dict(), file, indent=2)
-
         environ = Plugin.getEnviron()
         gpus = (self._stepsExecutor.getGpuList() or [0]) if self.usesGpu() else []
         if gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
         nProcesses = len(gpus) if isShared and gpus else 1
+        processes = {"gpus": ",".join(["auto"] * nProcesses)} if nProcesses > 1 else {}
+
+        options = self._getExtraPath(OPTIONS_FILE)
+        with open(options, "w") as file:
+            json.dump({**config.to_dict(), **processes}, file, indent=2)
 
         outcome = self._outcomeFile()
         if os.path.exists(outcome):  # of an earlier command: this one may be killed before it can say how it ended
@@ -142,7 +143,7 @@ class CryodenProtBase(EMProtocol):
         logStart = os.path.getsize(self.getStderrLog())
         arguments = f"{command} --config {shlex.quote(options)} --outcome {shlex.quote(outcome)}"
         try:
-            self.runJob(Plugin.getProgram(nProcesses), arguments, env=environ, numberOfMpi=1)
+            self.runJob(Plugin.getProgram(), arguments, env=environ, numberOfMpi=1)
         except subprocess.CalledProcessError as error:
             ending = read_ending(outcome)
             exitText = _describeExit(command, error.returncode, nProcesses)
@@ -152,9 +153,11 @@ class CryodenProtBase(EMProtocol):
                 raise CommandError(exitText, ending) from error
             if ending.status == FAILED:
                 text = self._problemsText(ending.problems)
-                if nProcesses > 1 and ending.has(UNEXPECTED):  # such as the loss of another process
+                if nProcesses > 1 and (ending.has(UNEXPECTED) or ending.has(LostProcessError.kind)):
                     text = f"{exitText}\n{text}"
                 raise CommandError(text, ending) from error
+            if ending.has(LostProcessError.kind):  # the others have done their parts
+                raise CommandError(exitText, ending) from error
 
     def _outcomeFile(self) -> str:
         """Return where the last command said how it ended, for this run alone."""

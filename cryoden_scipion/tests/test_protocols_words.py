@@ -331,6 +331,11 @@ class TestCryodenWords(BaseTest):
             text, _ = self.errorOf(1, ending, ["[rank1] died"], (0, 1))
             self.assertTrue(text.startswith("One of the 2 processes of cryoden halves ended early"), text)
             self.assertTrue(text.endswith(f"Continue resumes from there.{end}"), text)
+        lost = {"mic": Problem("lost_process", "Process 2 of 2 ended before this was done.")}
+        text, _ = self.errorOf(1, Ending(SOME_FAILED, (), lost), [], (0, 1))
+        self.assertTrue(text.endswith("Continue resumes from there."), text)
+        with open(os.path.join(self.folder, "options.json")) as file:
+            self.assertEqual(json.load(file), {"seed": 1, "gpus": "auto,auto"})
         known = Ending(FAILED, (Problem("training", "The loss is not a number."),))
         self.assertEqual(self.errorOf(1, known, [], (0, 1))[0], "The loss is not a number.")
 

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from cryoden.__main__ import main
-from cryoden.errors import CryodenError, LockedError
+from cryoden.errors import LockedError, LostProcessError
 from cryoden.formats import shared_list
 from cryoden.formats.outcome import read_ending
-from cryoden.formats.shared_list import DEALT, LOST_KIND, SharedList
+from cryoden.formats.shared_list import DEALT, SharedList
 from cryoden.formats.star import read_table
 from cryoden.system.locks import LOCK_NAME, FolderLock
 from tests.helpers import ROOT, read_mrc, write_raw_mrc
@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_is_missed_in_one_line(movies: Path, killed: in
     ]
     ending = read_ending("two/outcome.json")
     assert ending is not None
-    assert {problem.kind for problem in ending.items.values()} == {LOST_KIND}
+    assert {problem.kind for problem in ending.items.values()} == {LostProcessError.kind}
     assert len(read_table("two/micrographs.star").paths) == 4
     finish_alone("two")
 
@@ -156,7 +156,7 @@ def test_two_machines_of_torchrun_and_one_is_killed(movies: Path, tmp_path: Path
     for process in [machine, *machine.children(recursive=True)]:
         process.kill()
     groups[1].communicate(timeout=60)
-    wait_until(lambda: Path("two/outcome.json").exists())
+    wait_until(lambda: not psutil.Process(groups[0].pid).children())
     groups[0].terminate()  # torchrun waits for the other machine
     out, err = groups[0].communicate(timeout=60)
     assert "movies are split" in out
@@ -226,7 +226,9 @@ def test_a_first_process_that_ends_early_is_not_waited_for(tmp_path: Path, as_ra
     Path(tmp_path, "log.jsonl").touch()
     threading.Timer(0.3, lambda: lock.__exit__(None, None, None)).start()
     as_rank(1)
-    with SharedList(tmp_path, "x") as shared, pytest.raises(CryodenError, match="first process of this job has ended"):
+    with SharedList(tmp_path, "x") as shared, pytest.raises(
+        LostProcessError, match="first process of this job has ended"
+    ):
         shared.share(["a"])
 
 

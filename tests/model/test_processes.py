@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 import cryoden
+from cryoden.__main__ import main
 from cryoden.config import TrainConfig
-from cryoden.errors import DeviceError
+from cryoden.errors import DeviceError, LostProcessError, OptionError
 from cryoden.formats.model_file import read_model
 from cryoden.formats.star import read_table
 from cryoden.model.processes import LAUNCHER_VARIABLES
 from cryoden.model.training import run_training, train
-from tests.helpers import python, read_mrc, write_halves, write_mrc
+from tests.helpers import ROOT, python, read_mrc, write_halves, write_mrc
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 TINY = TrainConfig(
@@ -54,6 +59,7 @@ def numbers(value: Any) -> List[float]:
     [
         ({"WORLD_SIZE": "2"}, "but lacks RANK, MASTER_ADDR, MASTER_PORT. Start them with torchrun"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"}, "but lacks MASTER_PORT."),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, "train together only if torchrun starts them"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE in the environment is 'two', no whole number."),
     ],
 )
@@ -146,6 +152,36 @@ def test_two_processes_train_as_one_does(halves: Dict[str, np.ndarray]) -> None:
     assert result.stdout.count("Best held-out R2") == 1  # the first process speaks
 
 
+def test_one_of_the_commands_own_processes_is_killed(halves: Dict[str, np.ndarray]) -> None:
+    """The other ends with one line, and the same command goes on to the end, with as many processes as it has now."""
+    Path("options.json").write_text(json.dumps(replace(TINY, device="auto", epochs=30, resume=True).to_dict()))
+    words = ["train", "--config", "options.json", "--output", "two"]
+    line = [sys.executable, "-m", "cryoden", *words, "--gpus", "cpu,cpu", "--outcome", "outcome.json"]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    command = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while command.poll() is None and not Path("two/log.jsonl").exists():
+        time.sleep(0.01)
+    first, second = sorted(psutil.Process(command.pid).children(), key=lambda child: child.environ()["RANK"])
+    second.kill()
+    err = command.communicate(timeout=60)[1]
+    assert command.returncode == 2, err
+    said = [line for line in err.splitlines() if line.startswith("cryoden: ")]
+    assert said == [
+        "cryoden: One of the 2 processes of this training ended early; the others cannot go on without it. "
+        "Go on with --resume, or choose another --output folder."
+    ]
+    assert json.loads(Path("outcome.json").read_text())["kind"] == LostProcessError.kind
+    assert not first.is_running()
+
+    assert main([*words, "--device", "cpu"]) == 0
+    assert len(log_of("two")) == 30
+
+
+def test_processes_are_not_started_from_python(halves: Dict[str, np.ndarray]) -> None:
+    with pytest.raises(OptionError, match="Option --gpus is cpu,cpu; only the command line starts several processes"):
+        run_training(replace(TINY, device="auto", gpus="cpu,cpu"))
+
+
 def test_batch_that_two_processes_cannot_share_is_refused_in_one_line(halves: Dict[str, np.ndarray]) -> None:
     # "--" keeps torchrun from taking --even for its own --event-log-handler
     words = ["train", "--odd", "odd", "--even", "even", "--output", "two", "--batch-size", "3", "--device", "cpu"]
@@ -166,10 +202,10 @@ def test_two_processes_denoise_their_shares_of_one_list(tmp_path: Path, make_mod
         write_mrc(tmp_path / "raw" / f"mic{number}.mrc", rng.normal(size=(60, 70)))
     bad = tmp_path / "raw" / "mic3.mrc"
     bad.write_bytes(bad.read_bytes()[:2000])
-    words = ["cryoden", "denoise", "raw", "--model", str(make_model()), "--device", "cpu", "--output"]
-    one = python(["-m", *words, "one"], Path())
-    two = python([*TORCHRUN[:-1], "-m", "--", *words, "two"], Path())
-    assert (one.returncode, two.returncode != 0) == (1, True)  # torchrun has a status of its own
+    words = ["denoise", "raw", "--model", str(make_model()), "--precision", "float32"]
+    assert main([*words, "--device", "cpu", "--output", "one"]) == 1
+    two = python(["-m", "cryoden", *words, "--gpus", "cpu,cpu", "--output", "two"], Path())
+    assert two.returncode == 1, two.stderr
     names = [f"mic{number}.mrc" for number in (0, 1, 2, 4)]
     for folder in ("one", "two"):
         assert read_table(f"{folder}/micrographs.star").paths == [f"{folder}/{name}" for name in names]
