@@ -147,10 +147,11 @@ def test_two_machines_of_torchrun_and_one_is_killed(movies: Path, tmp_path: Path
     (tmp_path / "slowly.py").write_text(SLOWLY)
     launcher = [
         "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
-        "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "test", "--local-addr", "127.0.0.1", "--",
-        "slowly.py",
+        "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "test", "--local-addr", "127.0.0.1",
     ]  # fmt: skip
-    groups = [halves("two", {}, launcher) for _ in range(2)]
+    # The second machine dies: the one at which they meet takes all others with it, by torchrun's own doing.
+    hosts = [["--rdzv-conf", f"is_host={is_host}"] for is_host in (1, 0)]
+    groups = [halves("two", {}, [*launcher, *host, "--", "slowly.py"]) for host in hosts]
     wait_until(lambda: n_lines(Path("two/log.jsonl")) > 0 and n_lines(Path("two/log_1.jsonl")) > 0)
     machine = psutil.Process(groups[1].pid)
     for process in [machine, *machine.children(recursive=True)]:
