@@ -70,7 +70,7 @@ setup(
     packages=find_packages(include=PACKAGES),
     package_data={
         "cryoden.model": ["general.safetensors"],
-        "cryoden.report": ["report.html.jinja"],
+        "cryoden.report": ["*.jinja"],
         "cryoden_scipion": ["protocols.conf", "cryoden_logo.png", "testData.json", "templates/*.json.template"],
     },
     install_requires=REQUIREMENTS,

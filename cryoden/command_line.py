@@ -87,7 +87,22 @@ def run_halves(config: HalvesConfig) -> Failures:
         _draw_fixed_pattern(output)
     except (CryodenError, OSError) as error:  # the halves are there, with or without the picture
         print(f"cryoden: warning: The fixed pattern could not be drawn: {error}", file=sys.stderr)
+    if config.align:
+        _report_motion(output)
     return done.failures
+
+
+def _report_motion(output: Path) -> None:
+    """Say how well movies were aligned, and write the report about it."""
+    from cryoden.report.alignment_table import headline, read_alignments
+    from cryoden.report.motion_report import write_motion_report
+
+    try:
+        report = write_motion_report(output)
+        if report is not None:
+            print(f"{headline(read_alignments(output))} {report}")
+    except (CryodenError, OSError) as error:  # the halves are there, with or without it
+        print(f"cryoden: warning: The report about the motion could not be written: {error}", file=sys.stderr)
 
 
 def _draw_fixed_pattern(output: Path) -> None:

@@ -73,9 +73,10 @@ def pages_of(command: str, folder: Path, micrographs: Optional[str]) -> List[Pag
 
 
 def _pages_of_halves(folder: Path) -> List[Page]:
-    """Return pages with micrographs, and with what all have in common where that was drawn."""
+    """Return pages with micrographs, and with their motion and what all have in common where that was drawn."""
     pages = [_micrograph_page(path) for path in _spread(read_table(folder / STAR).paths)]
-    return pages + [_picture_page(path) for path in (folder / outputs.PATTERN_PICTURE,) if path.is_file()]
+    pictures = [folder / name for name in (outputs.MOTION_PICTURE, outputs.PATTERN_PICTURE)]
+    return pages + [_picture_page(path) for path in pictures if path.is_file()]
 
 
 def _pages_of_training(folder: Path) -> List[Page]:

@@ -34,7 +34,10 @@ SUMS = (FULL, ODD, EVEN)
 """Folders of the sums; odd + even = full."""
 
 MOTION = "motion"
-"""Folder with a STAR file about the motion of each movie, in RELION's form."""
+"""Folder with a STAR file about the motion of each movie, in RELION's form, and pictures of some."""
+
+MOTION_REPORT, MOTION_PICTURE = "motion.html", "motion.png"
+"""How well the movies were aligned, all of them."""
 
 SANITY = "sanity.json"
 PATTERN, PATTERN_PICTURE = "fixed_pattern.npz", "fixed_pattern.png"

@@ -81,6 +81,7 @@ NOT_SAID = {
 COMMON_FILES = (
     outputs.MICROGRAPHS_STAR, f"{outputs.ODD}/{outputs.MICROGRAPHS_STAR}", f"{outputs.EVEN}/{outputs.MICROGRAPHS_STAR}",
     outputs.EXPOSURES_CS, outputs.SANITY, outputs.PATTERN, outputs.PATTERN_PICTURE,
+    outputs.MOTION_REPORT, outputs.MOTION_PICTURE,
 )  # fmt: skip
 """Files in a folder of halves that belong to all of its movies."""
 

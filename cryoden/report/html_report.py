@@ -71,9 +71,8 @@ def write_report(folder: PathLike) -> Path:
         image = base64.b64encode(path.read_bytes()).decode("ascii")
         shown[picture.section].append({"name": picture.name, "caption": picture.caption, "image": image})
 
-    loader = jinja2.FileSystemLoader(str(Path(__file__).parent))
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    html = environment.get_template(TEMPLATE_NAME).render(
+    html = rendered(
+        TEMPLATE_NAME,
         table=evaluated.table,
         failures=read_failures(evaluated.folder) or evaluated.table.failures,
         facts=facts_line(evaluated),
@@ -90,6 +89,13 @@ def write_report(folder: PathLike) -> Path:
     with whole_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Return a page of HTML from one of the templates beside this file."""
+    loader = jinja2.FileSystemLoader(str(Path(__file__).parent))
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(values)
 
 
 def facts_line(evaluated: Evaluated) -> List[str]:

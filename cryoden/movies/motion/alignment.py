@@ -9,8 +9,8 @@ import numpy as np
 
 from cryoden.formats.relion_job import MovieCorrection
 from cryoden.movies.motion.arrays import Arrays
-from cryoden.movies.motion.estimation import GLOBAL, LOCAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
-from cryoden.movies.motion.motion import Motion
+from cryoden.movies.motion.estimation import MotionEstimate, estimate_motion
+from cryoden.movies.motion.motion import GLOBAL, LOCAL, NULL, UNALIGNED, Motion
 from cryoden.movies.motion.stored_shifts import Shift
 from cryoden.movies.movie import Movie
 
@@ -45,6 +45,8 @@ class Alignment:
         different things, after the same estimation. 0 = they have nothing in common.
     drift, early, late
         Length of the way of the whole frames in A: all of it, in the first quarter of the frames, and after it.
+    path
+        Where the specimen was in each frame, A, from the first frame on, `(frames, 2)` in x and y.
     uncertainty
         Standard error of a frame's shift, A.
     score
@@ -59,6 +61,7 @@ class Alignment:
     drift: float
     early: float
     late: float
+    path: np.ndarray
     uncertainty: float
     score: float
     estimate: MotionEstimate
@@ -78,6 +81,7 @@ class Alignment:
             "drift_A": round(self.drift, 2),
             "early_A": round(self.early, 2),
             "late_A": round(self.late, 2),
+            "path_A": [[round(float(x), 2), round(float(y), 2)] for x, y in self.path],
             "uncertainty_A": round(self.uncertainty, 3),
         }
 
@@ -158,7 +162,8 @@ def align_movie(movie: Movie, sampling_rate: float, n_patches: int, arrays: Arra
     n_early = max(1, len(steps) // 4)
     return Alignment(
         applied, doubts, estimate.frc, float(steps.sum()), float(steps[:n_early].sum()), float(steps[n_early:].sum()),
-        estimate.uncertainty * sampling_rate, float(np.median(estimate.scores)), estimate,
+        (estimate.shifts[0] - estimate.shifts) * sampling_rate, estimate.uncertainty * sampling_rate,
+        float(np.median(estimate.scores)), estimate,
     )  # fmt: skip
 
 
@@ -207,7 +212,7 @@ def _strange_motion(shifts: np.ndarray, steps: np.ndarray, frame_indices: Sequen
     """
     if steps.max() > JUMP_A:
         frame = frame_indices[int(steps.argmax()) + 1] + 1
-        return [f"frame {frame} lies {steps.max():.0f} A from the one before it"]
+        return [f"frame {frame} lies {steps.max():.0f} Å from the one before it"]
     spread = float(np.sqrt(((shifts - shifts.mean(axis=0)) ** 2).sum(axis=1).mean()))
     if spread < STILL_PX:
         return [

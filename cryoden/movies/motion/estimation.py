@@ -18,12 +18,9 @@ from cryoden.formats.relion_job import COEFFICIENTS
 from cryoden.movies.motion.arrays import Array, Arrays
 from cryoden.movies.motion.correlation import Band, FrameSpectra, Measurement, ring_frc
 from cryoden.movies.motion.local_motion import FRAME_MIDDLE, LocalMotionModel
-from cryoden.movies.motion.motion import Shape
+from cryoden.movies.motion.motion import GLOBAL, LOCAL, NULL, UNALIGNED, Shape
 from cryoden.movies.motion.smooth_motion import fit_local_motion, smooth_trajectory
 from cryoden.movies.taper import taper
-
-UNALIGNED, GLOBAL, LOCAL, NULL = "unaligned", "global", "local", "null"
-"""What can be done to frames."""
 
 COARSE_PIXEL_A = 2.0
 """Frames are binned to about this: their finer detail is noise."""

@@ -12,6 +12,9 @@ from cryoden.movies.motion.stored_shifts import Shift
 Shape = Tuple[int, int]
 """Rows and columns."""
 
+UNALIGNED, GLOBAL, LOCAL, NULL = "unaligned", "global", "local", "null"
+"""What can be done to frames; null: what the same estimation makes of halves that show different things."""
+
 
 @dataclass(frozen=True)
 class Motion:

@@ -7,8 +7,9 @@ from typing import Optional, Tuple
 import numpy as np
 import pytest
 
-from cryoden.movies.motion.estimation import GLOBAL, LOCAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
+from cryoden.movies.motion.estimation import MotionEstimate, estimate_motion
 from cryoden.movies.motion.local_motion import LocalMotionModel
+from cryoden.movies.motion.motion import GLOBAL, LOCAL, NULL, UNALIGNED
 from cryoden.movies.motion.smooth_motion import fit_local_motion, smooth_trajectory
 from tests.moving import BENT, N_FRAMES, RATE, SHAPE, drift, field_of, moving_frames, rms
 
