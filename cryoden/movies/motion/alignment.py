@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from cryoden.formats.relion_job import MovieCorrection
 from cryoden.movies.motion.arrays import Arrays
+from cryoden.movies.motion.doubts import doubts_about
 from cryoden.movies.motion.estimation import MotionEstimate, estimate_motion
 from cryoden.movies.motion.motion import GLOBAL, LOCAL, NULL, UNALIGNED, Motion
 from cryoden.movies.motion.stored_shifts import Shift
@@ -17,17 +18,8 @@ from cryoden.movies.movie import Movie
 RESOLUTION_A = 8.0
 """To which the agreement of halves is said in words: finer rings hold little but noise."""
 
-JUMP_A = 20.0
-"""Between two frames; specimens do not move that far at once, stages that are touched do."""
-
-STILL_PX = 0.1
-"""Frames of a specimen move more than that on average; patterns of detectors do not."""
-
 MAX_NULL = 0.5
 """Agreement of frames that show different things, relative to that of the movie's own."""
-
-MAX_NAMED = 6
-"""Frames that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +145,7 @@ def align_movie(movie: Movie, sampling_rate: float, n_patches: int, arrays: Arra
     applied, doubts = _verdict(estimate)
     steps = np.hypot(*np.diff(estimate.shifts, axis=0).T) * sampling_rate
     if estimate.is_found:
-        numbers = [movie.frame_indices[index] + 1 for index in estimate.strangers]
-        doubts += _strange_frames(numbers) + _strange_motion(estimate.shifts, steps, movie.frame_indices)
-        if estimate.at_break is not None:
-            number = movie.frame_indices[estimate.at_break] + 1
-            doubts.append(f"its frames from about frame {number} on have nothing in common with those before")
+        doubts += doubts_about(estimate, movie.frame_indices, movie.shape, sampling_rate)
 
     n_early = max(1, len(steps) // 4)
     return Alignment(
@@ -187,36 +175,3 @@ def _verdict(estimate: MotionEstimate) -> Tuple[str, List[str]]:
     if estimate.coefficients is None or frc[LOCAL] < frc[GLOBAL]:
         return GLOBAL, doubts
     return LOCAL, doubts
-
-
-def _strange_frames(numbers: List[int]) -> List[str]:
-    """Return what is said of frames, counted from 1, that have nothing in common with the others."""
-    if not numbers:
-        return []
-    named = ", ".join(str(number) for number in numbers[:MAX_NAMED]) + (", ..." if len(numbers) > MAX_NAMED else "")
-    which, have = ("frame", "has") if len(numbers) == 1 else ("frames", "have")
-    return [f"{which} {named} {have} nothing in common with the others; leave out what is blank or overexposed"]
-
-
-def _strange_motion(shifts: np.ndarray, steps: np.ndarray, frame_indices: Sequence[int]) -> List[str]:
-    """Return what is said of a jump, or of frames that do not move.
-
-    Parameters
-    ----------
-    shifts
-        Of the frames, px.
-    steps
-        How far each frame is from the one before it, A.
-    frame_indices
-        Of the frames in the movie, counted from 0.
-    """
-    if steps.max() > JUMP_A:
-        frame = frame_indices[int(steps.argmax()) + 1] + 1
-        return [f"frame {frame} lies {steps.max():.0f} Å from the one before it"]
-    spread = float(np.sqrt(((shifts - shifts.mean(axis=0)) ** 2).sum(axis=1).mean()))
-    if spread < STILL_PX:
-        return [
-            f"its frames do not move ({spread:.2f} px): they are aligned already, or what they share is a pattern of "
-            "the detector; check the gain reference"
-        ]
-    return []

@@ -13,6 +13,7 @@ from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 
 from cryoden.formats.relion_job import COEFFICIENTS
 from cryoden.movies.motion.arrays import Array, Arrays
@@ -41,6 +42,9 @@ MAX_ITERATIONS = 10
 
 MAX_JUMPS = 4
 """How often frames that are far from the others are moved to them."""
+
+BY_CHANCE = 2.0
+"""By how much the score of a frame that lies apart must be higher there than beside its neighbours."""
 
 N_PARTS = 8
 """Of a movie, between which a break is looked for."""
@@ -306,6 +310,7 @@ def _reunited(items: Frames, places: np.ndarray) -> Tuple[np.ndarray, Optional[i
     Where a stage was touched, those before and those after may agree among themselves, out of each other's reach. The
     second is the first item that has nothing in common with those before it, nor has any of those after it.
     """
+    places = _kept_together(items, places)
     for _ in range(MAX_JUMPS):
         moved = _strays_moved(items, places)
         if moved is None:
@@ -314,6 +319,26 @@ def _reunited(items: Frames, places: np.ndarray) -> Tuple[np.ndarray, Optional[i
             return places, at_break
         places = _by_peaks(items, moved - moved[0])
     return places, _joined(items, places)[1]
+
+
+def _kept_together(items: Frames, places: np.ndarray) -> np.ndarray:
+    """Return the shifts with single frames moved to their neighbours that lie apart from them by chance.
+
+    Where single frames show little, the highest place of a correlation may be one of noise.
+    """
+    neighbours = scipy.ndimage.median_filter(places, (5, 1), mode="mirror")
+    reach = LOCAL_REACH_A / items.sampling_rate
+    is_apart = (np.abs(places - neighbours).max(axis=1) > reach)[:, None]
+    if not is_apart.any():
+        return places
+
+    weights = items.spectra.band.b_factor(B_FACTORS[1])
+    near = np.where(is_apart, neighbours, places)
+    near = near + np.where(is_apart, items.spectra.peaks(near, weights, reach), 0.0)
+    scores, scores_near = (items.spectra.measure(shifts, weights).scores for shifts in (places, near))
+    is_by_chance = is_apart & (scores < scores_near + BY_CHANCE)[:, None]
+    moved = np.where(is_by_chance, near, places)
+    return moved - moved[0]
 
 
 def _strays_moved(items: Frames, places: np.ndarray) -> Optional[np.ndarray]:

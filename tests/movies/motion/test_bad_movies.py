@@ -69,6 +69,14 @@ def test_jump_is_said() -> None:
     assert any("frame 7 lies 17" in doubt for doubt in aligned(frames_of(shifts)).doubts)
 
 
+@pytest.mark.parametrize(("contrast", "seed"), [(0.034, 8), (0.034, 26), (0.037, 19), (0.03, 27)])
+def test_frames_that_show_little_stay_with_their_neighbours(contrast: float, seed: int) -> None:
+    """Of each movie a frame or two correlate best with the others at a place of noise, far away."""
+    found = estimate(frames_of(drift(16), seed, contrast))
+    assert len(found.scores) == 16  # frames are not grouped
+    assert rms(found.shifts, drift(16)) < 1.5
+
+
 @pytest.mark.parametrize("electrons", [0.0, 1.5, 20.0], ids=["blank", "of nothing", "overexposed"])
 def test_frame_that_shows_nothing_lies_between_its_neighbours(electrons: float) -> None:
     frames = frames_of(drift())
@@ -110,8 +118,16 @@ def test_pattern_of_the_detector_is_said(contrast: float, applied: str) -> None:
     assert "check the gain reference" in " ".join(found.doubts)
 
 
-def test_frames_of_a_good_movie_raise_no_doubt() -> None:
-    assert aligned(frames_of(drift())).doubts == []
+def test_pattern_that_holds_frames_back_is_said() -> None:
+    gain = np.random.default_rng(3).normal(1, 0.08, SHAPE)
+    found = aligned(frames_of(drift(), contrast=0.1, gain=gain))
+    assert found.applied == GLOBAL
+    assert any("part of what its frames share does not move" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize("contrast", [0.06, 0.15, 0.5])
+def test_frames_of_a_good_movie_raise_no_doubt(contrast: float) -> None:
+    assert aligned(frames_of(drift(), contrast=contrast)).doubts == []
 
 
 def test_lattice_does_not_catch_frames() -> None:
