@@ -6,7 +6,7 @@ trained with several seeds. The R2 of its predictions is measured on movies that
 halves by the true motion, so that all ways have the same aim; that of each training itself, against halves of its own,
 is printed beside it. The last line is one JSON object. Sums and trainings that are there are not made again.
 
-Usage: python benchmarks/alignment_training.py --folder FOLDER [--device cuda] [--movies 8] [--size 2048] [--seeds 3]
+Usage: python benchmarks/alignment_training.py --folder FOLDER [--device cuda] [--movies 6] [--size 1536] [--seeds 3]
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="where everything is written")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--movies", type=int, default=8, help="for training; a quarter as many are held out")
-    parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--movies", type=int, default=6, help="for training; a quarter as many are held out")
+    parser.add_argument("--size", type=int, default=1536)
+    parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--rate", type=float, default=1.0, help="A/px")
     parser.add_argument("--dose", type=float, default=1.0, help="e/A^2 in a frame")
     parser.add_argument("--drift", type=float, default=15.0, help="A")
@@ -65,7 +65,7 @@ def main() -> None:
     begun = time.monotonic()
     for role in ROLES:
         prepare(role, options)
-    print(f"Movies and halves: {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"Movies and halves, {role}: {time.monotonic() - begun:.0f} s", flush=True)
 
     measured = Path("measured.json")
     rows = read_json(measured) if measured.exists() else {}
@@ -84,6 +84,7 @@ def main() -> None:
 def prepare(role: str, options: argparse.Namespace) -> None:
     """Simulate the movies of a role, and sum their halves in every way."""
     n_movies = options.movies if role == "training" else max(2, options.movies // 4)
+    print(f"Simulating {n_movies} movies for {role}", flush=True)
     facts = simulate_movies(
         SimulateMoviesConfig(
             output=role, movies=n_movies, size=(options.size, options.size), frames=options.frames,
