@@ -8,8 +8,8 @@ exposure
     from random weights, and one of as many steps from the general model. R2_corr of the held-out rows in three bands.
 specimens
     Micrographs of the three specimens that training_sets/specimens.py holds out, by the optics of `cryoden simulate
-    movies` from atomic potentials: as in the training; at a voltage that it did not have; on an integrating camera,
-    a kind of detector that it did not have. The same denoisers, without the second training; R2_corr against the truth.
+    movies` from atomic potentials: as in the training; at a voltage that it did not have; on a camera with a
+    scintillator, a kind of detector that it did not have. The same denoisers, without the second training.
 sets
     Sets of few and many such micrographs: equal steps from random weights and from the general model, compared on other
     micrographs of the same kind. Seed N takes the Nth of the held-out specimens, in turn.
@@ -94,21 +94,21 @@ Predict = Callable[[np.ndarray], np.ndarray]
 # ---------------------------------------------------------------------- simulated micrographs
 @dataclass(frozen=True)
 class Condition:
-    """How simulated micrographs are taken: voltage in kV, and whether the camera integrates."""
+    """How simulated micrographs are taken: voltage in kV, and whether the camera has a scintillator."""
 
     voltage: float = 300.0
-    is_integrating: bool = False
+    has_scintillator: bool = False
 
 
 CONDITIONS = {
     "300 kV, counting": Condition(),
     "120 kV, counting": Condition(voltage=120.0),
-    "300 kV, integrating": Condition(is_integrating=True),
+    "300 kV, scintillator": Condition(has_scintillator=True),
 }
 """The first as in the training; the others have what was held out."""
 
 READ_NOISE, ENERGY_SPREAD = 1.5, 0.6
-"""Of the integrating camera: noise of a pixel in electrons, and deviation of an electron's energy from the mean one."""
+"""Of a camera with a scintillator: noise of a pixel in electrons, and deviation of an electron's signal from the mean."""
 
 
 class AtomicParticle(Particle):
@@ -120,21 +120,21 @@ class AtomicParticle(Particle):
 
 
 def camera_transfer(k: np.ndarray) -> np.ndarray:
-    """Return how an integrating camera transfers signal and shot noise at frequencies in 1/px."""
+    """Return how a scintillator's light, which spreads far, transfers signal and shot noise at frequencies in 1/px."""
     return 0.6 * np.exp(-np.square(2.2 * k)) + 0.4 / (1 + np.square(9 * k)) ** 1.5
 
 
 def photograph(truth: np.ndarray, n_electrons: float, condition: Condition, rng: np.random.Generator) -> np.ndarray:
     """Return one image of an expected intensity `(y, x)` with so many electrons in a pixel, float32."""
     counts = rng.poisson(np.maximum(truth, 0) * n_electrons).astype(np.float32)
-    if not condition.is_integrating:
+    if not condition.has_scintillator:
         return counts
     counts += ENERGY_SPREAD * np.sqrt(counts) * rng.standard_normal(truth.shape, np.float32)
     return transferred(counts) + READ_NOISE * rng.standard_normal(truth.shape, np.float32)
 
 
 def transferred(image: np.ndarray) -> np.ndarray:
-    """Return what an integrating camera makes of an image, float32."""
+    """Return what a camera with a scintillator makes of an image, float32."""
     k = np.hypot(scipy.fft.fftfreq(image.shape[0])[:, None], scipy.fft.rfftfreq(image.shape[1])[None])
     return scipy.fft.irfft2(scipy.fft.rfft2(image) * camera_transfer(k), image.shape).astype(np.float32)
 
@@ -156,7 +156,7 @@ def simulate(
 
     config = SimulateMoviesConfig(
         output=str(folder), size=(side, side), frames=2, sampling_rate=PIXEL, dose_per_frame=DOSE / 2, drift=0.0,
-        voltage=condition.voltage, blur=0.0 if condition.is_integrating else 0.4, defocus=1.4, defocus_spread=0.6,
+        voltage=condition.voltage, blur=0.0 if condition.has_scintillator else 0.4, defocus=1.4, defocus_spread=0.6,
         particles=max(1, round(COVER * (side * PIXEL / particle.diameter_A) ** 2)),
     )  # fmt: skip
     grid = Grid.around((side, side), PIXEL, margin(config))
@@ -173,7 +173,7 @@ def simulate(
             image = photograph(truth, DOSE / 2 * PIXEL**2, condition, rng)
             write_image(half / missing[number], image, PIXEL)
         for part, image in (("particles", particles), ("truth", truth)):
-            shown = transferred(image) if condition.is_integrating else np.ascontiguousarray(image)
+            shown = transferred(image) if condition.has_scintillator else np.ascontiguousarray(image)
             write_image(folder / part / missing[number], shown, PIXEL)
 
     with ThreadPoolExecutor() as threads:
