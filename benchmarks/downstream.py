@@ -1,10 +1,11 @@
 """Does denoising help a real picker? RELION's LoG picks on raw and denoised micrographs of simulated movies.
 
 Opens the workflow template that the plugin ships (movies, RELION's motion correction, halves, training, denoising, LoG
-picking, extraction) in a Scipion project, once for each dose, and picks on the raw micrographs too,
-with the same settings. RELION and scipion-em-relion must be installed. Run with Scipion:
+picking, extraction) in a Scipion project, once for each dose, and picks on the raw micrographs and on those that the
+general model denoised too, with the same settings. With `--models general` nothing is trained. RELION and
+scipion-em-relion must be installed. Run with Scipion:
 
-    python -m scipion python benchmarks/downstream.py [--folder DIR] [--doses 0.3 1 3]
+    python -m scipion python benchmarks/downstream.py [--folder DIR] [--doses 0.3 1 3] [--models own general]
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from typing import Any, Dict, List
 from pyworkflow.project import Manager
 from relion.protocols import ProtRelionAutopickLoG
 
+from cryoden.config.shared import GENERAL
+from cryoden.formats.general_model import model_path
+from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportModel
 from cryoden_scipion.tests import downstream
 
 PROJECT_NAME = "cryoden_downstream"
+OWN = "own"
 SAMPLING_RATE_A, WORKING_RATE_A, N_FRAMES = 2.0, 5.0, 12
 THRESHOLDS = (0.0, 0.5, 1.0)
 """Of the picker, in deviations; what it finds best depends on them, so the best F1 is compared too."""
@@ -37,6 +42,7 @@ def main() -> None:
     parser.add_argument("--movies", type=int, default=4)
     parser.add_argument("--size", type=int, default=1536, help="px")
     parser.add_argument("--steps", type=int, default=600, help="of training, in six epochs")
+    parser.add_argument("--models", nargs="+", choices=(OWN, GENERAL), default=[OWN, GENERAL], help="to denoise with")
     options = parser.parse_args()
     manager = Manager()
     if manager.hasProject(PROJECT_NAME):
@@ -70,18 +76,24 @@ def measure(project: Any, folder: Path, dose: float, options: argparse.Namespace
         "channels": "16 32 64", "useGpu": False,
     }  # fmt: skip
     changes = {"train": training, "denoise": {"useGpu": False}}
-    steps = downstream.runSteps(project, downstream.openTemplate(project, values, changes))
+    template = downstream.openTemplate(project, values, changes)
+    wanted = downstream.STEPS if OWN in options.models else ("import", "motion", "split")
+    steps = downstream.runSteps(project, {name: template[name] for name in wanted})
     truth = downstream.readTruth(str(folder))
-    places = downstream.placesOf(steps["pick"].outputCoordinates)
-    originals = steps["motion"].outputMicrographsDoseWeighted
-    n, largest = downstream.checkParticles(steps["extract"].outputParticles, originals, places)
-    print(f"R2 of the denoiser: {steps['train'].outputModel.getR2():.3f}")
-    print(f"{n} particles are cut from the original micrographs, at most {largest:.1f} A from where they were picked.")
+    sets = {"raw": steps["split"].outputMicrographs}
+
+    if OWN in options.models:
+        places = downstream.placesOf(steps["pick"].outputCoordinates)
+        originals = steps["motion"].outputMicrographsDoseWeighted
+        n, largest = downstream.checkParticles(steps["extract"].outputParticles, originals, places)
+        print(f"R2 of the denoiser: {steps['train'].outputModel.getR2():.3f}")
+        print(f"{n} particles are cut from the original micrographs, at most {largest:.1f} A from their picks.")
+        sets["denoised"] = steps["denoise"].outputMicrographs
+    if GENERAL in options.models:
+        sets[GENERAL] = denoised_by_general_model(project, sets["raw"])
+
     rows = []
-    for name, micrographs in (
-        ("raw", steps["split"].outputMicrographs),
-        ("denoised", steps["denoise"].outputMicrographs),
-    ):
+    for name, micrographs in sets.items():
         for threshold in THRESHOLDS:
             picker = project.newProtocol(
                 ProtRelionAutopickLoG, inputMicrographs=micrographs, threshold=threshold, **PICKER
@@ -94,6 +106,18 @@ def measure(project: Any, folder: Path, dose: float, options: argparse.Namespace
                  "precision": round(precision, 4), "f1": round(f1, 4)}
             )  # fmt: skip
     return rows
+
+
+def denoised_by_general_model(project: Any, micrographs: Any) -> Any:
+    """Return the set of micrographs that the general model makes of one."""
+    model = project.newProtocol(CryodenProtImportModel, modelFile=str(model_path(GENERAL)))
+    model.setObjLabel("general model")
+    imported = downstream.runSteps(project, {GENERAL: model})[GENERAL].outputModel
+    denoising = project.newProtocol(
+        CryodenProtDenoise, inputMicrographs=micrographs, inputModel=imported, useGpu=False
+    )  # fmt: skip
+    denoising.setObjLabel("denoised by the general model")
+    return downstream.runSteps(project, {GENERAL: denoising})[GENERAL].outputMicrographs
 
 
 if __name__ == "__main__":
