@@ -28,7 +28,7 @@ FramesOf = Callable[[Sequence[int]], Iterable[Array]]
 MAX_DENOMINATOR = 8
 """Of a binning that can be padded: beyond, no small number of pixels is whole before and after."""
 
-SAME_PX = 0.1
+SAME_PX = 0.25
 """By how much the local motion of frames may differ, anywhere in the image, from that by which they are warped
 together: a third of the error with which it is known."""
 

@@ -27,7 +27,7 @@ R = TypeVar("R")
 GPU_FILES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 """One of them is there where a driver of a GPU is loaded: NVIDIA's, that of Windows below Linux, AMD's."""
 
-CACHED_BYTES = 1 << 20
+CACHED_BYTES = 1 << 19
 """What is computed at once on a CPU: it stays in the cache of a core."""
 
 
@@ -141,21 +141,24 @@ class Arrays:
     def split(self, places: Array, size: int) -> Tuple[Array, Array, Array]:
         """Return the pixel below each place along an axis, how far it is beyond, and whether it is outside.
 
-        Places that are outside are brought inside first. They are overwritten.
+        Places that are outside are brought inside first. They are overwritten. Pixels are whole numbers as float32.
         """
         is_outside = (places < 0) | (places >= size - 1)
-        np.clip(places, 0, size - 1, out=places)
-        pixel = np.minimum(places.astype(np.int32), size - 2)
+        pixel = _bounded(np.floor(places), 0, size - 2)
         places -= pixel
+        _bounded(places, 0, 1)
         return pixel, places, is_outside
 
     def pixel_index(self, rows: Array, columns: Array, n_columns: int) -> Array:
         """Return where pixels are in an image whose rows follow each other."""
-        return rows * np.int64(n_columns) + columns
+        index = rows.astype(np.intp)
+        index *= n_columns
+        index += columns.astype(np.intp)
+        return index
 
     def take(self, flat: Array, index: Array) -> Array:
-        """Return the values at places of a flat array."""
-        return flat.take(index)
+        """Return the values at places of a flat array, which it must have."""
+        return flat.take(index, mode="wrap")  # faster than to look for places outside, and than `clip`
 
     def round_down_where(self, mask: Array, values: Array) -> None:
         """Round some values down to whole numbers, in place."""
@@ -181,6 +184,11 @@ class Arrays:
 
         self.each(transform, self.parts(shape[0], shape[1] * 4))
         return image
+
+
+def _bounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values that are brought between two numbers in place, several times as fast as by `np.clip`."""
+    return np.minimum(np.maximum(values, np.float32(low), out=values), np.float32(high), out=values)
 
 
 def arrays_on(device: str, n_threads: int) -> Arrays:

@@ -111,14 +111,14 @@ class TorchArrays(Arrays):
     def split(self, places: Array, size: int) -> Tuple[Array, Array, Array]:
         """Return the pixel below each place along an axis, how far it is beyond, and whether it is outside."""
         is_outside = (places < 0) | (places >= size - 1)
-        places.clamp_(0, size - 1)
-        pixel = places.long().clamp_(max=size - 2)
+        pixel = places.floor().clamp_(0, size - 2)
         places -= pixel
+        places.clamp_(0, 1)
         return pixel, places, is_outside
 
     def pixel_index(self, rows: Array, columns: Array, n_columns: int) -> Array:
         """Return where pixels are in an image whose rows follow each other."""
-        return rows * n_columns + columns
+        return rows.long() * n_columns + columns.long()
 
     def take(self, flat: Array, index: Array) -> Array:
         """Return the values at places of a flat array."""

@@ -132,15 +132,13 @@ def shifts_of_rows(polynomial: np.ndarray, first: int, last: int, shape: Tuple[i
     shape
         Rows and columns of the image.
     """
-    in_rows, in_columns = powers_of_rows(polynomial, first, last, shape)
-    return in_rows @ in_columns
+    in_rows, in_columns = factors_of_shifts(polynomial, shape)
+    return in_rows[first:last] @ in_columns
 
 
-def powers_of_rows(
-    polynomial: np.ndarray, first: int, last: int, shape: Tuple[int, int]
-) -> Tuple[np.ndarray, np.ndarray]:
-    """Return the two matrices, float32 `(rows, 3)` and `(3, columns)`, whose product `shifts_of_rows` returns."""
-    y, x = np.arange(first, last) / shape[0] - 0.5, np.arange(shape[1]) / shape[1] - 0.5
+def factors_of_shifts(polynomial: np.ndarray, shape: Tuple[int, int]) -> Tuple[np.ndarray, np.ndarray]:
+    """Return float32 `(rows, 3)` and `(3, columns)`, whose product `shifts_of_rows` returns rows of."""
+    y, x = (np.arange(size) / size - 0.5 for size in shape)
     in_rows = np.vander(y, 3, increasing=True) @ polynomial
     return in_rows.astype(np.float32), np.vander(x, 3, increasing=True).T.astype(np.float32)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cryoden.movies.motion.arrays import Array, Arrays
-from cryoden.movies.motion.local_motion import powers_of_rows
-from cryoden.movies.motion.motion import Shape
+from cryoden.movies.motion.local_motion import factors_of_shifts
 
-ARRAYS_AT_ONCE = 4
+ARRAYS_AT_ONCE = 12
 """As many of the pixels that are warped at once stay in the processor's cache."""
 
 
@@ -27,18 +26,13 @@ def add_warped(total: Array, image: Array, field: np.ndarray, arrays: Arrays) ->
         What computes.
     """
     shape = (int(total.shape[0]), int(total.shape[1]))
+    factors = [[arrays.device(factor) for factor in factors_of_shifts(polynomial, shape)] for polynomial in field]
 
     def add(rows: slice) -> None:
-        shift_x, shift_y = (_shifts(polynomial, rows, shape, arrays) for polynomial in field)
+        shift_x, shift_y = (arrays.float32(arrays.product(y[rows], x)) for y, x in factors)
         total[rows] += interpolated(image, rows.start, shift_y, shift_x, arrays)
 
     arrays.each(add, arrays.parts(shape[0], 4 * ARRAYS_AT_ONCE * shape[1]))
-
-
-def _shifts(polynomial: np.ndarray, rows: slice, shape: Shape, arrays: Arrays) -> Array:
-    """Return the values of a polynomial in some rows of an image, as `shifts_of_rows` does."""
-    in_rows, in_columns = (arrays.device(part) for part in powers_of_rows(polynomial, rows.start, rows.stop, shape))
-    return arrays.float32(arrays.product(in_rows, in_columns))
 
 
 def interpolated(image: Array, first: int, shift_y: Array, shift_x: Array, arrays: Arrays) -> Array:
