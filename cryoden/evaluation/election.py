@@ -27,7 +27,7 @@ from cryoden.formats.files import write_json
 from cryoden.formats.general_model import has_general_model, model_path
 from cryoden.formats.model_file import copy_model, read_card
 from cryoden.formats.outcome import read_failures, write_failures
-from cryoden.formats.output_folder import failures_of, fills_folder, require_own_folder
+from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.run_record import Result, RunRecord
 from cryoden.formats.star import write_names
 from cryoden.metrics.electing import elect, paired_error
@@ -332,7 +332,7 @@ def _candidate(
     return CandidateResult(key, label, place, numbers.r2, numbers.r2_corr, behind)
 
 
-@fills_folder("choose", failures_of)
+@fills_folder("choose", lambda election: election.failures)
 def choose(config: ChooseConfig) -> Election:
     """Elect the denoiser that is best on these micrographs, and write it as `model.safetensors` with its table.
 

@@ -414,18 +414,23 @@ def evaluate(config: EvaluateConfig) -> Tuple[EvaluationTable, Outcome]:
         If nothing can be done.
     """
     evaluation = Evaluation(config)
-    return write_evaluation(evaluation), Outcome(evaluation.n_inputs, evaluation.failures)
+    table = write_evaluation(evaluation)
+    _inspect(evaluation, table)
+    return table, Outcome(evaluation.n_inputs, evaluation.failures)
 
 
 def write_evaluation(evaluation: Evaluation) -> EvaluationTable:
     """Measure, and write the numbers into the folder; raises as `evaluate`."""
-    table, output = evaluation.run(), evaluation.output
-    write_json(output / outputs.METRICS, table.to_dict())
-    write_tables(output, table)
+    table = evaluation.run()
+    write_json(evaluation.output / outputs.METRICS, table.to_dict())
+    write_tables(evaluation.output, table)
+    return table
 
-    cut = load_measurement(measurement_path(output, table.order[0])).half_cuts()[0]
+
+def _inspect(evaluation: Evaluation, table: EvaluationTable) -> None:
+    """Write what is inside the networks, for which a large one takes a minute on a CPU."""
+    cut = load_measurement(measurement_path(evaluation.output, table.order[0])).half_cuts()[0]
     for contender in evaluation.contenders:
         if isinstance(contender.denoiser, NetworkDenoiser):
             inside = inspect_network(contender.denoiser.predictor.network, cut)
-            save_inside(output / outputs.inspection_of(contender.key), inside)
-    return table
+            save_inside(evaluation.output / outputs.inspection_of(contender.key), inside)

@@ -39,6 +39,9 @@ FINE_TUNED = "fine_tuned"
 OWN = "own"
 """Beginning of the keys of the user's own models."""
 
+NAMELESS = ("model", "extra", "/", "..")
+"""Names of files and folders that say nothing of a model: those that commands and runs of Scipion give all of them."""
+
 SECONDS_PER_MINUTE = 60.0
 
 
@@ -267,7 +270,10 @@ def _tried(nominee: Nominee, image: np.ndarray, rate: float, config: ChooseConfi
 
 
 def own_labels(paths: Sequence[str]) -> Dict[str, str]:
-    """Return the name of each of the user's models: that of its folder, or of its file."""
-    names = {path: Path(path).parent.name if Path(path).name == outputs.MODEL else Path(path).stem for path in paths}
+    """Return the name of each of the user's models: that of its file, or of the next folder that says something."""
+    names = {}
+    for path in paths:
+        parts = [part for part in Path(path).with_suffix("").parts if part not in NAMELESS]
+        names[path] = parts[-1] if parts else ""
     is_clear = len(set(names.values())) == len(paths) and all(names.values())
     return {path: f"own model {names[path] if is_clear else real_path(path)}" for path in paths}

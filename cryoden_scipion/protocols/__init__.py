@@ -1,5 +1,6 @@
 """One protocol for each command of the denoiser, and three that import and export halves and models."""
 
+from .protocol_choose import CryodenProtChoose as CryodenProtChoose
 from .protocol_denoise import CryodenProtDenoise as CryodenProtDenoise
 from .protocol_evaluate import CryodenProtEvaluate as CryodenProtEvaluate
 from .protocol_import_empiar import CryodenProtImportEmpiar as CryodenProtImportEmpiar

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, List, Optional, Tuple
 
+from pwem.objects import SetOfMicrographs
 from pyworkflow.object import Pointer
 from pyworkflow.protocol import params
 
@@ -14,6 +16,9 @@ from cryoden_scipion.protocols.protocol_base import CryodenProtBase
 
 TWO_SETS, LINKED_SET = 0, 1
 ODD_STAR, EVEN_STAR = "odd.star", "even.star"
+
+WAIT_SECONDS = 10
+"""Between two looks at a set that still grows."""
 
 EMPTY_SET = "A set of micrographs is empty; rerun the protocol that makes it, or select another."
 
@@ -56,6 +61,18 @@ class HalvesInput(CryodenProtBase):
                 help=text,
             )
 
+    @staticmethod
+    def _defineWaitParam(form: params.Form, what: str) -> None:
+        """Add the field that says for how many micrographs to wait; `what` says what is done then."""
+        form.addParam(
+            "waitForPairs",
+            params.IntParam,
+            default=0,
+            label="Micrographs to wait for",
+            help=f"For streaming, while the sets are still growing: wait for this many pairs of halves, {what} while "
+            "the acquisition goes on. 0: what is there now.",
+        )
+
     # --------------------------- STEPS functions ------------------------------
     def _writeHalvesStars(self, folder: Optional[str] = None) -> None:
         """Write odd.star and even.star, matched by micrograph name, into a folder (the run's own)."""
@@ -68,6 +85,22 @@ class HalvesInput(CryodenProtBase):
             names = [convert.micNameKey(micrograph) for micrograph in micrographs]
             path = os.path.join(folder, star) if folder else self._getExtraPath(star)
             convert.writeImagesStar(path, micrographs, files=files, names=names)
+
+    def _waitForInputs(self) -> None:
+        """Return when the sets have enough micrographs, or have all that they will ever have."""
+        for pointer in self._inputPointers():
+            self._waitFor(pointer.get().getFileName())
+
+    def _waitFor(self, path: str) -> None:
+        """Return when the set in a file has enough micrographs, or has all that it will ever have."""
+        while True:
+            size, isComplete = convert.readSetFile(
+                path, SetOfMicrographs, lambda current: (current.getSize(), current.isStreamClosed()), (0, False)
+            )
+            if isComplete or size >= self.waitForPairs.get():
+                return
+            self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} so far.")
+            time.sleep(WAIT_SECONDS)
 
     # --------------------------- INFO functions -------------------------------
     def _validateHalves(self) -> List[str]:
@@ -86,6 +119,12 @@ class HalvesInput(CryodenProtBase):
                 f"Micrograph '{first.getMicName()}' is not linked to halves; split its movie, or select separate sets."
             ]
         return []
+
+    def _validateWait(self) -> List[str]:
+        """Return what is wrong with the number of micrographs to wait for."""
+        if self.waitForPairs.get() >= 0:
+            return []
+        return [f"*{self._labelOf('waitForPairs')}* is negative; it must be 0 or more."]
 
     def _validateTwoSets(self) -> List[str]:
         odd, even = self.inputMicrographsOdd.get(), self.inputMicrographsEven.get()

@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
-from typing import Any, Callable, ClassVar, Dict, Iterable, List, Mapping, Optional, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Iterable, List, Mapping, Optional, Type, Union
 
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
@@ -22,6 +22,9 @@ from cryoden.metrics.model_weaknesses import weaknesses
 from cryoden_scipion import Plugin
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.words import errorText, formWords
+
+if TYPE_CHECKING:
+    from cryoden.report.evaluation_table import Number
 
 OPTIONS_FILE = "options.json"
 """In the run's folder: the options with which the last command was started."""
@@ -255,6 +258,13 @@ class CryodenProtBase(EMProtocol):
             return self._warningLines(weaknesses(read_card(model.getFileName())))
         except CryodenError:
             return []
+
+    @staticmethod
+    def _withError(number: Optional[Number]) -> str:
+        """Return a number with its standard error."""
+        from cryoden.report.tables import with_error
+
+        return with_error(number, 3)
 
     def _citations(self) -> List[str]:
         return ["Lehtinen2018"]

@@ -19,7 +19,7 @@ from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, LINKED_SET, ODD_STAR, HalvesInput
 
 if TYPE_CHECKING:
-    from cryoden.report.evaluation_table import EvaluationTable, Number, Row
+    from cryoden.report.evaluation_table import EvaluationTable, Row
 
 TRUTH_STAR = "truth.star"
 TOPAZ = "topaz"
@@ -162,7 +162,7 @@ class CryodenProtEvaluate(HalvesInput):
         ]
         for row in table.rows:
             mark = "*" if row.key == table.leader else ""
-            lines.append(f"  {mark}{row.label}: {_withError(row.bands[band].r2)}{mark}")
+            lines.append(f"  {mark}{row.label}: {self._withError(row.bands[band].r2)}{mark}")
         lines += [f"  {absent.label}: {absent.reason.text(self._words)}" for absent in table.absent]
         lines += self._warningLines(map(Problem.from_dict, table.warnings))
         return [*lines, f"Report: {self._getExtraPath(outputs.REPORT)}", *self._failureLines()]
@@ -178,7 +178,7 @@ class CryodenProtEvaluate(HalvesInput):
             "in Noise2Noise [Lehtinen2018] training, each half was denoised and compared with the other half, whose "
             "noise is independent.",
             f"Explained fraction of the signal variance (R2) between {low:g} and {high:g} Å: "
-            + "; ".join(f"{row.label} {_withError(row.bands[table.bands[0]].r2)}" for row in table.rows)
+            + "; ".join(f"{row.label} {self._withError(row.bands[table.bands[0]].r2)}" for row in table.rows)
             + ".",
         ]
         return lines + ["Topaz-Denoise [Bepler2020] was applied as a baseline."] * any(
@@ -200,6 +200,14 @@ class CryodenProtEvaluate(HalvesInput):
     def leader(self) -> Row:
         """Return the row that the report is about."""
         return self.table().leading_row
+
+    def evaluationPath(self, *names: str) -> str:
+        """Return where the evaluation lies, or a file of it."""
+        return self._getExtraPath(*names)
+
+    def hasTruth(self) -> bool:
+        """Return whether clean images were given."""
+        return self.inputTruth.get() is not None
 
     def _scoredPointer(self) -> Pointer:
         if self.micrographsToScore.get() is not None:
@@ -225,9 +233,3 @@ class CryodenProtEvaluate(HalvesInput):
             seed=self.seed.get(),
             device=self._device(),
         )
-
-
-def _withError(number: Number) -> str:
-    from cryoden.report.tables import with_error
-
-    return with_error(number, 3)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from enum import Enum
 from typing import List
 
-from pwem.objects import SetOfMicrographs
 from pyworkflow.constants import BETA
 from pyworkflow.protocol import params
 
@@ -17,7 +15,6 @@ from cryoden.formats import outputs
 from cryoden.formats.model_file import KEPT_START, read_card
 from cryoden.formats.training_folder import read_status
 from cryoden.wording import counted
-from cryoden_scipion import convert
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.continuing import fileProblems, optionProblems
 from cryoden_scipion.protocols.halves_input import EVEN_STAR, ODD_STAR, HalvesInput
@@ -34,9 +31,6 @@ STARTS = {"auto": "general model", "none": "nothing (random weights)"}
 """What a training may start from, where no model is given -> what the form says."""
 
 HOW_TO_TRAIN_ON = "To train on from this model, give it to a copy as *Start from model*."
-
-WAIT_SECONDS = 10
-"""Between two looks at a set that still grows."""
 
 
 class TrainOutputs(Enum):
@@ -79,14 +73,7 @@ class CryodenProtTrain(HalvesInput):
             help="The wizard shows crops of both halves, their sum and difference, and histograms, at the working "
             "pixel size. Both halves should show the same specimen, and the difference none of it.",
         )
-        form.addParam(
-            "waitForPairs",
-            params.IntParam,
-            default=0,
-            label="Micrographs to wait for",
-            help="For streaming, while the sets are still growing: wait for this many pairs of halves, then train once "
-            "on what is there while the acquisition goes on. 0: train on what is there now.",
-        )
+        self._defineWaitParam(form, "then train once on what is there")
 
     def _defineTrainingParams(self, form: params.Form) -> None:
         self._addOption(
@@ -203,8 +190,7 @@ class CryodenProtTrain(HalvesInput):
     # --------------------------- STEPS functions ------------------------------
     def convertInputStep(self, inputs: List[str]) -> None:
         """Wait for enough micrographs where asked to, then list the halves by micrograph name."""
-        for path in inputs:
-            self._waitFor(path)
+        self._waitForInputs()
         self._writeHalvesStars()
 
     def trainStep(self) -> None:
@@ -232,8 +218,7 @@ class CryodenProtTrain(HalvesInput):
                 f"*{self._labelOf('batch_size')}* is {self.batch_size.get()}, which {nGpus} GPUs cannot share evenly; "
                 f"choose a multiple of {nGpus}."
             )
-        if self.waitForPairs.get() < 0:
-            problems.append(f"*{self._labelOf('waitForPairs')}* is negative; it must be 0 or more.")
+        problems += self._validateWait()
         if self.startModel.get() is not None:
             try:
                 read_card(self.startModel.get().getFileName())
@@ -354,17 +339,6 @@ class CryodenProtTrain(HalvesInput):
             resume=True,
             from_model=start.getFileName() if start is not None else list(STARTS)[self.startFrom.get()],
         )
-
-    def _waitFor(self, path: str) -> None:
-        """Return when the set in a file has enough micrographs, or has all that it will ever have."""
-        while True:
-            size, isComplete = convert.readSetFile(
-                path, SetOfMicrographs, lambda current: (current.getSize(), current.isStreamClosed()), (0, False)
-            )
-            if isComplete or size >= self.waitForPairs.get():
-                return
-            self.info(f"Waiting for micrographs: {size} of {self.waitForPairs.get()} so far.")
-            time.sleep(WAIT_SECONDS)
 
     def getLogFile(self) -> str:
         """Return the path of the training log, one JSON line for each epoch."""

@@ -12,7 +12,7 @@ from pyworkflow.viewer import DESKTOP_TKINTER, ProtocolViewer
 
 from cryoden.formats import outputs
 from cryoden.report import pictures
-from cryoden_scipion.protocols import CryodenProtEvaluate
+from cryoden_scipion.protocols import CryodenProtChoose, CryodenProtEvaluate
 from cryoden_scipion.viewers.plotting import newPlotter, waiting
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     def _defineParams(self, form: Form) -> None:
         form.addSection(label="Evaluation")
-        form.addParam("report", LabelParam, label="Report in the browser")
-        if not os.path.exists(self.protocol._getExtraPath(outputs.METRICS)):
+        self._defineFirst(form)
+        if not os.path.exists(self.protocol.evaluationPath(outputs.METRICS)):
             return
 
         group = form.addGroup("All micrographs")
@@ -51,7 +51,7 @@ class CryodenEvaluateViewer(ProtocolViewer):
             label="Denoiser", help="Its results, difference and residual are drawn.",
         )  # fmt: skip
         for name, picture in EXAMPLES.items():
-            if not picture.is_of_truth or self.protocol.inputTruth.get() is not None:
+            if not picture.is_of_truth or self.protocol.hasTruth():
                 group.addParam(name, LabelParam, label=picture.label)
 
         networks = [label for label, _ in self._networks()]
@@ -60,6 +60,10 @@ class CryodenEvaluateViewer(ProtocolViewer):
             group.addParam("network", EnumParam, choices=networks, default=0, label="Network")
             group.addParam("inside", LabelParam, label="Weights, activations, receptive field")
 
+    def _defineFirst(self, form: Form) -> None:
+        """Add what stands above the groups of plots."""
+        form.addParam("report", LabelParam, label="Report in the browser")
+
     def _getVisualizeDict(self) -> Dict[str, Callable[[str], List[Any]]]:
         plots = dict.fromkeys(OVERALL, self._plotOverall)
         plots.update(dict.fromkeys(EXAMPLES, self._plotExample))
@@ -67,7 +71,7 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     # --------------------------- the buttons ----------------------------------
     def _openReport(self, name: str) -> List[Any]:
-        path = os.path.abspath(self.protocol._getExtraPath(outputs.REPORT))
+        path = os.path.abspath(self.protocol.evaluationPath(outputs.REPORT))
         if not os.path.exists(path):
             return [self.infoMessage("The evaluation has not finished.", "Nothing to show yet")]
         if not webbrowser.open_new_tab(f"file://{path}"):
@@ -96,8 +100,8 @@ class CryodenEvaluateViewer(ProtocolViewer):
         from cryoden.report.evaluation_result import read_evaluation
 
         with waiting(self.getTkRoot()):
-            evaluated = read_evaluation(self.protocol._getExtraPath())
-            n_images = len(evaluated.rows()) + int(self.protocol.inputTruth.get() is not None)
+            evaluated = read_evaluation(self.protocol.evaluationPath())
+            n_images = len(evaluated.rows()) + int(self.protocol.hasTruth())
             plotter = newPlotter(self.protocol, title, picture.size(len(evaluated.table.order), n_images))
             picture.draw(plotter.getFigure(), evaluated, *words)
         return [plotter]
@@ -111,6 +115,29 @@ class CryodenEvaluateViewer(ProtocolViewer):
 
     def _networks(self) -> List[Tuple[str, str]]:
         """Return label and file of every network of which the inside was saved."""
-        extra = self.protocol._getExtraPath
+        extra = self.protocol.evaluationPath
         files = [(row.label, extra(outputs.inspection_of(row.key))) for row in self._rows()]
         return [(label, file) for label, file in files if os.path.exists(file)]
+
+
+class CryodenChooseViewer(CryodenEvaluateViewer):
+    """The candidates of an election, and the plots of the evaluation by which it was decided."""
+
+    _label = "election"
+    _targets = [CryodenProtChoose]
+
+    def _defineFirst(self, form: Form) -> None:
+        super()._defineFirst(form)
+        if self.protocol.hasElection():
+            form.addParam("candidates", LabelParam, label="All candidates")
+
+    def _getVisualizeDict(self) -> Dict[str, Callable[[str], List[Any]]]:
+        return {**super()._getVisualizeDict(), "candidates": self._plotCandidates}
+
+    def _plotCandidates(self, name: str) -> List[EmPlotter]:
+        from cryoden.report.election_figures import ELECTION_INCHES, plot_election
+
+        plotter = newPlotter(self.protocol, "candidates", ELECTION_INCHES)
+        with waiting(self.getTkRoot()):
+            plot_election(plotter.getFigure(), self.protocol.election(), self.protocol._words)
+        return [plotter]

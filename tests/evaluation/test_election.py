@@ -346,6 +346,8 @@ def test_names_of_own_models_are_distinct() -> None:
         "a/model.safetensors": "own model a",
         "b/c.safetensors": "own model c",
     }
+    run = "Runs/000208_CryodenProtTrain/extra/model.safetensors"
+    assert own_labels([run]) == {run: "own model 000208_CryodenProtTrain"}
     labels = own_labels(["a/x/model.safetensors", "b/x/model.safetensors"])
     assert len(set(labels.values())) == 2
 
