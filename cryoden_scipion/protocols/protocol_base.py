@@ -61,6 +61,9 @@ class CryodenProtBase(EMProtocol):
     _fields: ClassVar[Mapping[str, str]] = {}
     """Option -> the form's parameter (or the label of a line) that sets it, where they have different names."""
 
+    _isSlowOnCpu: ClassVar[bool] = True
+    """Whether who has no GPU is warned of it."""
+
     @classmethod
     def getDoc(cls) -> str:
         """Return what the form's help says: one line for each paragraph, which the window wraps."""
@@ -69,10 +72,8 @@ class CryodenProtBase(EMProtocol):
 
     # --------------------------- DEFINE param functions ----------------------
     @staticmethod
-    def _addGpuParams(form: params.Form, help: str) -> None:
-        useGpuHelp = (
-            "If Yes, a GPU is used where there is one, otherwise the CPU, many times slower. The log says which."
-        )
+    def _addGpuParams(form: params.Form, help: str, slower: str = "many times slower") -> None:
+        useGpuHelp = f"If Yes, a GPU is used where there is one, otherwise the CPU, {slower}. The log says which."
         form.addHidden(params.USE_GPU, params.BooleanParam, default=True, label="Use a GPU?", help=useGpuHelp)
         form.addHidden(params.GPU_LIST, params.StringParam, default="0", label="GPU IDs", help=help)
 
@@ -200,7 +201,7 @@ class CryodenProtBase(EMProtocol):
     # --------------------------- INFO functions -------------------------------
     def warnings(self) -> List[str]:
         """Return what speaks against a run; a queue sends it to another computer, whose GPUs are not known here."""
-        asksForGpu = self.usesGpu() and not self.useQueue()
+        asksForGpu = self.usesGpu() and self._isSlowOnCpu and not self.useQueue()
         return super().warnings() + (Plugin.gpuWarnings() if asksForGpu else [])
 
     def _problemsOf(self, makeConfig: Callable[[], Options]) -> List[str]:

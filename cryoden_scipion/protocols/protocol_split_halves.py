@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from functools import partial
-from statistics import median
 from typing import Dict, List, Optional, Tuple
 
 from pwem.objects import Micrograph, Movie, SetOfMicrographs, SetOfMovies
@@ -21,13 +20,14 @@ from cryoden.errors import Problem
 from cryoden.formats import outputs
 from cryoden.formats.files import mrc_name, read_json
 from cryoden.formats.images import TIFF_ENDINGS
-from cryoden.formats.progress_log import read_progress_logs
 from cryoden.formats.relion_job import write_movie_correction
 from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
-from cryoden.wording import counted, counted_of
+from cryoden.report.alignment_table import doubt_lines, drift_sentence, headline, read_alignments
+from cryoden.wording import counted
 from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
+from cryoden_scipion.protocols.protocol_base import MAX_REASONS
 from cryoden_scipion.protocols.streaming import StreamingRun
 
 SHIFTS_FOLDER = "shifts"
@@ -61,6 +61,7 @@ class CryodenProtSplitHalves(StreamingRun):
 
     _label = "split movies into halves"
     _devStatus = BETA
+    _isSlowOnCpu = False
     _possibleOutputs = {  # an Enum would merge equal classes
         **dict.fromkeys(OUTPUT_FOLDERS, SetOfMicrographs), OUTPUT_MOVIES: SetOfMovies,
     }  # fmt: skip
@@ -72,6 +73,7 @@ class CryodenProtSplitHalves(StreamingRun):
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form: params.Form) -> None:
         self._defineInput(form)
+        self._addGpuParams(form, "Number of the GPU, counted from 0. It shifts and aligns frames.", "slower")
         self._defineCalibration(form)
         self._defineMotion(form)
         self._defineResources(form)
@@ -200,7 +202,7 @@ class CryodenProtSplitHalves(StreamingRun):
     # --------------------------- INSERT steps functions -----------------------
     def _insertAllSteps(self) -> None:
         now = time.time()  # steps that are others at each launch: a finished run is continued for what came since
-        self._insertFunctionStep(self.splitStep, now, needsGPU=False)
+        self._insertFunctionStep(self.splitStep, now, needsGPU=True)
         self._insertFunctionStep(self.closeStep, now, needsGPU=False)
 
     # --------------------------- STEPS functions ------------------------------
@@ -356,17 +358,29 @@ class CryodenProtSplitHalves(StreamingRun):
                 "correction."
             )
         if self._isAlignedHere():
-            lines.append(
-                "Frames were aligned by their correlation with the sum of the others [Li2013] as a whole and in "
-                "patches, whose motion was described by a polynomial [Zivanov2019]."
-            )
+            lines += self._alignmentMethods()
         if self.weightByDose.get():
             lines.append("The dose weighting of [Grant2015] was applied to the frames.")
         return lines
 
+    def _alignmentMethods(self) -> List[str]:
+        nPatches = self._config().align_patches
+        hasPatches = nPatches >= 3  # fewer have no local motion
+        patches = f", as a whole and in {nPatches} x {nPatches} patches, whose motion was described by a third-order"
+        patches += " polynomial [Zivanov2019]"
+        lines = [
+            "Frames were aligned by their correlation with the sum of the others [Li2013]"
+            + (patches if hasPatches else "")
+            + ", where the odd and even sums then agreed better."
+        ]
+        movies = read_alignments(self._getExtraPath())
+        return [*lines, *(line for line in (headline(movies), drift_sentence(movies)) if movies and line)]
+
     def _citations(self) -> List[str]:
         weighting = ["Grant2015"] if self.weightByDose.get() else []
-        return ["Lehtinen2018", *weighting, *(["Li2013", "Zivanov2019"] if self._isAlignedHere() else [])]
+        isLocal = self._isAlignedHere() and self.align_patches.get() >= 3
+        alignment = ["Li2013"] if self._isAlignedHere() else []
+        return ["Lehtinen2018", *weighting, *alignment, *(["Zivanov2019"] if isLocal else [])]
 
     def _motionLines(self) -> List[str]:
         """Return what was applied of the motion that was found here, or that the movies carry."""
@@ -389,21 +403,13 @@ class CryodenProtSplitHalves(StreamingRun):
         return ["RELION's local motion was applied, and its hot pixels were replaced."]
 
     def _alignmentLines(self) -> List[str]:
-        """Return how the movies drifted and which of them could not be aligned."""
-        lines = read_progress_logs(self._getExtraPath())
-        found = list({line["movie"]: line["alignment"] for line in lines if line.get("alignment")}.values())
-        if not found:
+        """Return how well movies were aligned, how far they drifted, and which of them are doubtful."""
+        movies = read_alignments(self._getExtraPath())
+        if not movies:
             return []
-        nUnaligned = sum(alignment["applied"] == "unaligned" for alignment in found)
-        nLocal = sum(alignment["applied"] == "local" for alignment in found)
-        drift = median(alignment["drift_A"] for alignment in found)
-        said = [
-            f"{counted_of(len(found) - nUnaligned, len(found), 'movie')} aligned here, {nLocal} with local motion; "
-            f"median drift {drift:.1f} Å."
-        ]
-        if nUnaligned:
-            said.append("Movies that showed nothing to align by were summed as they are; the log names them.")
-        return said
+        doubts = [f"  {line}" for line in doubt_lines(movies, MAX_REASONS)]
+        said = [headline(movies), drift_sentence(movies), *(["*Look at these movies:*", *doubts] if doubts else [])]
+        return [line for line in said if line] + ["Analyze results shows the motion of every movie, the worst first."]
 
     def _sanityLines(self) -> List[str]:
         """Return what the denoiser's command found suspicious in the halves."""
@@ -441,6 +447,7 @@ class CryodenProtSplitHalves(StreamingRun):
             eer_frames=self.eer_frames.get(),
             eer_dose=self.eer_dose.get(),
             eer_sampling=self._choice(HalvesConfig, "eer_sampling"),
+            device=self._device(),
             jobs=self.jobs.get(),
             memory=self.memory.get(),
         )

@@ -3,10 +3,13 @@
 import json
 import os
 import shutil
+from unittest import mock
 
 import mrcfile
 import numpy as np
 import scipy.ndimage
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from pwem.objects import Movie, MovieAlignment, SetOfMicrographs
 from pwem.protocols import ProtImportMicrographs, ProtImportMovies
 from pyworkflow.object import CsvList, Set, String
@@ -20,6 +23,7 @@ from cryoden_scipion.protocols import CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_split_halves import MOTIONS, OUTPUT_FOLDERS, OUTPUT_FULL
 from cryoden_scipion.tests.base import StreamingTest
+from cryoden_scipion.viewers.browsing import MotionBrowser
 
 SAMPLING_RATE = 1.5
 
@@ -211,6 +215,13 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         self.assertEqual(list(aligned["ice.mrcs"].getAlignment().getShifts()[0]), [0.0] * 10)
         self.assertEqual((convert.hasLocalModel(aligned["m.mrcs"]), convert.hasLocalModel(aligned["ice.mrcs"])), (1, 0))
 
+        summary, methods = split.summary(), "\n".join(split.methods())
+        self.assertTrue(any(line.startswith("Aligned 1 of 2 movies; the FRC of their halves to 8") for line in summary))
+        self.assertTrue(any("  ice: its frames" in line and "summed unaligned" in line for line in summary), summary)
+        self.assertIn("as a whole and in 5 x 5 patches, whose motion was described by a third-order", methods)
+        self.assertIn("Median drift", methods)
+        self.checkMotionViewer(split)
+
         again = self.newProtocol(CryodenProtSplitHalves, inputMovies=split.outputMovies)
         self.launchProtocol(again)
         self.assertFalse(again.hasAttribute("outputMovies"))
@@ -225,6 +236,19 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         carried = convert.movieCorrection(aligned["m.mrcs"], binning=1.0)
         np.testing.assert_allclose(list(carried.shifts.values()), list(correction.shifts.values()))
         np.testing.assert_allclose(carried.coefficients, correction.coefficients)
+
+    def checkMotionViewer(self, split):
+        """The worst movie is shown first, then the next, and the report is one click away."""
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        browser = MotionBrowser(figure, split)
+        self.assertIn("ice   (1 of 2;", figure.get_suptitle())
+        browser._onButton(1, None)
+        self.assertIn("m   (2 of 2;", figure.get_suptitle())
+        self.assertIn("local motion, drawn", figure.axes[0].get_title())
+        with mock.patch("cryoden_scipion.viewers.browsing.webbrowser.open_new_tab", return_value=True) as opened:
+            browser._buttonActions()["all movies"](None)
+        self.assertTrue(opened.call_args.args[0].endswith("extra/motion.html"))
 
     def testMotionIsOneChoice(self):
         """What the choice becomes for the command; answers to the questions of earlier versions count."""

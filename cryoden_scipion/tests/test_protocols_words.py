@@ -35,8 +35,8 @@ from cryoden_scipion.protocols import (
 )
 from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandError, CryodenProtBase
 from cryoden_scipion.protocols.words import ACTIONS
+from cryoden_scipion.viewers.browsing import PairBrowser
 from cryoden_scipion.viewers.plotting import newPlotter, waiting
-from cryoden_scipion.viewers.viewer_images import _Browser
 from cryoden_scipion.wizards.wizard_look import CryodenLookAtDataWizard
 
 PROTOCOLS = [kind for name, kind in sorted(vars(protocols).items()) if name.startswith("CryodenProt")]
@@ -379,7 +379,7 @@ class TestCryodenWords(BaseTest):
         """In the title, with how many there are; the buttons have arrows, too."""
         figure = Figure()
         FigureCanvasAgg(figure)
-        _Browser(figure, lambda: [("m1", "a", "b"), ("m2", "c", "d")], ("odd", "even"), False, str)
+        PairBrowser(figure, lambda: [("m1", "a", "b"), ("m2", "c", "d")], ("odd", "even"), False, str)
         texts = [text.get_text() for text in figure.findobj(Text)]
         self.assertTrue(any("m1   (1 of 2; arrow keys: previous, next)" in text for text in texts), texts)
         self.assertIn("next \N{RIGHTWARDS ARROW}", texts)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, Callable, List, Tuple
+from typing import Any, List
 
-from matplotlib.figure import Figure
-from matplotlib.widgets import Button
 from pyworkflow.protocol import Protocol
 from pyworkflow.viewer import DESKTOP_TKINTER, Viewer
 
 from cryoden.config import DenoiseConfig
-from cryoden.errors import CryodenError
 from cryoden.formats import outputs
 from cryoden_scipion.convert import itemsOfFile, linkedHalves, micNameKey
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtImportHalves, CryodenProtSplitHalves
 from cryoden_scipion.protocols.protocol_split_halves import OUTPUT_EVEN, OUTPUT_FULL, OUTPUT_ODD
+from cryoden_scipion.viewers.browsing import ImagePair, MotionBrowser, PairBrowser
 from cryoden_scipion.viewers.plotting import newPlotter, waiting
-
-ImagePair = Tuple[str, str, str]
-"""Title, first file, second file."""
 
 
 class _PairViewer(Viewer):
@@ -42,7 +37,7 @@ class _PairViewer(Viewer):
             return [self.infoMessage("The protocol has no output yet.", "Nothing to show yet")]
         plotter = newPlotter(obj, self._label, (15, 9.5))
         with waiting(self.getTkRoot()):
-            plotter.browser = _Browser(  # kept, or its buttons would be collected
+            plotter.browser = PairBrowser(  # kept, or its buttons would be collected
                 plotter.getFigure(), partial(self._pairsOf, obj), self._names, self._isOtherScale(obj), obj._errorText
             )
         return [plotter]
@@ -56,8 +51,17 @@ class CryodenHalvesViewer(_PairViewer):
     _names = ("odd", "even")
 
     def _visualize(self, obj: Protocol, **kwargs: Any) -> List[Any]:
-        """Show the halves, and, where one was found, the fixed pattern of all micrographs."""
+        """Show the halves; where movies were aligned, their motion; where one was found, the fixed pattern of all."""
+        from cryoden.report.alignment_table import read_alignments
+
         plots = super()._visualize(obj, **kwargs)
+        if read_alignments(obj._getExtraPath()):
+            from cryoden.report.motion_figures import MOTION_INCHES
+
+            plotter = newPlotter(obj, "motion, the worst movie first", MOTION_INCHES)
+            with waiting(self.getTkRoot()):
+                plotter.browser = MotionBrowser(plotter.getFigure(), obj)
+            plots.append(plotter)
         if os.path.exists(obj._getExtraPath(outputs.PATTERN_PICTURE)):
             from cryoden.report.figures import plot_fixed_pattern
 
@@ -104,77 +108,3 @@ class CryodenDenoiseViewer(_PairViewer):
 
     def _isOtherScale(self, protocol: CryodenProtDenoise) -> bool:
         return DenoiseConfig.choices_of("scale")[protocol.scale.get()] != "input"
-
-
-class _Browser:
-    """One figure that shows one pair at a time; what came meanwhile is there at the next step.
-
-    Parameters
-    ----------
-    figure
-        Drawn on again and again.
-    listPairs
-        Returns the pairs of this moment.
-    names
-        Of the first and the second image.
-    isOtherScale
-        Whether the second images have another grey scale than the first.
-    errorText
-        Returns an error in the form's words.
-    """
-
-    KEYS = {"left": -1, "right": 1}
-
-    def __init__(
-        self,
-        figure: Figure,
-        listPairs: Callable[[], List[ImagePair]],
-        names: Tuple[str, str],
-        isOtherScale: bool,
-        errorText: Callable[[CryodenError], str],
-    ) -> None:
-        self._figure = figure
-        self._listPairs = listPairs
-        self._names = names
-        self._isOtherScale = isOtherScale
-        self._errorText = errorText
-        self._current = 0
-        figure.canvas.mpl_connect("key_press_event", self._onKey)
-        self._draw()
-
-    def _draw(self) -> None:
-        with waiting(getattr(self._figure.canvas.manager, "window", None)):  # only Tk has one
-            self._drawPair()
-
-    def _drawPair(self) -> None:
-        from cryoden.report.figures import plot_files
-
-        pairs = self._listPairs()
-        self._current %= len(pairs)
-        title, first, second = pairs[self._current]
-        title = f"{title}   ({self._current + 1} of {len(pairs)}; arrow keys: previous, next)"
-
-        self._figure.clear()
-        try:
-            plot_files(self._figure, first, second, self._names, title, self._isOtherScale)
-        except CryodenError as error:  # one bad file must not end the browsing
-            self._figure.clear()
-            self._figure.text(0.5, 0.5, f"{title}\n{self._errorText(error)}", ha="center", wrap=True)
-
-        self._buttons = []
-        for left, label, step in ((0.005, "\N{LEFTWARDS ARROW} previous", -1), (0.085, "next \N{RIGHTWARDS ARROW}", 1)):
-            button = Button(self._figure.add_axes((left, 0.96, 0.075, 0.035)), label)
-            button.on_clicked(partial(self._onButton, step))
-            self._buttons.append(button)
-        self._figure.canvas.draw_idle()
-
-    def _onKey(self, event: Any) -> None:
-        self._move(self.KEYS.get(event.key, 0))
-
-    def _onButton(self, step: int, event: Any) -> None:
-        self._move(step)
-
-    def _move(self, step: int) -> None:
-        if step:
-            self._current += step
-            self._draw()
