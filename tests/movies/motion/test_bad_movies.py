@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import List, Optional, cast
+from typing import Callable, List, Optional, cast
 
 import numpy as np
 import pytest
 import scipy.ndimage
+import tifffile
 
 from cryoden.movies.motion import alignment as alignment_module
 from cryoden.movies.motion.alignment import Alignment, align_movie
 from cryoden.movies.motion.arrays import Arrays
 from cryoden.movies.motion.estimation import GLOBAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
 from cryoden.movies.movie import Movie
-from tests.helpers import write_raw_mrc
+from tests.helpers import Result, write_raw_mrc
 from tests.moving import rms
 
 SHAPE = (288, 320)
@@ -157,3 +158,40 @@ def test_what_makes_different_things_agree_is_not_applied(monkeypatch: pytest.Mo
     alignment = align_movie(cast(Movie, movie), RATE, 1, Arrays())
     assert alignment.applied == UNALIGNED
     assert "frames that show different things" in alignment.doubts[0]
+
+
+def damaged(kind: str) -> str:
+    """Write a movie that cannot be aligned; return its name."""
+    frames = np.stack(frames_of(drift(4)))
+    if kind == "NaN":
+        frames[2, 10:20, 10:20] = np.nan
+        write_raw_mrc(Path("bad.mrcs"), frames, 2)
+        return "bad.mrcs"
+    if kind == "one frame":
+        write_raw_mrc(Path("bad.mrcs"), frames[:1].astype(np.uint8), 0)
+        return "bad.mrcs"
+    with tifffile.TiffWriter("bad.tif") as tiff:
+        for number, frame in enumerate(frames.astype(np.uint8)):
+            tiff.write(frame[:200] if number == 2 else frame, contiguous=False)
+    return "bad.tif"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("NaN", "has NaN or infinite pixels in frame 3"),
+        ("one frame", "has 1 frame; halves need at least 2"),
+        ("pages of two sizes", "frame 3 has (200, 320) pixels, the first has (288, 320)"),
+    ],
+)
+def test_what_cannot_be_aligned_is_refused_and_the_others_go_on(
+    cryoden: Callable[..., Result], kind: str, sentence: str
+) -> None:
+    write_raw_mrc(Path("m.mrcs"), np.stack(frames_of(drift(4))).astype(np.uint8), 0)
+    bad = damaged(kind)
+    words = ("--align", "--align-patches", 1, "--sampling-rate", RATE, "--hot-pixels", "off")
+    result = cryoden("halves", bad, "m.mrcs", "--output", "out", *words)
+    assert result.status == 1
+    assert sentence in result.err
+    assert not list(Path("out").rglob("bad*"))
+    assert Path("out/motion/m.star").exists()
