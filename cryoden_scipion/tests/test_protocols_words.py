@@ -133,6 +133,17 @@ class TestCryodenWords(BaseTest):
                 if name not in inherited and not isinstance(param, params.ElementGroup) and not isHidden:
                     yield f"{kind.__name__}.{name}", param.label.get() or "", param.help.get() or ""
 
+    def testSplitComputesWhereTheFormSays(self):
+        """The GPU is the form's choice; that there is none is no warning, since CPUs align movies, too."""
+        protocol = CryodenProtSplitHalves()
+        for isUsed, device in ((True, "auto"), (False, "cpu")):
+            protocol.useGpu.set(isUsed)
+            self.assertEqual(protocol._device(), device)
+        protocol.useGpu.set(True)
+        with mock.patch.object(Plugin, "gpuWarnings", return_value=["There is no GPU."]):
+            self.assertEqual(protocol.warnings(), [])
+            self.assertEqual(CryodenProtTrain().warnings(), ["There is no GPU."])
+
     def testFormsNameNoOption(self):
         """Labels and help of every field."""
         for name, *texts in self.fields():

@@ -10,6 +10,7 @@ import torch
 
 from cryoden.errors import DeviceError, Remedy
 from cryoden.movies.motion.arrays import Array, Arrays
+from cryoden.system.ranks import local_rank
 from cryoden.wording import counted
 
 GPU_PART_BYTES = 128 << 20
@@ -44,9 +45,11 @@ class TorchArrays(Arrays):
     def __init__(self, device: str, n_threads: int = 1) -> None:
         super().__init__()
         self.n_ahead = n_threads
-        self._device = torch.device(device)
         self._turn = threading.RLock()
         n_gpus = torch.cuda.device_count()
+        if device == "cuda" and n_gpus:  # processes of one machine that share a list share its GPUs
+            device = f"cuda:{local_rank() % n_gpus}"
+        self._device = torch.device(device)
         if self._device.type == "cuda" and (self._device.index or 0) >= n_gpus:
             found = f"{counted(n_gpus, 'GPU')}, numbered from 0" if n_gpus else "no GPU that this PyTorch can use"
             raise DeviceError(
