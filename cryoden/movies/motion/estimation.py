@@ -288,18 +288,20 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
     places, at_break = _reunited(items, places)
     first = _interpolated(places, items.times, np.arange(kept.n_frames))
     shifts, measured, change = _refined(items, first)
-    strangers = [items.groups[number] for number in np.flatnonzero(_are_strange(measured.scores))]
+    is_strange = _are_strange(measured.scores)
+    if at_break is not None and is_strange[at_break:].all():
+        at_break = None  # they show nothing, not something else
 
     still = np.zeros_like(places)
     curves = {UNALIGNED: ring_frc([items.spectra], [still])}
     curves[GLOBAL] = ring_frc([items.spectra], [items.places_of(shifts)])
     if np.median(measured.scores) >= MIN_SCORE:
         curves[NULL] = _null_frc(items, shifts)
-    uncertainty = float(np.sqrt(np.median(_variances(measured))))
+    uncertainty = float(np.sqrt(np.median(_variances(measured)[~is_strange])))
     highest_per_angstrom = items.spectra.band.highest_per_angstrom
     return MotionEstimate(
         shifts, uncertainty, measured.scores, change < CONVERGED_PX, curves, highest_per_angstrom,
-        strangers=np.concatenate([NO_FRAMES, *strangers]),
+        strangers=np.concatenate([NO_FRAMES, *(items.groups[number] for number in np.flatnonzero(is_strange))]),
         at_break=None if at_break is None else int(items.groups[at_break][0]),
     )  # fmt: skip
 

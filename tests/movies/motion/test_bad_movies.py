@@ -97,6 +97,15 @@ def test_frames_that_show_nothing_are_named() -> None:
     ]
 
 
+def test_beam_that_was_blanked_halfway_is_said_once() -> None:
+    frames = frames_of(drift())
+    frames[6:] = [np.zeros_like(frames[0])] * 6
+    found = aligned(frames)
+    assert [doubt[:27] for doubt in found.doubts] == ["frames 7, 8, 9, 10, 11, 12 "]
+    assert found.uncertainty < 1.0
+    assert rms(found.estimate.shifts[:6], drift()[:6]) < 0.3
+
+
 def test_two_movies_one_after_the_other_are_said() -> None:
     frames = [*frames_of(drift(6)), *frames_of(drift(6), seed=2)]
     assert "its frames from about frame 7 on have nothing in common with those before" in aligned(frames).doubts
