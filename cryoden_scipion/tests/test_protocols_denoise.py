@@ -13,7 +13,6 @@ from pwem.objects import CTFModel, Micrograph, SetOfCTF, SetOfMicrographs
 from pyworkflow.object import CsvList, Set
 
 from cryoden.errors import NothingDoneError
-from cryoden.formats.general_model import has_general_model
 from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import read_table
 from cryoden_scipion.convert import currentSize, filesById, firstItem, loadItems
@@ -300,8 +299,6 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
 
     def testGeneralModelWhereNoneIsGiven(self):
         """The field may be empty: then the general model denoises, and the summary says what is not known."""
-        if not has_general_model():
-            self.skipTest("This checkout lacks the general model.")
         protocol = self.denoise(self.micrographs, inputModel=None)
         self.assertEqual((protocol.validate(), protocol._warnings()), ([], []))
         self.launchProtocol(protocol)
