@@ -21,6 +21,7 @@ from cryoden.formats.run_record import RunRecord, deleted_file
 from cryoden.formats.shared_list import SharedList
 from cryoden.formats.star import require_in_project, star_path, write_results
 from cryoden.metrics.model_weaknesses import NOT_MEASURED, weaknesses
+from cryoden.metrics.unusual_micrographs import Looks
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import own_device, try_kernels
 from cryoden.model.micrograph_list import LISTS, MicrographList, list_micrographs
@@ -160,6 +161,7 @@ def _successes(
 ) -> Iterator[Tuple[Job, WrittenImage]]:
     """Yield what was written; note the rest in `failures`, and all that follows a full disk."""
     shapes: List[Tuple[int, int]] = []
+    looks = Looks(len(jobs))
     begun = time.monotonic()
     for number, (job, result) in enumerate(results, 1):
         now = time.monotonic()
@@ -181,6 +183,11 @@ def _successes(
                 size, first = (f"{columns} x {rows} px" for rows, columns in (shapes[-1], shapes[0]))
                 facts["warning"] = f"{job.path} is {size}, the first one {first}: do they belong together?"
                 log.warning("%s", facts["warning"])
+        said = looks.add(result.look) if result.look is not None else []
+        for problem in said:
+            log.warning("cryoden: warning: %s", problem)
+        if said:
+            facts["warning"] = " ".join([*filter(None, [facts.get("warning")]), *map(str, said)])
         progress.report(job.path, sampling_rate=result.sampling_rate, **facts)
         yield job, result
 

@@ -38,6 +38,7 @@ from cryoden.formats.mrc import MrcWriter, PixelStatistics
 from cryoden.formats.pixels import file_context
 from cryoden.formats.run_record import Result
 from cryoden.formats.thumbnails import thumbnail_factor, write_thumbnail
+from cryoden.metrics.unusual_micrographs import Look, block_size, look_at
 from cryoden.model.denoiser import ModelDenoiser, ScaledImage, resized, shape_of
 from cryoden.model.devices import free_bytes
 from cryoden.model.predictor import is_out_of_memory
@@ -117,10 +118,21 @@ class OutputFormat:
 
 @dataclass(frozen=True)
 class WrittenImage:
-    """A result on disk: its pixel size in A/px, and the rows and columns of the micrograph that it was made from."""
+    """A result on disk.
+
+    Attributes
+    ----------
+    sampling_rate
+        A/px.
+    input_shape
+        Rows and columns of the micrograph that it was made from.
+    look
+        What there is to see of it, where the general model denoised it.
+    """
 
     sampling_rate: float
     input_shape: Tuple[int, int]
+    look: Optional[Look] = None
 
 
 @dataclass(frozen=True)
@@ -339,6 +351,7 @@ def _write(
         shape, rate = micrograph.shape, micrograph.file_rate
 
     with _enough_memory(job), transfer.stream(is_ready):
+        look = _look_at(micrograph.images[0], prediction, output_format) if denoiser.card.is_general else None
         image = resized(prediction, shape)
         statistics = _statistics(image)
         denoiser.require_finite(job.path, statistics.low, statistics.high, statistics.mean, statistics.deviation)
@@ -358,7 +371,18 @@ def _write(
         with whole_file(job.output) as file, MrcWriter(file, shape, rate, output_format.dtype, 1, statistics) as writer:
             for band in transfer.download(image):
                 writer.write_rows(band)
-    return WrittenImage(rate, micrograph.shape)
+    return WrittenImage(rate, micrograph.shape, look)
+
+
+def _look_at(image: ScaledImage, prediction: torch.Tensor, output_format: OutputFormat) -> Look:
+    standard = image.scale.standardize(image.pixels)
+    denoised = prediction if output_format.is_standardised else image.scale.standardize(prediction)
+    block = min(block_size(image.sampling_rate), *standard.shape)
+    coarse, coarsely_denoised = (
+        functional.avg_pool2d(pixels[None], block)[0].cpu().numpy() for pixels in (standard, denoised)
+    )
+    variances = float(denoised.var()), float(standard.var())
+    return look_at(coarse, coarsely_denoised, image.sampling_rate, variances)
 
 
 def _statistics(image: torch.Tensor) -> PixelStatistics:
