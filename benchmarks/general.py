@@ -108,7 +108,7 @@ CONDITIONS = {
 """The first as in the training; the others have what was held out."""
 
 READ_NOISE, ENERGY_SPREAD = 1.5, 0.6
-"""Of a camera with a scintillator: noise of a pixel in electrons, and deviation of an electron's signal from the mean."""
+"""Of a camera with a scintillator: noise of a pixel in electrons, deviation of an electron's signal from the mean."""
 
 
 class AtomicParticle(Particle):
