@@ -94,13 +94,17 @@ def read_alignments(folder: PathLike) -> List[AlignedMovie]:
 
 def headline(movies: Sequence[AlignedMovie]) -> str:
     """Return in a sentence how many movies were aligned, and how much more their halves agree."""
+    n_aligned = sum(movie.is_aligned for movie in movies)
+    said = f"Aligned {n_aligned} of {counted(len(movies), 'movie')}"
+    return f"{said}; {agreement(movies)}." if n_aligned else f"{said}."
+
+
+def agreement(movies: Sequence[AlignedMovie]) -> str:
+    """Return how much more the halves of aligned movies agree, of which there must be one; no whole sentence."""
     aligned = [movie for movie in movies if movie.is_aligned]
-    said = f"Aligned {len(aligned)} of {counted(len(movies), 'movie')}"
-    if not aligned:
-        return f"{said}."
     before, after = (median(getattr(movie, name) for movie in aligned) for name in ("frc_before", "frc_after"))
     rose = "rose" if after > before else "went"
-    return f"{said}; the FRC of their halves to 8 Å {rose} from {before:.3f} to {after:.3f} (median)."
+    return f"the FRC of their halves to 8 Å {rose} from {before:.3f} to {after:.3f} (median)"
 
 
 def drift_sentence(movies: Sequence[AlignedMovie]) -> str:

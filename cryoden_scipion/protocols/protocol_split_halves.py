@@ -23,7 +23,7 @@ from cryoden.formats.images import TIFF_ENDINGS
 from cryoden.formats.relion_job import write_movie_correction
 from cryoden.formats.run_record import options_of_0_1, recorded_options
 from cryoden.formats.star import MOVIE_NAME, write_global_shifts
-from cryoden.report.alignment_table import doubt_lines, drift_sentence, headline, read_alignments
+from cryoden.report.alignment_table import agreement, doubt_lines, drift_sentence, headline, read_alignments
 from cryoden.wording import counted
 from cryoden_scipion import __version__, convert
 from cryoden_scipion.protocols.continuing import itemProblems, optionProblems
@@ -41,7 +41,7 @@ OUTPUT_FOLDERS = {OUTPUT_FULL: outputs.FULL, OUTPUT_ODD: outputs.ODD, OUTPUT_EVE
 OUTPUT_MOVIES = "outputMovies"
 """The input with the motion that was found here; there only if it was."""
 
-AUTOMATIC, STORED, ALIGN, STILL = MOTIONS = "automatic", "stored shifts", "align here", "none"
+AUTOMATIC, STORED, ALIGN, STILL = MOTIONS = "stored shifts, or align here", "stored shifts", "align here", "none"
 """What is done about motion, in the order of the form."""
 
 
@@ -154,7 +154,8 @@ class CryodenProtSplitHalves(StreamingRun):
             choices=list(MOTIONS),
             default=MOTIONS.index(AUTOMATIC),
             label="Motion",
-            help="automatic: stored shifts where the movies carry them, otherwise align here.\n"
+            help="stored shifts, or align here: where the movies carry shifts they are applied, otherwise the motion is "
+            "found here.\n"
             "stored shifts: those of motion correction, with RELION's local motion.\n"
             "align here: find the motion from the frames, as a whole and in patches, without any other program. It is "
             "applied only if the halves then agree better; _Analyze results_ shows it for every movie. The output "
@@ -374,7 +375,10 @@ class CryodenProtSplitHalves(StreamingRun):
             + ", where the odd and even sums then agreed better."
         ]
         movies = read_alignments(self._getExtraPath())
-        return [*lines, *(line for line in (headline(movies), drift_sentence(movies)) if movies and line)]
+        nAligned = sum(movie.is_aligned for movie in movies)
+        if nAligned:
+            lines += [f"This was so in {nAligned} of {len(movies)}; {agreement(movies)}.", drift_sentence(movies)]
+        return lines
 
     def _citations(self) -> List[str]:
         weighting = ["Grant2015"] if self.weightByDose.get() else []

@@ -157,7 +157,7 @@ class MotionBrowser(Browser[AlignedMovie]):
     def _plot(self, item: AlignedMovie, title: str) -> None:
         from cryoden.report.motion_figures import plot_motion
 
-        plot_motion(self._figure, self._folder, item, title)
+        plot_motion(self._figure, self._folder, item, f"{title}\n")  # room for the buttons
 
     def _buttonActions(self) -> Dict[str, Callable[[Any], None]]:
         report = os.path.abspath(os.path.join(self._folder, outputs.MOTION_REPORT))
