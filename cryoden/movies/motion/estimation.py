@@ -87,7 +87,7 @@ class MotionEstimate:
     scores
         Correlation of each frame (or group) with the others in units of what noise would reach.
     is_converged
-        Whether the last iteration changed no shift by more than `CONVERGED_PX`.
+        Whether the last iteration changed no shift by more than `CONVERGED_PX` or half of its standard error.
     curves
         Correlation of the odd and the even half in rings of one width, `(rings,)`, when frames stay where they are
         (`UNALIGNED`), are shifted (`GLOBAL`), and follow the local motion (`LOCAL`). `NULL`: after the same estimation
@@ -300,7 +300,7 @@ def _whole_frames(kept: Frames) -> MotionEstimate:
     uncertainty = float(np.sqrt(np.median(_variances(measured)[~is_strange])))
     highest_per_angstrom = items.spectra.band.highest_per_angstrom
     return MotionEstimate(
-        shifts, uncertainty, measured.scores, change < CONVERGED_PX, curves, highest_per_angstrom,
+        shifts, uncertainty, measured.scores, _is_settled(change, uncertainty), curves, highest_per_angstrom,
         strangers=np.concatenate([NO_FRAMES, *(items.groups[number] for number in np.flatnonzero(is_strange))]),
         at_break=None if at_break is None else int(items.groups[at_break][0]),
     )  # fmt: skip
@@ -386,6 +386,11 @@ def _joined(items: Frames, places: np.ndarray) -> Tuple[Optional[np.ndarray], Op
     return places + np.where(np.arange(len(places)) < begin, 0.0, 1.0)[:, None] * steps[1], None
 
 
+def _is_settled(change: float, uncertainty: float) -> bool:
+    """Return whether what the last iteration changed is less than what is not known anyway."""
+    return change < max(CONVERGED_PX, uncertainty / 2)
+
+
 def _are_strange(scores: np.ndarray) -> np.ndarray:
     """Return which frames have nothing in common with the others, though most of these have: blank ones."""
     middle = float(np.median(scores))
@@ -399,7 +404,7 @@ def _refined(
     at = np.arange(items.n_frames)
     share = 1 - 1 / len(items.groups)  # the others, too, come towards each frame
     shifts = first
-    for _ in range(max_iterations):
+    for iteration in range(max_iterations):
         places = items.places_of(shifts)
         measured = items.spectra.measure(places, items.spectra.common_signal(places))
         reach = max(items.spectra.band.pixel)  # nearby, Newton's step is right
@@ -409,6 +414,8 @@ def _refined(
             (places + share * steps)[is_used], _variances(measured)[is_used], items.times[is_used], at
         )
         smooth -= smooth[0]
+        if iteration >= MAX_ITERATIONS // 2:
+            smooth = (smooth + shifts) / 2  # what swings between two answers comes to rest between them
         change = float(np.abs(smooth - shifts).max())
         shifts = smooth
         if change < CONVERGED_PX:
@@ -483,14 +490,16 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int) -> M
     now = np.stack(arrays.each(lambda patch: patch.peaks(still, broad, far), patches.spectra))
     reach = max(band.pixel)
     shifts = np.zeros_like(now)
+    share = 1 - 1 / len(patches.times)
     coefficients = np.zeros(COEFFICIENTS)
     change = np.inf
-    for _ in range(MAX_ITERATIONS):
+    for iteration in range(MAX_ITERATIONS):
         results = arrays.each(lambda item: item[0].measure(item[1], weights), list(zip(patches.spectra, now)))
         steps = np.clip(np.stack([result.steps for result in results]), -reach, reach)
         variances = np.stack([_variances(result) for result in results])
-        measured = now + steps
-        coefficients = fit_local_motion(measured, variances, patches.places, patches.times, kept.n_frames)
+        measured = now + share * steps
+        fitted = fit_local_motion(measured, variances, patches.places, patches.times, kept.n_frames)
+        coefficients = fitted if iteration < MAX_ITERATIONS // 2 else (coefficients + fitted) / 2
 
         now = _at_places(LocalMotionModel(coefficients), patches.places, patches.times)
         change = float(np.abs(now - shifts).max())
@@ -501,7 +510,7 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int) -> M
     gain = ring_frc(patches.spectra, list(shifts)) - ring_frc(patches.spectra, list(np.zeros_like(shifts)))
     return replace(
         found,
-        is_converged=found.is_converged and change < CONVERGED_PX,
+        is_converged=found.is_converged and _is_settled(change, found.uncertainty),
         curves={**found.curves, LOCAL: found.curves[GLOBAL] + gain},
         coefficients=coefficients if np.abs(shifts).max() > CONVERGED_PX else None,
         observed=_observed(measured, patches, band),

@@ -78,6 +78,12 @@ def test_frames_that_show_little_stay_with_their_neighbours(contrast: float, see
     assert rms(found.shifts, drift(16)) < 1.5
 
 
+def test_shifts_of_faint_frames_settle() -> None:
+    found = estimate(frames_of(drift(), contrast=0.04))
+    assert found.is_converged
+    assert rms(found.shifts, drift()) < 0.5
+
+
 @pytest.mark.parametrize("electrons", [0.0, 1.5, 20.0], ids=["blank", "of nothing", "overexposed"])
 def test_frame_that_shows_nothing_lies_between_its_neighbours(electrons: float) -> None:
     frames = frames_of(drift())
