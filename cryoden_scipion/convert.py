@@ -41,7 +41,7 @@ def motionStar(movie: Movie) -> Optional[str]:
 
 
 def alignedMovie(movie: Movie, path: str) -> Movie:
-    """Return a movie that carries its motion as RELION's protocol stores it: shifts of its used frames, local motion.
+    """Return a movie with its motion as RELION's protocol stores it: shifts of used frames, local motion, hot pixels.
 
     Shifts are where the content of each frame must be moved to, in pixels of the movie; rows count as in RELION, those
     of TIFF files from the bottom.
@@ -66,6 +66,7 @@ def alignedMovie(movie: Movie, path: str) -> Movie:
     aligned.setAlignment(MovieAlignment(first=frames[0], last=frames[-1], xshifts=list(x), yshifts=list(y)))
     model = [] if found.coefficients is None else found.coefficients.ravel().tolist()
     setattr(aligned, MODEL_ATTRIBUTE, String(json.dumps(model)))
+    setattr(aligned, HOT_ATTRIBUTE, String(json.dumps(found.hot_pixels[::-1].T.tolist())))
     setattr(aligned, MOTION_LINK, String(path))
     return aligned
 

@@ -154,8 +154,8 @@ class CryodenProtSplitHalves(StreamingRun):
             choices=list(MOTIONS),
             default=MOTIONS.index(AUTOMATIC),
             label="Motion",
-            help="stored shifts, or align here: where the movies carry shifts they are applied, otherwise the motion is "
-            "found here.\n"
+            help="stored shifts, or align here: shifts are applied where the movies carry them, otherwise the motion "
+            "is found here.\n"
             "stored shifts: those of motion correction, with RELION's local motion.\n"
             "align here: find the motion from the frames, as a whole and in patches, without any other program. It is "
             "applied only if the halves then agree better; _Analyze results_ shows it for every movie. The output "

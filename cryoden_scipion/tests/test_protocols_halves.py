@@ -10,7 +10,7 @@ import numpy as np
 import scipy.ndimage
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from pwem.objects import Movie, MovieAlignment, SetOfMicrographs
+from pwem.objects import Movie, MovieAlignment, SetOfMicrographs, SetOfMovies
 from pwem.protocols import ProtImportMicrographs, ProtImportMovies
 from pyworkflow.object import CsvList, Set, String
 
@@ -98,6 +98,11 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
             self.assertEqual(sorted(objId for objId, _ in files), list(range(1, n + 1)))
             for objId, path in files:
                 np.testing.assert_array_equal(mrcfile.read(path), noise(objId)[start::step].sum(axis=0))
+        aligned = SetOfMovies(filename=protocol._getPath("movies.sqlite"))
+        aligned.loadAllProperties()
+        self.assertEqual((sorted(aligned.getIdSet()), aligned.isStreamClosed()), (list(range(1, n + 1)), True))
+        self.assertTrue(all(movie.hasAlignment() for movie in aligned))
+        aligned.close()
 
     def testMoviesAreSplitAsTheyCome(self):
         """Outputs are there and open while the movies' set is open; they are closed with it."""
@@ -199,7 +204,9 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         folder = self.proj.getTmpPath("moving")
         os.makedirs(folder)
         writeMovie(os.path.join(folder, "ice.mrcs"), np.random.default_rng(1).poisson(4, (10, 256, 320)).astype("u2"))
-        writeMovie(os.path.join(folder, "m.mrcs"), self.movingFrames())
+        frames = self.movingFrames()
+        frames[:, 60, 20] = 300  # a hot pixel
+        writeMovie(os.path.join(folder, "m.mrcs"), frames)
 
         split = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.importMovies(folder))
         self.launchProtocol(split)
@@ -236,6 +243,8 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         carried = convert.movieCorrection(aligned["m.mrcs"], binning=1.0)
         np.testing.assert_allclose(list(carried.shifts.values()), list(correction.shifts.values()))
         np.testing.assert_allclose(carried.coefficients, correction.coefficients)
+        np.testing.assert_array_equal(carried.hot_pixels, correction.hot_pixels)
+        self.assertIn([60, 20], carried.hot_pixels.T.tolist())
 
     def checkMotionViewer(self, split):
         """The worst movie is shown first, then the next, and the report is one click away."""
