@@ -361,6 +361,8 @@ class TestCryodenTrain(CryodenTest):
         self.assertEqual((imported.getNetwork(), imported.getR2()), (model.getNetwork(), model.getR2()))
         tuned = self.launchTraining(startModel=imported, lr=1e-9, epochs=1)
         self.assertAlmostEqual(tuned.outputModel.getR2(), model.getR2(), 3)
+        self.assertIn(f"Started from {imported.getFileName()}.", tuned._summary())
+        self.assertIn(f"The training started from {imported.getFileName()}.", tuned._methods())
         wrong = self.newProtocol(CryodenProtImportModel, modelFile=os.path.join(self.folder, "gain.mrc"))
         problems = wrong.validate()
         self.assertEqual(len(problems), 1, problems)

@@ -18,7 +18,7 @@ from pyworkflow.tests import BaseTest
 from pyworkflow.utils import Message
 
 from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
-from cryoden.formats.model_file import ModelCard, read_card, write_model
+from cryoden.formats.model_file import KEPT_START, ModelCard, read_card, write_model
 from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
 from cryoden.formats.training_folder import TrainingStatus, write_status
 from cryoden.report.evaluation_table import Absent
@@ -234,6 +234,34 @@ class TestCryodenWords(BaseTest):
         self.assertTrue(protocol._summary()[0].startswith("*Stopped in epoch 3 of 20, R2 0.21.*"))
         self.write("training_status.json", "{")
         self.assertIn("training_status.json", protocol._summary()[0])
+
+    def testWhatATrainingStartsFrom(self):
+        """The general model where nothing is chosen, or nothing; what is left empty suits it."""
+        config = self.protocol(CryodenProtTrain)._config()
+        self.assertEqual((config.from_model, config.network, config.channels), ("auto", "resunet", ()))
+        self.assertEqual((config.lr, config.epochs), (None, None))
+        protocol = self.protocol(CryodenProtTrain)
+        protocol.startFrom.set(1)
+        self.assertEqual(protocol._config().from_model, "none")
+        protocol.startModel.set(CryodenModel("other.safetensors"))
+        self.assertEqual(protocol._config().from_model, "other.safetensors")
+
+    def testStartThatWasKept(self):
+        """The summary says so, and what it was."""
+        path = os.path.join(self.folder, "model.safetensors")
+        facts = {
+            "epoch": 0,
+            "r2": 0.4,
+            "start": {"model": "general", "digest": "0"},
+            "options": {"from_model": "general"},
+        }
+        write_model(path, {}, ModelCard("cnn3", (), 4.0, {}, facts))
+        model = CryodenModel(path)
+        model.setFromCard(read_card(path))
+        protocol = self.protocol(CryodenProtTrain)
+        protocol.outputModel = model
+        self.assertIn("Started from the general model.", protocol._summary())
+        self.assertIn(f"*{KEPT_START}*", protocol._summary())
 
     def testWeakModel(self):
         """Said in the summaries that show the model, and before micrographs are denoised with it."""

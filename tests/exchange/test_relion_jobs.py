@@ -325,6 +325,9 @@ def test_options_without_labels(job: Path) -> None:
         main.DENOISE, "--in_mics", "a.star", "--model", "m", "--full_size", "no", "--dtype", "float16"
     )
     assert (coarse["full_size"], coarse["dtype"]) == (False, "float16")
+    Path("general").mkdir()  # a folder of that name is not what is meant
+    general = [options_given(main.DENOISE, "--in_mics", "a.star", *words) for words in ((), ("--model", "general"))]
+    assert [options["model"] for options in general] == ["general", "general"]
     run = options_given(main.RUN, "--in_mics", "MotionCorr/job002/corrected_micrographs.star", "--j", "3")
     assert (run["inputs"], run["full_size"], run["jobs"]) == (["MotionCorr/job002/corrected_micrographs.star"], True, 3)
 
