@@ -155,6 +155,15 @@ def test_pixels_that_the_general_model_does_not_know(cryoden: Run, general_model
     assert "no general model to begin with" in str(election.candidate("fine_tuned").problem)
 
 
+def test_the_general_model_is_compared_and_tuned_at_the_pixels_that_it_knows(general_model: Path) -> None:
+    """Of micrographs coarser than its own pixels, at theirs: nothing is resampled."""
+    write_halves(Path(), n=3, shape=SHAPE, noise=1.0, rate=5.0)
+    election = run(seconds=1.0, margin=0.0)
+    assert election.sampling_rate == 5.0
+    assert {c.key for c in election.candidates if c.problem is None} == {"gaussian", "wiener", "general", "fine_tuned"}
+    assert read_card(Path("out/candidates/fine_tuned") / outputs.MODEL).sampling_rate == 5.0
+
+
 def test_without_the_general_model_the_filters_are_candidates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("cryoden.formats.general_model.GENERAL_FILE", tmp_path / "none")
     write_halves(Path(), n=3, shape=SHAPE, noise=1.0)
