@@ -9,6 +9,7 @@ __version__ = "0.2.0"
 
 _API = {
     "Denoiser": "cryoden.model.denoiser",
+    "choose": "cryoden.api",
     "denoise": "cryoden.api",
     "evaluate": "cryoden.api",
     "split_movies": "cryoden.api",
@@ -16,7 +17,7 @@ _API = {
 }
 """What the library offers, and where it is: `cryoden.api` says how it is used."""
 
-__all__ = ["Denoiser", "denoise", "evaluate", "split_movies", "train"]
+__all__ = ["Denoiser", "choose", "denoise", "evaluate", "split_movies", "train"]
 
 
 def __getattr__(name: str) -> Any:

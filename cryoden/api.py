@@ -1,4 +1,4 @@
-"""The commands as functions: `cryoden.split_movies`, `train`, `denoise` and `evaluate`, beside `cryoden.Denoiser`.
+"""The commands as functions, `cryoden.split_movies`, `train`, `denoise`, `evaluate`, `choose`, and `cryoden.Denoiser`.
 
 Each takes the options of its command, by name, and returns what became of it. Files may be given as text or as `Path`.
 
@@ -51,12 +51,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Dict, Tuple, Type, TypeVar, get_origin, get_type_hints
 
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
+from cryoden.config import ChooseConfig, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, TrainConfig
+from cryoden.formats import outputs
 from cryoden.system.packages import needing_torch
 
 if TYPE_CHECKING:
     from cryoden.formats.outcome import Outcome
     from cryoden.model.training import Training
+    from cryoden.report.election_result import Election
     from cryoden.report.evaluation_table import EvaluationTable
 
 C = TypeVar("C", bound=Options)
@@ -159,6 +161,34 @@ def evaluate(**options: Any) -> Tuple[EvaluationTable, Outcome]:
     table, outcome = evaluate(config)
     write_report(config.output)
     return table, outcome
+
+
+def choose(**options: Any) -> Election:
+    """Elect the denoiser that is best on these micrographs, and write it and the report: `cryoden choose`.
+
+    Parameters
+    ----------
+    **options
+        Fields of `cryoden.config.ChooseConfig`: `odd`, `even`, `output`, `model`...
+
+    Returns
+    -------
+    election
+        Who was elected, and every candidate's R2.
+
+    Raises
+    ------
+    CryodenError
+        If nothing can be done.
+    """
+    with needing_torch():
+        from cryoden.evaluation import election
+    from cryoden.report.html_report import write_report
+
+    config = _config(ChooseConfig, options)
+    elected = election.choose(config)
+    write_report(os.path.join(config.output, outputs.EVALUATION_FOLDER))
+    return elected
 
 
 def _config(kind: Type[C], options: Dict[str, Any]) -> C:

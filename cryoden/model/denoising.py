@@ -54,7 +54,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     denoiser = Denoiser.load(config.model, device, config.quality, config.precision, config.tile)
     for weakness in weaknesses(denoiser.card) if rank() == 0 else ():
         log.warning("cryoden: warning: %s", weakness)
-    if denoiser.card.is_general and rank() == 0:
+    if denoiser.card.is_general and denoiser.card.r2 is None and rank() == 0:  # an elected one was measured
         log.info("Denoising by the general model. %s", NOT_MEASURED)
     micrographs = list_micrographs(config)
     for problem in micrographs.failures.values():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import numpy as np
 import pytest
 
+import cryoden as cryoden_library
 from cryoden.config import ChooseConfig
 from cryoden.data.half_sources import list_halves
 from cryoden.data.normalize import STANDARD
@@ -238,14 +239,22 @@ def test_the_simplest_of_equally_good_ones_is_elected_and_that_is_said(general_m
     assert read_card("out/model.safetensors").network == "gaussian"
 
 
-def test_an_elected_general_model_stays_itself_in_half_precision(general_model: Path) -> None:
+def test_an_elected_general_model_stays_itself_and_was_measured(
+    cryoden: Run, general_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     write_halves(Path(), n=3, shape=SHAPE)
-    run()
-    source = own_model("all.safetensors", {})
-    election_module.copy_model(general_model, source, replace(read_card(general_model), version="x"))
-    assert Path(source).stat().st_size < general_model.stat().st_size + 100
-    for name, array in read_model(source)[1].items():
+    monkeypatch.setattr(election_module, "elect", lambda r2, order, margin: ("general", "wiener"))
+    election = run()
+    card = read_card("out/model.safetensors")
+    assert card.is_general
+    assert card.rates == (3.0, 6.5)
+    assert card.r2 == pytest.approx(election.candidate("general").value)
+    assert Path("out/model.safetensors").stat().st_size < general_model.stat().st_size + 2000  # half precision
+    for name, array in read_model("out/model.safetensors")[1].items():
         assert np.array_equal(array, read_model(general_model)[1][name])
+    with caplog.at_level("INFO"):
+        assert cryoden("denoise", "odd", "--model", "out/model.safetensors", "--output", "den").status == 0
+    assert "not measured" not in caplog.text
 
 
 # ---------------------------------------------------------------------- going on
@@ -359,6 +368,15 @@ def test_names_of_own_models_are_distinct() -> None:
     assert own_labels([run]) == {run: "own model 000208_CryodenProtTrain"}
     labels = own_labels(["a/x/model.safetensors", "b/x/model.safetensors"])
     assert len(set(labels.values())) == 2
+
+
+def test_it_is_a_function_of_the_library(general_model: Path) -> None:
+    write_halves(Path(), n=3, shape=SHAPE)
+    election = cryoden_library.choose(
+        odd=Path("odd"), even="even", output=Path("out"), seconds=0.0, topaz="no", bootstrap=20, model="own.safetensors"
+    )
+    assert election.failures["own.safetensors"].kind == "file"
+    assert election == read_election("out")
 
 
 def test_the_elections_json_is_read_as_it_was_written(general_model: Path) -> None:
