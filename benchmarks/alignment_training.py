@@ -124,7 +124,7 @@ def measure(way: str, seed: int, options: argparse.Namespace) -> Dict[str, float
             odd=f"training_{way}/odd", even=f"training_{way}/even", output=f"model_{way}_{seed}", network="unet",
             channels=tuple(options.channels), crop=options.crop, epochs=options.epochs, min_batches=options.batches,
             max_batches=options.batches, patience=0, compile="no", from_model="none", sampling_rate=2 * options.rate,
-            seed=seed, device=options.device,
+            seed=seed, device=options.device, resume=True,
         )
     )  # fmt: skip
     denoiser = Denoiser.load(training.model, device=options.device)
