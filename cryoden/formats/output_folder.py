@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import os
+import re
 import stat
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Optional, TypeVar, cast
 
@@ -27,6 +28,10 @@ OPENED = (
     outputs.RUN_RECORD, *outputs.RECORDS,
 )  # fmt: skip
 """Files in an output folder that are opened as they are found: who opens a pipe waits for ever."""
+
+
+_IS_OPENED = re.compile("|".join(map(fnmatch.translate, OPENED))).match
+"""Matches their names, of which a folder has tens of thousands beside it."""
 
 
 def fills_folder(
@@ -122,7 +127,7 @@ def _require_plain_files(folder: Path) -> None:
     if not folder.is_dir():
         return
     with reading_errors(folder):
-        names = sorted(name for name in os.listdir(str(folder)) if any(fnmatch(name, word) for word in OPENED))
+        names = sorted(filter(_IS_OPENED, os.listdir(str(folder))))
     for path in (folder / name for name in names):
         with suppress(OSError):  # gone meanwhile, or a link to nothing
             mode = path.stat().st_mode

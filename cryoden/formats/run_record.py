@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, S
 from cryoden import __version__
 from cryoden.errors import ExistingResultsError, FileError, Remedy
 from cryoden.formats.file_errors import reading_errors
-from cryoden.formats.files import PathLike, append_line, digest, read_json, real_path, write_json
+from cryoden.formats.files import PathLike, append_line, digest, read_json, real_paths, write_json
 
 BEGUN, DONE = "begun", "done"
 
@@ -424,9 +424,10 @@ def require_no_input(targets: Iterable[PathLike], inputs: Iterable[PathLike]) ->
     FileError
         If a target is an input.
     """
-    sources = {real_path(path): path for path in inputs}
-    for target in targets:
-        source = sources.get(real_path(target))
+    given = list(inputs)
+    sources = dict(zip(real_paths(given), given))
+    for place in real_paths(targets):
+        source = sources.get(place)
         if source is not None:
             raise FileError(
                 f"{source} would be overwritten by a result.", subject=str(source), remedy=Remedy("other_folder")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,24 @@ class ImageTable:
         """File names, as written."""
         return [str(name) for name in self.images[self.name_label]]
 
+    # A look-up in a data frame takes as long as all else that is asked of a micrograph: these are made once.
+    @cached_property
+    def _group_of_row(self) -> List[str]:
+        return [str(group) for group in self.images[OPTICS_GROUP]]
+
+    @cached_property
+    def _numbers(self) -> Dict[Tuple[str, str], float]:
+        """Optics group and label -> value, of those that were asked for."""
+        return {}
+
+    @cached_property
+    def _optics_of_group(self) -> Dict[str, Dict[str, Any]]:
+        """Optics group -> its values by label; of a group that is there twice, the first."""
+        groups: Dict[str, Dict[str, Any]] = {}
+        for values in self.optics.to_dict("records"):
+            groups.setdefault(str(values[OPTICS_GROUP]), values)
+        return groups
+
     def located(self, names: Sequence[str]) -> List[str]:
         """Return where named files are: they are relative to the current folder or, as in RELION, to the project's.
 
@@ -105,13 +124,15 @@ class ImageTable:
     def _optics_value(
         self, row: int, bounds: Tuple[float, float], unit: str, option: Optional[str], *labels: str
     ) -> Optional[float]:
-        name = str(self.images[OPTICS_GROUP].iloc[row])
-        group = self.optics[self.optics[OPTICS_GROUP].astype(str) == name]
-        label = next((label for label in labels if label in group and len(group)), None)
+        name = self._group_of_row[row]
+        group = self._optics_of_group.get(name, {})
+        label = next((label for label in labels if label in group), None)
         if label is None:
             return None
-        text = group[label].iloc[0]
-        value = float(pd.to_numeric(text, errors="coerce"))
+        text = group[label]
+        if (name, label) not in self._numbers:
+            self._numbers[name, label] = float(pd.to_numeric(text, errors="coerce"))
+        value = self._numbers[name, label]
         if not bounds[0] <= value <= bounds[1]:
             raise FileError(
                 f"{self.source}: optics group {name} has {label} {text}; it must be a number from {bounds[0]:g} to "

@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import (
@@ -167,6 +167,7 @@ def denoised(
         Is called with how much of a micrograph is denoised, 0 to 1.
     """
     transfer = GpuTransfer(denoiser.device)
+    folders = lru_cache(maxsize=None)(make_folder)  # a folder is proved to be writable once
 
     def compute(job: Job, micrograph: _LoadedMicrograph) -> Tuple[Any, ...]:
         with _enough_memory(job):
@@ -174,6 +175,7 @@ def denoised(
         return job, micrograph, prediction, ready(prediction), denoiser, output_format, transfer
 
     def write(job: Job, *arguments: Any) -> WrittenImage:
+        folders(job.output.parent)
         with recording(job) as facts:
             image = _write(job, *arguments)
             facts["sampling_rate"] = image.sampling_rate
@@ -345,7 +347,6 @@ def _write(
     output_format: OutputFormat,
     transfer: GpuTransfer,
 ) -> WrittenImage:
-    make_folder(job.output.parent)
     shape, rate = shape_of(prediction), micrograph.images[0].sampling_rate
     if output_format.is_full_size:
         shape, rate = micrograph.shape, micrograph.file_rate

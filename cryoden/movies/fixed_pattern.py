@@ -115,6 +115,11 @@ class FixedPattern:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
+        self._known = set(self.names)
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a micrograph was looked at."""
+        return name in self._known
 
     def add(self, name: str, odd: PathLike, even: PathLike) -> None:
         """Add the halves of one micrograph; those of another size than the first are skipped."""
@@ -125,10 +130,11 @@ class FixedPattern:
         with self._lock:
             if not self.names:
                 self.sums = np.zeros(fine.shape)
-            if name in self.names or fine.shape != self.sums.shape:
+            if name in self._known or fine.shape != self.sums.shape:
                 return
 
             self.names.append(name)
+            self._known.add(name)
             if correlation < 4 / np.sqrt(squares[0].size):
                 self.uncorrelated[name] = correlation  # mixed-up halves would look like detail that is shared
                 return
@@ -139,9 +145,10 @@ class FixedPattern:
         """Add what another process found in micrographs of its own; squares of another size are skipped."""
         if not self.names:
             self.sums = np.zeros(other.sums.shape)
-        if other.sums.shape != self.sums.shape or set(self.names) & set(other.names):
+        if other.sums.shape != self.sums.shape or self._known & other._known:
             return
         self.names += other.names
+        self._known |= other._known
         self.sums = self.sums + other.sums
         self.own += other.own
         self.uncorrelated.update(other.uncorrelated)

@@ -701,7 +701,7 @@ def _rate_of_sum(movie: MovieItem) -> float:
 
 def _add_to_pattern(pattern: FixedPattern, movie: MovieItem) -> None:
     """Look at the halves of a movie, unless an earlier run did; a movie that is split stays so if they are gone."""
-    if movie.name in pattern.names:
+    if movie.name in pattern:
         return
     target = dict(zip(outputs.SUMS, movie.targets))
     try:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cryoden.errors import FileError
-from cryoden.formats.files import make_folder, mrc_name, read_json, whole_file, write_json
+from cryoden.formats import files
+from cryoden.formats.files import make_folder, mrc_name, read_json, real_path, real_paths, whole_file, write_json
 from tests.helpers import leftovers
 
 
@@ -61,3 +62,22 @@ def test_threads_may_make_the_same_folder(tmp_path: Path) -> None:
 )
 def test_result_keeps_the_name_of_its_input(path: str, name: str) -> None:
     assert mrc_name(path) == name
+
+
+def test_many_files_are_where_each_of_them_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links to files and folders are followed, though each folder is looked at once."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()
+    (tmp_path / "link_to_folder").symlink_to("a/b")
+    (tmp_path / "link_to_file").symlink_to("a/file")
+    (tmp_path / "circle").symlink_to("circle")
+    paths = [
+        "a/file", "a/new", "link_to_file", "link_to_folder/new", "link_to_folder/../file", "a/b/..", "a/", ".", "",
+        "circle", "circle/x", "nowhere/x", str(tmp_path / "a/file"), "a//file", "./a/./file",
+    ]  # fmt: skip
+    assert real_paths(paths) == [real_path(path) for path in paths]
+    asked = []
+    monkeypatch.setattr(files, "real_path", lambda path: asked.append(path) or str(path))
+    real_paths([f"a/{number}" for number in range(100)])
+    assert asked == ["a"]

@@ -50,6 +50,21 @@ def test_sound_micrographs_share_nothing(tmp_path: Path, seed: int) -> None:
     assert found.warnings(True) == []
 
 
+def test_parts_of_several_processes_are_added(tmp_path: Path) -> None:
+    """What each process found in its part is, added up, what one finds in all."""
+    whole = micrographs(tmp_path, 4, np.random.default_rng(9).standard_normal(SHAPE))
+    merged = FixedPattern()
+    for numbers in ((0, 2), (1, 3)):
+        part = FixedPattern()
+        for number in numbers:
+            part.add(f"m{number}", tmp_path / f"odd{number}.mrc", tmp_path / f"even{number}.mrc")
+        merged.merge(part)
+        merged.merge(part)  # what is known already does not count twice
+    assert sorted(merged.names) == sorted(whole.names)
+    assert all(name in merged for name in whole.names)
+    assert merged.found().shared_covariance == pytest.approx(whole.found().shared_covariance)
+
+
 def test_residual_gain_is_found_and_named(tmp_path: Path) -> None:
     found = micrographs(tmp_path, 6, 0.4 * np.random.default_rng(9).standard_normal(SHAPE)).found()
     assert found.is_fixed_pattern
