@@ -5,7 +5,7 @@ choose` sees the halves of the first; every candidate is then applied to the oth
 What the elected one loses is its true R2 below that of the best candidate. Several sets run at a time; they share one
 GPU, so that fine-tuning gets less of it than it would alone. Prints a line for each set, and a JSON object as the last.
 
-Usage: python benchmarks/election.py [--seconds 60] [--jobs 5] [--device cuda] [--sets 10] [--size 1024] [--movies 4]
+Usage: python benchmarks/election.py [--seconds 60] [--jobs 5] [--device cuda] [--sets 0 1 ...] [--size 1024]
 """
 
 from __future__ import annotations
@@ -78,9 +78,10 @@ def cryoden(*words: Any) -> None:
 
 FUNCTIONS = {
     ChooseConfig: "from cryoden.evaluation.election import choose as run, ChooseConfig as Of",
-    EvaluateConfig: "from cryoden.evaluation.evaluate import evaluate as run, EvaluateConfig as Of",
+    EvaluateConfig: "from cryoden.evaluation.evaluate import Evaluation, write_evaluation, EvaluateConfig as Of; "
+    "run = lambda config: write_evaluation(Evaluation(config))",
 }
-"""Commands that are called without their reports, which take long."""
+"""Commands that are called without their reports and what is inside the networks, which take long."""
 
 
 def call(config: Options) -> None:
@@ -156,15 +157,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of fine-tuning; 0: none")
     parser.add_argument("--jobs", type=int, default=5, help="sets at a time")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--sets", type=int, default=len(SETS), help="the first of them")
+    parser.add_argument("--sets", type=int, nargs="+", default=list(range(len(SETS))), help="their numbers, from 0")
     parser.add_argument("--size", type=int, default=1024, help="px")
-    parser.add_argument("--movies", type=int, default=4, help="to elect by")
+    parser.add_argument("--movies", type=int, default=5, help="to elect by")
     parser.add_argument("--judges", type=int, default=3, help="micrographs to judge by")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
         rows: List[Dict[str, Any]] = []
-        for row in pool.map(partial(measure, folder=Path(name), options=options), range(options.sets)):
+        for row in pool.map(partial(measure, folder=Path(name), options=options), options.sets):
             rows.append(row)
             numbers = "  ".join(f"{key} {row['measured'][key]} ({value})" for key, value in row["true"].items())
             print(f"{row['set']:28} elected {row['elected']:11} loses {row['loss']:.4f}   {numbers}", flush=True)
