@@ -47,7 +47,8 @@ class ChooseConfig(Config):
         0.3,
         above=0,
         below=1,
-        help="Fraction of the micrographs held out to elect by (at least one); a single micrograph is cut in two.",
+        help="Fraction of the micrographs held out to elect by (at least one, of four or more at least two); a "
+        "single micrograph is cut in two.",
     )
     at_most: int = option(
         20, at_least=1, help="Maximum number of micrographs to elect by, and to fit the linear filters on."

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 WHOLE = (0.0, 1.0)
 
+FEWEST_FOR_ERRORS = 2
+"""Micrographs from which an error can be estimated."""
+
 
 @dataclass(frozen=True)
 class Division:
@@ -80,7 +83,7 @@ def divide(
     cards
         Of the models that are candidates.
     fraction
-        Of the micrographs to hold out, at least one.
+        Of the micrographs to hold out; at least one, of four or more at least two.
     at_most
         So many are held out.
     rng
@@ -109,7 +112,9 @@ def divide(
             "them on. Give more micrographs, or leave out a model.",
             subject=pairs[0].name,
         )
-    n_held_out = min(len(pairs) - 1, len(eligible), at_most, max(1, round(fraction * len(pairs))))
+    # One micrograph says nothing of how much micrographs differ: of four or more, two are the least.
+    least = min(FEWEST_FOR_ERRORS, len(pairs) // 2)
+    n_held_out = min(len(pairs) - 1, len(eligible), at_most, max(least, round(fraction * len(pairs))))
     chosen = {eligible[i].name for i in rng.choice(len(eligible), n_held_out, replace=False)}
     division = Division(
         [pair for pair in pairs if pair.name not in chosen], [pair for pair in pairs if pair.name in chosen]

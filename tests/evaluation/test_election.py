@@ -315,7 +315,7 @@ def cards(*known: Any) -> List[ModelCard]:
 def test_division_has_no_common_micrograph_and_its_size(tmp_path: Path) -> None:
     write_halves(tmp_path, n=10, shape=(32, 32))
     pairs, _ = find_pairs("odd", "even")
-    for fraction, at_most, expected in ((0.3, 20, 3), (0.3, 2, 2), (0.01, 20, 1), (0.99, 20, 9)):
+    for fraction, at_most, expected in ((0.3, 20, 3), (0.3, 2, 2), (0.01, 20, 2), (0.01, 1, 1), (0.99, 20, 9)):
         division = divide(pairs, [], fraction, at_most, np.random.default_rng(1))
         names = [{pair.name for pair in part} for part in (division.fitting, division.held_out)]
         assert len(names[1]) == expected
