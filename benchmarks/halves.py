@@ -8,6 +8,7 @@ the page cache:
 - plain, with gain, with a fixed bound for hot pixels, TIFF, with sub-pixel shifts, with shifts and exposure weights,
 - with half of the frames, and several movies one after the other: the memory must stay flat,
 - several smaller movies with --jobs 1 and 2,
+- where frames are shifted: the Fourier transforms alone, of zeros of the same size, one for each frame and each half,
 - each way once more without looking for hot pixels: what the search costs.
 
 They alternate in one run; ratios are of medians. Peak memory is that of the whole process (VmHWM); what
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import tifffile
@@ -36,6 +37,10 @@ from cryoden.config import HalvesConfig
 from cryoden.config.shared import OFF
 from cryoden.formats.mrc import MrcWriter
 from cryoden.formats.star import write_global_shifts
+from cryoden.movies.motion.aligned_sums import transform_shapes
+from cryoden.movies.motion.arrays import Arrays
+from cryoden.movies.motion.motion import Motion
+from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.preprocessing import bytes_needed, open_calibration, prepare_movie
 from cryoden.movies.split import split_movies
 
@@ -130,6 +135,10 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
             "off_s": off, "ratio_off": split / off, "floors_s": [turn[0]["seconds"] for turn in turns],
             "splits_s": [turn[1]["seconds"] for turn in turns], "offs_s": [turn[2]["seconds"] for turn in turns],
         }  # fmt: skip
+        if "shifts" in settings:
+            transforms = run_step("transforms", words)["seconds"]
+            result[name].update({"transforms_s": transforms, "split_per_transforms": split / transforms})
+            print(f"{name}: transforms alone {transforms:.2f} s, {split / transforms:.2f} times that")
         times = f"{floor:8.2f} {split:8.2f} {floor / split:8.2f} {off:8.2f} {split / off:8.2f}"
         print(f"{name:28} {times} {peak:8.0f} {estimated:12.0f}", flush=True)
     return result
@@ -168,13 +177,27 @@ def measure(step: str, words: str) -> Dict[str, float]:
     movie = prepare_movie(config.movies[0], config, open_calibration(config), 1.0).movie
     estimated = bytes_needed(movie, config)
     begun = time.perf_counter()
-    if step == "floor":
+    if step == "transforms":
+        transform(movie.shape, config.shifts, len(movie.frame_indices))
+    elif step == "floor":
         share = len(movie.frame_indices) / movie.n_frames
         copy_raw(config.movies, movie.shape[0] * movie.shape[1] * 4, share)
     else:
         split_movies(config)
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "peak_mb": peak_memory() / 1e6, "estimated_mb": estimated / 1e6}
+
+
+def transform(shape: Tuple[int, int], shifts: Optional[str], n_frames: int) -> None:
+    """Do the Fourier transforms of a movie's frames and halves by all processors, and nothing else."""
+    moved = Shifts.read(f"{shifts}/movie.star").of_frames(range(n_frames), n_frames)
+    padded, _ = transform_shapes(shape, shape, Motion(moved))
+    arrays = Arrays(os.cpu_count() or 1)
+    frame = np.zeros(padded, np.float32)
+    for _ in range(n_frames):
+        spectrum = arrays.rfft2(frame)
+    for _ in range(2):
+        arrays.irfft2(spectrum.copy(), padded)
 
 
 def copy_raw(movies: Any, micrograph_bytes: int, share: float) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
 
 import numpy as np
 
 from cryoden.errors import PixelError
 from cryoden.formats.stack import Stack
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MAX_OVERFLOWN_SHARE = 1e-3
 """Of the pixels of a frame; fewer are hot pixels, more are counts that did not fit."""
@@ -81,17 +85,21 @@ def frames_ahead(stack: Stack, indices: Sequence[int], n_ahead: int = 1) -> Iter
     FileError, PixelError
         As `summed_bands`.
     """
-    n_ahead = 1 if stack.is_sequential else n_ahead
-    unread = iter(indices)
+    return ahead(partial(_whole_frame, stack), indices, 1 if stack.is_sequential else n_ahead)
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T], n_ahead: int) -> Iterator[R]:
+    """Yield what a function makes of each item, in their order, while threads work on the next `n_ahead` items."""
+    unread = iter(items)
     with ThreadPoolExecutor(n_ahead) as pool:
+        tasks = deque(pool.submit(function, item) for item in islice(unread, n_ahead))
         try:
-            tasks = deque(pool.submit(_whole_frame, stack, index) for index in islice(unread, n_ahead))
             while tasks:
-                frame = tasks.popleft().result()
-                tasks.extend(pool.submit(_whole_frame, stack, index) for index in islice(unread, 1))
-                yield frame
-                del frame
-        finally:  # whoever stops early does not wait for frames that nobody wants
+                result = tasks.popleft().result()
+                tasks.extend(pool.submit(function, item) for item in islice(unread, 1))
+                yield result
+                del result  # not kept while the next one is waited for
+        finally:  # whoever stops early does not wait for what nobody wants
             for task in tasks:
                 task.cancel()
 

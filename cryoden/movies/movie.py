@@ -13,7 +13,7 @@ from cryoden.formats.files import PathLike
 from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.stack import Stack, WatchedStack, decoded, rows_of_band
 from cryoden.movies.calibration import Calibration, FrameCorrection
-from cryoden.movies.frame_sums import frames_ahead, summed_bands
+from cryoden.movies.frame_sums import ahead, frames_ahead, summed_bands
 from cryoden.movies.hot_pixels import HALO, find_by_counts, find_by_deviations, replace_pixels
 from cryoden.system.progress import Tell
 
@@ -152,8 +152,8 @@ class Movie:
             If pixels are not finite, or many are at the limit of 16 bits.
         """
         self.n_bad_pixels = 0
-        for _, halves, bad in self._corrected_halves():
-            self.n_bad_pixels += bad.shape[1]
+        for halves, n_bad in self._corrected_halves():
+            self.n_bad_pixels += n_bad
             yield halves
 
     def corrected_frames(
@@ -191,23 +191,29 @@ class Movie:
         """How often `corrected_frames` is going to read the movie."""
         return 2 if self._bad is None and self.calibration.replaces_pixels else 1
 
-    def find_bad_pixels(self) -> np.ndarray:
+    def find_bad_pixels(self, n_threads: int = 1) -> np.ndarray:
         """Return rows and columns `(2, n)` of the pixels to replace in the whole frame; read from it once."""
         if self._bad is None:
-            self._bad = self._bad_pixels()
+            self._bad = self._bad_pixels(n_threads)
         return self._bad
 
-    def _bad_pixels(self) -> np.ndarray:
-        if self.calibration.replaces_pixels:
-            places = [found + np.array([[first], [0]]) for first, _, found in self._corrected_halves()]
-            return np.concatenate(places, axis=1)
-        return NO_PIXELS if self._defects is None else self._defects_and_dead()
+    def _bad_pixels(self, n_threads: int) -> np.ndarray:
+        if not self.calibration.replaces_pixels:
+            return NO_PIXELS if self._defects is None else self._defects_and_dead()
 
-    def _corrected_halves(self) -> Iterator[Tuple[int, Bands, np.ndarray]]:
-        """Yield first row, calibrated halves, and rows (of the band) and columns of the pixels replaced."""
+        def find(part: Tuple[slice, slice, List[np.ndarray]]) -> np.ndarray:
+            rows, around, (odd, even) = part
+            found = self._find_bad_pixels(odd, even, around)
+            found[0] += around.start
+            return found[:, (found[0] >= rows.start) & (found[0] < rows.stop)]
+
+        return np.concatenate(list(ahead(find, self._calibrated_sums(self.halves, HALO), n_threads)), axis=1)
+
+    def _corrected_halves(self) -> Iterator[Tuple[Bands, int]]:
+        """Yield calibrated halves, and how many pixels were replaced."""
         is_replaced = self.calibration.replaces_pixels or self._defects is not None
         for rows, around, (odd, even) in self._calibrated_sums(self.halves, HALO if is_replaced else 0):
-            bad = NO_PIXELS
+            n_bad = 0
             inner = slice(rows.start - around.start, rows.stop - around.start)
             if is_replaced:
                 bad = self._find_bad_pixels(odd, even, around)
@@ -215,9 +221,8 @@ class Movie:
                 even = replace_pixels(even, bad)
 
                 # Those of the rows around are found again, with all of their neighbours, in the next band.
-                is_inside = (bad[0] >= inner.start) & (bad[0] < inner.stop)
-                bad = bad[:, is_inside] - [[inner.start], [0]]
-            yield rows.start, (odd[inner], even[inner]), bad
+                n_bad = int(np.count_nonzero((bad[0] >= inner.start) & (bad[0] < inner.stop)))
+            yield (odd[inner], even[inner]), n_bad
 
     def _find_bad_pixels(self, odd: np.ndarray, even: np.ndarray, rows: slice) -> np.ndarray:
         """Return rows (of the sums given) and columns of the pixels to replace."""

@@ -199,7 +199,7 @@ def align_prepared(
     from cryoden.movies.motion.alignment import align_movie  # its Fourier transforms take time to load
 
     movie = prepared.movie
-    movie.decode_once(max(arrays.n_threads, arrays.n_ahead), arrays.kept_bytes)
+    movie.decode_once(arrays.n_workers, arrays.kept_bytes)
     movie.watch(tell, movie.n_passes)
     alignment = align_movie(movie, rate, config.align_patches, arrays)
     return replace(prepared, motion=alignment.motion()), alignment
@@ -262,8 +262,9 @@ def preprocessed_halves(
         doses = doses_at_end(movie.frame_indices, config.dose_per_frame, config.initial_dose)
         weighting = DoseWeighting(doses, rate, voltage)
     if arrays is not None and movie.n_passes > 1:
-        movie.decode_once(max(arrays.n_threads, arrays.n_ahead), arrays.kept_bytes)
+        movie.decode_once(arrays.n_workers, arrays.kept_bytes)
     movie.watch(tell, movie.n_passes)
+    movie.find_bad_pixels(arrays.n_workers if arrays is not None else 1)
     motion = prepared.motion or Motion([(0.0, 0.0)] * len(movie.frame_indices))
     frames = partial(movie.corrected_frames, arrays=arrays)
     return aligned_half_bands(frames, movie.shape, motion, weighting, arrays, movie.stack.is_sequential)

@@ -115,7 +115,7 @@ def _sums(
     """Return the sums of the odd and of the even frames, before what is binned last is binned."""
     binning = 1.0 if motion.is_binned_last else motion.binning
     result = binned_shape(shape, binning)
-    padded, cropped = _transform_shapes(shape, result, motion)
+    padded, cropped = transform_shapes(shape, result, motion)
     weights = None
     if weighting is not None:
         rate = weighting.sampling_rate * padded[0] / cropped[0]
@@ -180,7 +180,7 @@ def _groups(motion: Motion) -> List[Group]:
 
 
 # ---------------------------------------------------------------------- sizes of transforms
-def _transform_shapes(shape: Shape, result: Shape, motion: Motion) -> Tuple[Shape, Shape]:
+def transform_shapes(shape: Shape, result: Shape, motion: Motion) -> Tuple[Shape, Shape]:
     """Return the sizes of the transforms before and after binning: room for the largest shift, and fast lengths."""
     if motion.is_circular:
         return shape, result

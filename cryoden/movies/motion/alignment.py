@@ -138,7 +138,7 @@ def align_movie(movie: Movie, sampling_rate: float, n_patches: int, arrays: Arra
     CryodenError
         If the movie cannot be read.
     """
-    movie.find_bad_pixels()
+    movie.find_bad_pixels(arrays.n_workers)
     with arrays.alone():
         frames = movie.corrected_frames(arrays=arrays)
         estimate = estimate_motion(frames, len(movie.frame_indices), movie.shape, sampling_rate, n_patches, arrays)

@@ -61,6 +61,11 @@ class Arrays:
         self._pool = ThreadPoolExecutor(n_threads)  # starts no thread before it is asked for
         self._worker = threading.local()
 
+    @property
+    def n_workers(self) -> int:
+        """Threads that can work at the same time on the CPU."""
+        return max(self.n_threads, self.n_ahead)
+
     def shared_by(self, n_jobs: int) -> Arrays:
         """Return what computes for each of several movies that are processed in parallel."""
         return Arrays(max(1, self.n_threads // n_jobs))

@@ -169,7 +169,7 @@ def test_what_makes_different_things_agree_is_not_applied(monkeypatch: pytest.Mo
     curves = {key: np.full(4, value) for key, value in ((UNALIGNED, 0.05), (GLOBAL, 0.1), (NULL, 0.09))}
     found = MotionEstimate(drift(), 0.1, np.full(12, 20.0), True, curves, 0.2)
     monkeypatch.setattr(alignment_module, "estimate_motion", lambda *_, **__: found)
-    movie = SimpleNamespace(corrected_frames=dict, find_bad_pixels=list, frame_indices=list(range(12)), shape=SHAPE)
+    movie = SimpleNamespace(corrected_frames=dict, find_bad_pixels=id, frame_indices=list(range(12)), shape=SHAPE)
     alignment = align_movie(cast(Movie, movie), RATE, 1, Arrays())
     assert alignment.applied == UNALIGNED
     assert "frames that show different things" in alignment.doubts[0]
