@@ -11,11 +11,13 @@ import pytest
 import scipy.ndimage
 import tifffile
 
+from cryoden.formats.relion_job import read_movie_correction
 from cryoden.movies.motion import alignment as alignment_module
 from cryoden.movies.motion.alignment import Alignment, align_movie
 from cryoden.movies.motion.arrays import Arrays
 from cryoden.movies.motion.estimation import GLOBAL, NULL, UNALIGNED, MotionEstimate, estimate_motion
 from cryoden.movies.movie import Movie
+from tests.eer import write_eer
 from tests.helpers import Result, write_raw_mrc
 from tests.moving import rms
 
@@ -210,3 +212,21 @@ def test_what_cannot_be_aligned_is_refused_and_the_others_go_on(
     assert sentence in result.err
     assert not list(Path("out").rglob("bad*"))
     assert Path("out/motion/m.star").exists()
+
+
+def test_eer_is_aligned_in_the_frames_that_are_asked_for(cryoden: Callable[..., Result]) -> None:
+    """Hardware frames hold single electrons; twelve groups of them are the frames."""
+    rng = np.random.default_rng(2)
+    shape = (144, 160)
+    hardware = []
+    for frame in frames_of(np.repeat(drift(), 2, axis=0), contrast=0.5):
+        hits = np.flatnonzero(rng.random(shape).ravel() < 0.05 * frame[: shape[0], : shape[1]].ravel())
+        hardware.append((hits, rng.integers(0, 16, len(hits))))
+    write_eer(Path("m.eer"), shape, hardware)
+    words = ("--eer-grouping", 2, "--align", "--align-patches", 1, "--sampling-rate", RATE)
+    result = cryoden("halves", "m.eer", "--output", "out", *words)
+    assert (result.status, "Alignment" in result.err) == (0, False)
+
+    written = read_movie_correction("out/motion/m.star")
+    assert (written.n_frames, written.eer_grouping, written.eer_upsampling) == (12, 2, 1)
+    assert rms(np.array(list(written.shifts.values())), drift()) < 0.5
