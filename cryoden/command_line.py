@@ -313,7 +313,8 @@ class Command:
             if save_to:
                 write_json(save_to, config.to_dict())
                 return {}
-            if isinstance(config, (TrainConfig, DenoiseConfig)) and n_ranks() == 1 < n_processes(config.gpus):
+            shared = (HalvesConfig, TrainConfig, DenoiseConfig)
+            if isinstance(config, shared) and n_ranks() == 1 < n_processes(config.gpus):
                 return self._spawn(config, n_processes(config.gpus))
             return perform(config)
 

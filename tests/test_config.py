@@ -132,7 +132,7 @@ def test_denoising_option_out_of_range(changes: Dict[str, Any], problem: str) ->
 )
 def test_every_process_has_its_gpu(gpus: Optional[str], n: int, devices: List[str]) -> None:
     assert shared.n_processes(gpus) == n
-    assert [shared.device_of("auto", gpus, number) for number in (0, 1)] == devices
+    assert [shared.device_of("auto", gpus, number, 2) for number in (0, 1)] == devices
 
 
 @pytest.mark.parametrize(

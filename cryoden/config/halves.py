@@ -44,7 +44,7 @@ class HalvesConfig(Config):
         ),
         "finished motion correction": ("movie_folder", "dose_weighting"),
         "optics": ("voltage", "spherical_aberration", "amplitude_contrast"),
-        "processor and memory": ("device", "jobs", "memory"),
+        "processor and memory": ("device", "gpus", "jobs", "memory"),
     }
 
     movies: Tuple[str, ...] = option(
@@ -187,6 +187,7 @@ class HalvesConfig(Config):
     )
     seed: int = option(1, at_least=0, help="Seed of how electrons are dealt.")
     device: str = shared.device()
+    gpus: Optional[str] = shared.gpus()
     jobs: int = option(1, at_least=1, help="Number of movies processed in parallel, as far as the memory allows.")
     memory: Optional[float] = option(
         None,
@@ -222,6 +223,7 @@ class HalvesConfig(Config):
             turned = "gain_flip" if self.gain_rotation == "0" else "gain_rotation"
             yield option_problem(turned, "has no meaning without a gain or dark reference.", Remedy("set", "gain"))
         yield from self._image_problems()
+        yield from shared.gpu_problems(self.device, self.gpus)
         try:
             parse_frame_range(self.frames)
         except OptionError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Iterator, Optional, Tuple
 
 from cryoden.config.options import option
-from cryoden.errors import Problem, Remedy, option_problem
+from cryoden.errors import OptionError, Problem, Remedy, option_problem
 
 NETWORKS = ("unet", "cnn3", "resunet")
 """Networks that can be trained; new ones come last, because forms store the place in this list."""
@@ -85,8 +85,26 @@ def n_processes(gpus: Optional[str]) -> int:
     return len(gpus.split(",")) if gpus else 1
 
 
-def device_of(device: str, gpus: Optional[str], number: int) -> str:
-    """Return where the process of a number on its machine computes: the option `device`, or its part of `gpus`."""
+def device_of(device: str, gpus: Optional[str], number: int, n_started: int) -> str:
+    """Return where one process computes: the option `device`, or its part of `gpus`.
+
+    Parameters
+    ----------
+    device, gpus
+        Options of the command.
+    number
+        Of the process among those of its machine.
+    n_started
+        Processes of the job.
+
+    Raises
+    ------
+    OptionError
+        If several are named and nothing has started several processes.
+    """
+    if n_started == 1 < n_processes(gpus):
+        only_one = f"is {gpus}; only the command line starts several processes. Name one GPU."
+        raise OptionError([option_problem("gpus", only_one)])
     if gpus is None:
         return device
     names = gpus.split(",")

@@ -10,8 +10,8 @@ from typing import Optional
 import torch
 from torch import nn
 
-from cryoden.config.shared import device_of, n_processes
-from cryoden.errors import DeviceError, OptionError, Remedy, option_problem
+from cryoden.config.shared import device_of
+from cryoden.errors import DeviceError, Remedy
 from cryoden.model.networks import Network
 from cryoden.system.memory import free_host_bytes
 from cryoden.system.ranks import is_torchrun, local_rank, n_ranks
@@ -48,10 +48,7 @@ def own_device(device: str, gpus: Optional[str]) -> str:
     OptionError
         If several are named and nothing has started several processes.
     """
-    if n_ranks() == 1 < n_processes(gpus):
-        only_one = f"is {gpus}; only the command line starts several processes. Name one GPU."
-        raise OptionError([option_problem("gpus", only_one)])
-    return device_of(device, gpus, local_rank())
+    return device_of(device, gpus, local_rank(), n_ranks())
 
 
 def pick_device(name: str, number: int = 0) -> torch.device:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 
 from cryoden.config import HalvesConfig
 from cryoden.config.halves import NONE
-from cryoden.config.shared import AUTO, OFF
+from cryoden.config.shared import AUTO, OFF, device_of
 from cryoden.errors import (
     NOT_REACHED,
     CryodenError,
@@ -58,7 +58,7 @@ from cryoden.movies.preprocessing import (
 )
 from cryoden.system.host import n_cpus
 from cryoden.system.progress import Tell, part_of, tell_nobody
-from cryoden.system.ranks import n_ranks, rank
+from cryoden.system.ranks import local_rank, n_ranks, rank
 from cryoden.system.signals import StoppablePool
 
 if TYPE_CHECKING:
@@ -591,12 +591,13 @@ def _affordable(
 
 
 def _arrays(config: HalvesConfig, job: Optional[CorrectedMovies]) -> Optional[Arrays]:
-    """Return what computes where frames are moved or weighted; raises DeviceError if it is not there."""
+    """Return what computes where frames are moved or weighted; raises CryodenError if it is not there."""
+    device = device_of(config.device, config.gpus, local_rank(), n_ranks())
     if not moves_frames(config, job is not None):
         return None
     from cryoden.movies.motion.arrays import arrays_on  # its Fourier transforms take time to load
 
-    return arrays_on(config.device, n_cpus())
+    return arrays_on(device, n_cpus())
 
 
 def _load_pattern(output: Path) -> FixedPattern:

@@ -43,7 +43,7 @@ TRACKS_PER_SIDE = 6
 ROUND = tuple(digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5))
 """Factors by which tracks are drawn longer, and lengths of their scale in A."""
 
-MOST_NAMED = 5
+MOST_NAMED = 3
 """Movies whose names stand beside their points."""
 
 

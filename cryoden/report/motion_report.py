@@ -24,7 +24,7 @@ TEMPLATE_NAME = "motion.html.jinja"
 MOST_PICTURES = 6
 """Of the worst movies; beside them the median one and the best."""
 
-MOST_DOUBTS = 20
+MOST_DOUBTS = 8
 """Movies that are named above the table, which has them all."""
 
 WAY_SIDE = 44

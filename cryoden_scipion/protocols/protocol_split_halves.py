@@ -73,7 +73,12 @@ class CryodenProtSplitHalves(StreamingRun):
     # --------------------------- DEFINE param functions ----------------------
     def _defineParams(self, form: params.Form) -> None:
         self._defineInput(form)
-        self._addGpuParams(form, "Number of the GPU, counted from 0. It shifts and aligns frames.", "slower")
+        self._addGpuParams(
+            form,
+            "Numbers of the GPUs, counted from 0, such as 0 or 0,1. They shift and align frames; each takes its share "
+            "of the movies.",
+            "slower",
+        )
         self._defineCalibration(form)
         self._defineMotion(form)
         self._defineResources(form)
@@ -209,7 +214,7 @@ class CryodenProtSplitHalves(StreamingRun):
     # --------------------------- STEPS functions ------------------------------
     def splitStep(self, launchTime: float) -> None:
         """Run `cryoden halves` on the movies that are there, then on what came meanwhile, until the set is closed."""
-        self._runInRounds("halves", self._config)
+        self._runInRounds("halves", self._config, isShared=True)
 
     def closeStep(self, launchTime: float) -> None:
         """Say that no more micrographs will come."""

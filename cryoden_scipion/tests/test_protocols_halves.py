@@ -208,8 +208,11 @@ class TestCryodenHalvesOptions(CryodenHalvesTest):
         frames[:, 60, 20] = 300  # a hot pixel
         writeMovie(os.path.join(folder, "m.mrcs"), frames)
 
-        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.importMovies(folder))
+        split = self.newProtocol(CryodenProtSplitHalves, inputMovies=self.importMovies(folder), gpuList="0,1")
         self.launchProtocol(split)
+        for log in ("log.jsonl", "log_1.jsonl"):  # each of two processes has split one
+            with open(split._getExtraPath(log)) as lines:
+                self.assertEqual(len(lines.readlines()), 1)
         self.assertTrue(split.outputMovies.isStreamClosed())
         self.assertAlmostEqual(split.outputMovies.getAcquisition().getDosePerFrame(), 1.2)
         aligned = {movie.getMicName(): movie.clone() for movie in split.outputMovies}

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from cryoden.formats.relion_job import read_movie_correction
-from tests.helpers import Result, read_mrc, write_raw_mrc
+from tests.helpers import Result, python, read_mrc, write_raw_mrc
 from tests.moving import BENT, N_FRAMES, RATE, drift, moving_frames, rms
 
 Run = Callable[..., Result]
@@ -98,6 +98,24 @@ def test_rows_of_tiff_files_count_from_the_bottom_unless_it_is_said(cryoden: Run
     one, other = (read_movie_correction(f"{folder}/motion/m.star") for folder in ("bottom", "top"))
     np.testing.assert_allclose(list(one.shifts.values()), list(other.shifts.values()), atol=0.02)
     np.testing.assert_allclose(one.coefficients, other.coefficients, atol=0.02)
+
+
+def test_two_processes_align_their_shares_of_one_list(cryoden: Run) -> None:
+    """The sums are those of one process, and the report has all movies."""
+    names = ["m0.mrcs", "m1.mrcs"]
+    for number, name in enumerate(names):
+        movie(name, seed=number)
+    words = ["halves", *names, "--align", "--align-patches", "1", *map(str, ARGUMENTS)]
+    assert cryoden(*words, "--output", "one").status == 0
+    two = python(["-m", "cryoden", *words, "--gpus", "cpu,cpu", "--output", "two"], Path())
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("Aligned 2 of 2 movies;") == 1  # the first process speaks
+    for number in range(2):
+        one, other = (read_mrc(Path(folder, "odd", f"m{number}.mrc")) for folder in ("one", "two"))
+        np.testing.assert_allclose(other, one, atol=1e-4 * one.std())
+    logs = [Path("two", name).read_text().splitlines() for name in ("log.jsonl", "log_1.jsonl")]
+    assert [len(lines) for lines in logs] == [1, 1]
+    assert all(f"<td>m{number}</td>" in Path("two/motion.html").read_text(encoding="utf-8") for number in range(2))
 
 
 def test_frames_of_a_range_are_counted_in_the_movie(cryoden: Run) -> None:
