@@ -110,6 +110,11 @@ def make_loader(
     on_read
         As for `ManagedLoader`.
     """
+    if shard.n_ranks > 1 and shard.rank == 0:
+        log.info(
+            "Each of the %d processes reads every micrograph %s; those on one machine find it in the page cache.",
+            shard.n_ranks, "once in each epoch, into a window of its own" if loading.place is None else "once",
+        )  # fmt: skip
     if loading.place is None:
         budget = loading.budget_bytes
         return StreamingLoader(training, held_out, crop, device, shard, normalization, budget_bytes=budget)

@@ -10,7 +10,7 @@ import torch
 
 from cryoden.config import TrainConfig
 from cryoden.data.crops import EpochPlan
-from cryoden.data.loader_choice import choose_loading, make_loader
+from cryoden.data.loader_choice import HOST, choose_loading, make_loader
 from cryoden.data.loaders import Loader, Shard
 from cryoden.data.normalize import Normalization
 from cryoden.formats import outputs
@@ -20,6 +20,7 @@ from cryoden.model.schedule import expected_pixels
 from cryoden.model.trained_model import start_from
 from cryoden.model.training_data import TrainingData
 from cryoden.model.training_state import OptimizationStep, TrainingState, prepare_forward
+from cryoden.system.ranks import n_local_ranks
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def set_up(
 
     # Managed loaders read all micrographs here: what is wrong with them is known before the first step.
     crop = data.fitting_crop(config, network.step)
-    free = {place: free_bytes(place) for place in {device, torch.device("cpu")}}
+    free = {place: free_bytes(place) for place in {device, HOST}}
+    free[HOST] //= n_local_ranks()  # each process keeps its own
     loading = choose_loading(config, data.training, data.held_out, crop, device, free)
     loader = make_loader(loading, data.training, data.held_out, crop, device, shard, normalization, on_read)
 

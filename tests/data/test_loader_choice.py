@@ -71,3 +71,20 @@ def test_the_chosen_loader_is_made(tmp_path: Path, memory: float, kind: type) ->
     loader = make_loader(loading, pairs[:2], pairs[2:], 32, CPU, Shard(), STANDARD)
     assert type(loader) is kind
     assert [item.pair.name for item in loader.held_out()] == [pairs[2].name]
+
+
+@pytest.mark.parametrize(("memory", "words"), [(1.0, "micrograph once;"), (1e-6, "once in each epoch, into a window")])
+def test_several_processes_say_who_reads(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, memory: float, words: str
+) -> None:
+    """One of them says it, for all."""
+    write_halves(tmp_path, 3, (64, 64))
+    pairs = find_pairs("odd", "even")[0]
+    config = TrainConfig(odd="odd", even="even", output="out", memory=memory)
+    loading = choose_loading(config, pairs[:2], pairs[2:], 32, CPU, {CPU: GIB})
+    caplog.set_level("INFO", "cryoden")
+    for rank in (0, 1):
+        make_loader(loading, pairs[:2], pairs[2:], 32, CPU, Shard(rank, 2), STANDARD)
+    said = [message for message in caplog.messages if message.startswith("Each of the 2 processes reads every")]
+    assert len(said) == 1
+    assert words in said[0]

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from cryoden.config import TrainConfig
+from cryoden.data.loaders import ManagedLoader, StreamingLoader
 from cryoden.formats.model_file import read_model
 from cryoden.formats.training_folder import read_log
-from cryoden.model import devices
+from cryoden.model import devices, training_setup
 from cryoden.model.training import train
 from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import set_up
@@ -43,6 +44,19 @@ def test_auto_is_bfloat16_where_the_processor_has_it_but_never_in_training_on_a_
     for is_training in (True, False):
         assert devices.resolve_precision(device, "bfloat16", is_training) == torch.bfloat16
         assert devices.resolve_precision(device, "float32", is_training) == torch.float32
+
+
+def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each keeps its own micrographs there: what fits into it once need not fit twice."""
+    write_halves(tmp_path, 2, (64, 64))
+    config = TrainConfig(odd="odd", even="even", output="out", network="cnn3", crop=32, device="cpu")
+    data = TrainingData.find(config)
+    n_bytes = sum(pair.n_bytes for pair in (*data.training, *data.held_out))
+    monkeypatch.setattr(training_setup, "free_bytes", lambda device: 3 * n_bytes)  # half of it may be used
+    assert isinstance(set_up(config, data, CPU).loader, ManagedLoader)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert isinstance(set_up(config, data, CPU).loader, StreamingLoader)
 
 
 def test_a_training_validates_in_the_arithmetic_of_denoising(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
