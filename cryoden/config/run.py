@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, ClassVar, Iterator, Optional, Tuple, Type, TypeVar, Union
 
 from cryoden.config import shared
+from cryoden.config.choose import ChooseConfig
 from cryoden.config.denoise import DenoiseConfig
 from cryoden.config.evaluate import EvaluateConfig
 from cryoden.config.halves import HalvesConfig
@@ -31,7 +32,7 @@ class RunConfig(Config):
     """Do all that is missing from movies, halves or micrographs to denoised micrographs and a report."""
 
     groups: ClassVar[Groups] = {
-        "input and output": ("inputs", "output", "model", "from_model", "pixel_size", "overwrite"),
+        "input and output": ("inputs", "output", "model", "choose", "seconds", "from_model", "pixel_size", "overwrite"),
         "running microscope": ("watch", "poll_seconds", "train_after"),
         "movies": (
             "gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "frames", "expect_frames", "shifts",
@@ -59,6 +60,12 @@ class RunConfig(Config):
         help="Denoise with this model instead of training one: a model file, or general, the model that comes with "
         "cryoden, which is taken for micrographs without halves.",
     )
+    choose: bool = option(
+        False,
+        help="Choose the best of linear filters, the general model, and the same fine-tuned for --seconds, instead of "
+        "training a model for longer (docs/choosing.md).",
+    )
+    seconds: float = _of(ChooseConfig, "seconds")
     from_model: str = _of(TrainConfig, "from_model")
     watch: Optional[float] = option(
         None,
@@ -160,6 +167,10 @@ class RunConfig(Config):
             yield option_problem(
                 "model", "and a model to start from exclude each other.", Remedy("leave_out", "from_model")
             )
+        if self.choose and self.model is not None:
+            yield option_problem(
+                "choose", "and a model to denoise with exclude each other.", Remedy("leave_out", "model")
+            )
         yield from self._problems_of_steps()
 
     def _problems_of_steps(self) -> Iterator[Problem]:
@@ -168,6 +179,7 @@ class RunConfig(Config):
         steps = (
             (HalvesConfig, {"movies": ("-",)}),
             (TrainConfig, {"odd": "-", "even": "-"}),
+            (ChooseConfig, {"odd": "-", "even": "-", "model": ()}),
             (DenoiseConfig, {"micrographs": ("-",), "model": "-"}),
             (EvaluateConfig, {"odd": "-", "even": "-", "model": ()}),
         )

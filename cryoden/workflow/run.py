@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from cryoden import __version__
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
+from cryoden.config import ChooseConfig, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
 from cryoden.config.run import in_words_of_run
 from cryoden.config.shared import AUTO, GENERAL, NOTHING
 from cryoden.data.half_sources import list_halves
@@ -144,9 +144,13 @@ class Steps:
         return Found(HALVES, (star,), odd, even)
 
     def train(self, halves: Found) -> None:
-        """Train, or go on with it, on the halves that were there when training began."""
+        """Train, or elect, or go on with it, by the halves that were there when that began."""
         folder = self._output / outputs.MODEL_FOLDER
         odd, even = self._training_halves(halves)
+        if self._config.choose:
+            self._do(self._config.step(ChooseConfig, odd=odd, even=even, output=str(folder), model=(), overwrite=False))
+            self._has_trained = True
+            return
         config = self._config.step(TrainConfig, odd=odd, even=even, output=str(folder), resume=True)
         if is_finished_training(config):
             self._failures[str(folder)] = read_failures(folder)
@@ -203,9 +207,16 @@ class Steps:
 
         Raises
         ------
-        ModelError
-            If a training is asked for all the same, or there is no such model.
+        ModelError, PairError
+            If a training or an election is asked for all the same, or there is no such model.
         """
+        if found.kind == MICROGRAPHS and self._config.choose:
+            raise PairError(
+                f"{found.sources[0]} is a micrograph without halves: by such, no denoiser can be chosen. Give the "
+                "movies, or the halves.",
+                subject=found.sources[0],
+                remedy=Remedy("leave_out", "choose"),
+            )
         can_take_general = self._config.from_model in (AUTO, NOTHING, GENERAL) and has_general_model()
         if found.kind == MICROGRAPHS and self._given_model is None and can_take_general:
             self._given_model = GENERAL
@@ -239,7 +250,7 @@ class Steps:
     @property
     def _training_has_begun(self) -> bool:
         folder = self._output / outputs.MODEL_FOLDER
-        return any((folder / name).exists() for name in (outputs.CHECKPOINT, outputs.MODEL))
+        return any((folder / name).exists() for name in (outputs.CHECKPOINT, outputs.CHOOSE_RECORD, outputs.MODEL))
 
     def _training_halves(self, halves: Found) -> Tuple[str, str]:
         """Return the lists of the halves from which the model is trained, made when training begins."""

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from cryoden.command_line import perform
-from cryoden.config import DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
+from cryoden.config import ChooseConfig, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
 from cryoden.errors import FileError, Problem
 from cryoden.formats import general_model as general_model_file
 from cryoden.formats import outputs
 from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import read_table
 from cryoden.model import training
+from cryoden.report.election_result import read_election
 from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs
 from cryoden.workflow.run import run
 from tests.helpers import RATE, Result, clean_signal, leftovers, python, write_halves, write_mrc
@@ -232,6 +233,21 @@ def test_picks_on_the_results_of_a_relion_job_are_found(tmp_path: Path, blur_mod
     assert Path("External/job004/movies/a.mrc").is_file()
 
 
+def test_a_denoiser_is_chosen_instead_of_trained(tmp_path: Path, general_model: Path) -> None:
+    """In the folder of the model, once: what comes later is denoised with the same one."""
+    write_halves(tmp_path, n=4, shape=(128, 128))
+    words = {**QUICK_OPTIONS, "inputs": (".",), "output": "all", "choose": True, "seconds": 0.0}
+    recorder = Recorder(ChooseConfig, DenoiseConfig)
+    run(RunConfig(**words), recorder)
+    assert recorder.kinds == ["ChooseConfig", "DenoiseConfig", "EvaluateConfig"]
+    held_out = read_election("all/model").held_out
+    assert len(held_out) == 2
+    assert len(read_table("all/denoised/micrographs.star").paths) == 4
+    written = times("all")
+    run(RunConfig(**words), Recorder(ChooseConfig, DenoiseConfig))
+    assert times("all") == written
+
+
 def test_halves_without_their_sums_and_a_model(tmp_path: Path, blur_model: Path) -> None:
     write_halves(tmp_path / "split", 2)
     recorder = Recorder(DenoiseConfig)
@@ -271,6 +287,9 @@ def test_micrographs_alone_need_a_model(
     ]
     assert not Path("all").exists()
 
+    chosen = cryoden("run", "plain", "--output", "all", "--choose")
+    assert chosen.last_error.endswith("no denoiser can be chosen. Give the movies, or the halves. Leave out --choose.")
+
     result = cryoden("run", "plain", "--model", blur_model, "--output", "all", "--device", "cpu")
     assert result.status == 0
     assert Path("all/denoised/a.mrc").is_file()
@@ -286,6 +305,10 @@ def test_micrographs_alone_need_a_model(
         (["a.star"], "cryoden: a.star does not exist"),
         (["a.mrc", "--crop", "8"], "cryoden: Option --crop is 8; it must be at least 32."),
         (["a.mrc", "--gain-flip", "up-down"], "cryoden: Option --gain-flip has no meaning without a gain"),
+        (
+            ["a.mrc", "--model", "m", "--choose"],
+            "cryoden: Option --choose and a model to denoise with exclude each other",
+        ),
         (["a.mrc", "--model", "m", "--from", "n"], "cryoden: Option --model and a model to start from exclude each"),
     ],
 )
