@@ -18,6 +18,7 @@ class CryodenModel(EMObject):
         EMObject.__init__(self, **kwargs)
         self._filename = String(filename)
         self._network = String()
+        self._label = String()
         self._samplingRate = Float()
         self._r2 = Float()
         self._nPairs = Integer()
@@ -25,6 +26,7 @@ class CryodenModel(EMObject):
     def setFromCard(self, card: ModelCard) -> None:
         """Copy network, sampling rate, R2 and number of pairs."""
         self._network.set(card.network)
+        self._label.set(card.label)
         self._samplingRate.set(card.sampling_rate)
         self._r2.set(card.r2)
         self._nPairs.set(card.training.get("n_pairs"))
@@ -39,7 +41,7 @@ class CryodenModel(EMObject):
 
     def getNetworkLabel(self) -> str:
         """Return what people call the network, such as U-Net."""
-        return LABELS.get(self.getNetwork(), self.getNetwork())
+        return self._label.get() or LABELS.get(self.getNetwork(), self.getNetwork())  # runs of 0.1 know no label
 
     def getSamplingRate(self) -> float:
         """Return the pixel size in Å/px at which the model works."""

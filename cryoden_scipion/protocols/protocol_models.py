@@ -12,6 +12,7 @@ from pyworkflow.protocol import params
 
 from cryoden.errors import CryodenError
 from cryoden.formats import outputs
+from cryoden.formats.general_model import model_path
 from cryoden.formats.model_file import read_card
 from cryoden_scipion.objects import CryodenModel
 from cryoden_scipion.protocols.protocol_base import CryodenProtBase
@@ -38,7 +39,8 @@ class CryodenProtImportModel(CryodenProtBase):
             label="Model file",
             important=True,
             help="A model.safetensors written by _train denoiser_, _export denoiser_ or the command line. It is "
-            "copied into the project.",
+            "copied into the project.\n"
+            "*general*: the general model, which comes with cryoden, to be evaluated on your halves.",
         )
 
     def _insertAllSteps(self) -> None:
@@ -47,7 +49,7 @@ class CryodenProtImportModel(CryodenProtBase):
     def importStep(self) -> None:
         """Copy the file and register it."""
         model = CryodenModel(self._getExtraPath(outputs.MODEL))
-        shutil.copyfile(self.modelFile.get(), model.getFileName())
+        shutil.copyfile(model_path(self.modelFile.get()), model.getFileName())
         model.setFromCard(read_card(model.getFileName()))
         self._defineOutputs(**{ImportOutputs.outputModel.name: model})
 

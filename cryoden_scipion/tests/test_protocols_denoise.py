@@ -311,6 +311,12 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         self.assertIn("Denoiser: the general model that comes with it.", protocol._methods()[0])
         self.assertEqual(protocol._continueProblems(), [])
 
+        imported = self.newProtocol(CryodenProtImportModel, modelFile="general")
+        self.assertEqual(imported.validate(), [])
+        model = self.finishHere(imported, CryodenProtImportModel.importStep).outputModel
+        self.assertEqual(model.getDescription(), "General model, 4.00 Å/px")
+        self.assertEqual(self.denoise(self.micrographs, inputModel=model)._warnings(), [])
+
         coarse = self.importMicrographs("coarse", 1)
         coarse.setSamplingRate(7.0)
         problems = self.denoise(self.keep("coarse", coarse), inputModel=None).validate()
