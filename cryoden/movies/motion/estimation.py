@@ -58,8 +58,11 @@ FRAME_EDGE, PATCH_EDGE = 1 / 24, 1 / 8
 NULL_ITERATIONS = 3
 """As many as frames that show the same thing take; noise never settles."""
 
-MEMORY_BYTES = 500 << 20
-"""For the transforms of the frames."""
+MEMORY_BYTES = 1100 << 20
+"""For the transforms of the frames, and the frame that is read."""
+
+BYTES_OF_PIXEL = 12
+"""Of the frame that is read: as it is stored, corrected, and ahead."""
 
 MIN_SCORE = 6.0
 """Noise alone reaches it in no patch of no frame; frames that do not reach it either are grouped."""
@@ -173,7 +176,8 @@ def estimate_motion(
     band = Band((shape[0] // binning, shape[1] // binning), (binning, binning), sampling_rate, arrays)
 
     # So many frames are kept that the memory does not grow with their number; neighbours are summed if there are more.
-    n_kept = min(n_frames, max(MIN_GROUPS, MEMORY_BYTES // band.n_bytes))
+    n_bytes = MEMORY_BYTES - BYTES_OF_PIXEL * shape[0] * shape[1]
+    n_kept = min(n_frames, max(MIN_GROUPS, n_bytes // band.n_bytes))
     groups = np.array_split(np.arange(n_frames), n_kept)
     images = _summed(_binned(frames, binning, band), groups)
     kept = Frames(FrameSpectra.of_images(images, n_kept, band), groups, n_frames, sampling_rate)
@@ -276,6 +280,8 @@ def _summed(images: Iterator[Array], groups: List[np.ndarray]) -> Iterator[Array
         for _ in group[1:]:
             total += next(images)
         yield total
+        del total
+    next(images, None)  # which then keeps no frame
 
 
 # ---------------------------------------------------------------------- whole frames
