@@ -46,7 +46,7 @@ def plot_election(figure: Figure, election: Election, words: Words = COMMAND_LIN
     axes.set_title(plain("\n".join([*election.reasons(), election.basis()])), fontsize=9, wrap=True)
 
     left_out: List[str] = [
-        f"{candidate.label} took no part: {candidate.problem.text(words)}"
+        f"{candidate.label} took no part: {candidate.problem.text(words)}".replace("*", "")  # a window's bold
         for candidate in election.candidates
         if candidate.problem is not None
     ]

@@ -48,7 +48,8 @@ class TestCryodenChoose(CryodenTest):
         model, election = self.choice.outputModel, self.choice.election()
         self.assertEqual(os.path.basename(model.getFileName()), outputs.MODEL)
         self.assertAlmostEqual(model.getR2(), election.winner.value, 5)
-        self.assertEqual(model.getNetwork(), read_card(model.getFileName()).network)
+        card = read_card(model.getFileName())
+        self.assertEqual((model.getNetwork(), model.getNetworkLabel()), (card.network, card.label))
         self.assertEqual(len(election.held_out), N_MOVIES // 2)
         keys = {candidate.key for candidate in election.candidates if candidate.value is not None}
         self.assertEqual(keys, {"gaussian", "wiener", "own1"} | ({"general"} if has_general_model() else set()))
@@ -122,4 +123,4 @@ class TestCryodenChoose(CryodenTest):
         (axes,) = plotter.getFigure().axes
         labels = [label.get_text() for label in axes.get_yticklabels()]
         self.assertIn(f"{self.choice.election().winner.label} (elected)", labels)
-        self.assertIn("Set *Topaz-Denoise* to auto.", plotter.getFigure()._supxlabel.get_text())
+        self.assertIn("Set Topaz-Denoise to auto.", plotter.getFigure()._supxlabel.get_text())
