@@ -222,8 +222,6 @@ def test_scipions_own_python_is_quoted(plugin: Callable[..., None], monkeypatch:
     plugin()
     monkeypatch.setattr(sys, "executable", "/with a space/python3")
     assert Plugin.getProgram() == "'/with a space/python3' -m cryoden"
-    words = "'/with a space/python3' -m torch.distributed.run --standalone --nproc-per-node 2 -m cryoden"
-    assert Plugin.getProgram(2) == words
 
 
 def test_python_of_the_variable(plugin: Callable[..., None]) -> None:

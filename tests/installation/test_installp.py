@@ -16,7 +16,7 @@ from tests.installation.scipion import OURS, SCIPIONS, Scipion, copy_checkout, l
 
 pytest.importorskip("scipion", reason="Scipion (scipion-app) is not installed")
 
-N_PROTOCOLS = 9
+N_PROTOCOLS = 10
 
 
 @pytest.fixture(scope="module")
