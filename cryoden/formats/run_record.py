@@ -148,12 +148,15 @@ class RunRecord:
         self._remedy = Remedy("other_folder" if is_overwritten is None else "overwrite")
         self._identities: Dict[str, Tuple[Optional[InputIdentity], ...]] = {}
         self._lock = threading.Lock()
+        self._rank = rank
         self._lines_path = lines_path(self.path, rank)
         self._content = _read_content(self.path, renamed or {})
         self._lines = _read_lines(self.path)
 
     def finished(self, results: Sequence[Result]) -> Set[str]:
         """Return the names of the results that are there, made by these options from these inputs.
+
+        Of several processes the first one says it for all, the others nothing: it may have begun already.
 
         Raises
         ------
@@ -162,12 +165,12 @@ class RunRecord:
         """
         for result in results:
             self._identities[result.name] = tuple(InputIdentity.of(path) for path in result.inputs)
-        if self._is_overwritten:
+        if self._is_overwritten or self._rank:
             return set()
         return {result.name for result in results if self._is_finished(result)}
 
     def finished_since(self, results: Sequence[Result]) -> Set[str]:
-        """Return the same of results that another process was making when `finished` was asked."""
+        """Return the same of results that another process had found finished, or was to make, when all have ended."""
         self._lines = _read_lines(self.path)
         return {result.name for result in results if self._is_finished(result)}
 

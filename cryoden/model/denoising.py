@@ -26,7 +26,7 @@ from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.devices import own_device, try_kernels
 from cryoden.model.micrograph_list import LISTS, MicrographList, list_micrographs
 from cryoden.model.pipeline import Job, OutputFormat, WrittenImage, denoised
-from cryoden.system.ranks import rank
+from cryoden.system.ranks import n_ranks, rank
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def denoise_micrographs(config: DenoiseConfig) -> Outcome:
     if not config.overwrite:
         require_own_folder(output, outputs.DENOISE_RECORD, LISTS)
     finished = record.finished([job.result for job in micrographs.jobs])
-    if micrographs.table and not finished:
+    if micrographs.table and not finished and rank() == 0:
         require_in_project(micrographs.table.source, [job.path for job in micrographs.jobs])
     if rank() == 0:
         record.begin()
@@ -99,9 +99,14 @@ def _denoise(
     for part in gathered.parts:
         rates.update({int(row): rate for row, rate in part["rates"].items()})
         failures.update({path: Problem.from_dict(problem) for path, problem in part["failures"].items()})
-    if gathered.lost:
-        finished |= record.finished_since([by_name[name].result for name in gathered.lost])
-    failures.update({by_name[name].path: why for name, why in gathered.lost.items() if name not in finished})
+
+    # What a process denoised that ended early, or had found finished if it was the first, is there all the same.
+    left = [job for job in micrographs.jobs if job.row not in rates and job.path not in failures]
+    if n_ranks() > 1:
+        finished = record.finished_since([job.result for job in left])
+        failures.update(
+            {job.path: gathered.lost[job.name] for job in left if job.name in gathered.lost.keys() - finished}
+        )
     for name in finished:
         rates[by_name[name].row] = record.facts(name).get("sampling_rate") or _rate_of(by_name[name], denoiser)
 

@@ -263,14 +263,9 @@ def split_movies(config: HalvesConfig) -> Outcome:
     )
     require_own_folder(output, outputs.HALVES_RECORD, COMMON_FILES)
     finished = record.finished([movie.result for movie in movies])
-    if table and job is None and not finished:  # a job's movies are found from its own folder
-        require_in_project(table.source, paths)
-    if not finished and job is None:
-        require_gain_orientation(config, paths)
-    elif not finished and job is not None:
-        located = [(movie.path, movie.metadata) for movie in movies if movie.metadata and not movie.error]
-        job.require_gain_orientation(located, calibration)
     if rank() == 0:
+        if not finished:
+            _require_usable_inputs(config, movies, table, job, calibration)
         for kind in (*outputs.SUMS, *([outputs.MOTION] if config.align else [])):
             make_folder(output / kind)
         record.begin()
@@ -287,6 +282,24 @@ def split_movies(config: HalvesConfig) -> Outcome:
         if not _gather(shared, movies, work, rates, failures):
             return Outcome(len(movies), is_reported=False)
         return _finish(movies, work, rates, failures)
+
+
+def _require_usable_inputs(
+    config: HalvesConfig,
+    movies: Sequence[MovieItem],
+    table: Optional[ImageTable],
+    job: Optional[CorrectedMovies],
+    calibration: Calibration,
+) -> None:
+    """Refuse, before the first movie, what would make all of them useless; raises CryodenError."""
+    paths = [movie.path for movie in movies]
+    if job is None:
+        if table:  # a job's movies are found from its own folder
+            require_in_project(table.source, paths)
+        require_gain_orientation(config, paths)
+    else:
+        located = [(movie.path, movie.metadata) for movie in movies if movie.metadata and not movie.error]
+        job.require_gain_orientation(located, calibration)
 
 
 def _gather(

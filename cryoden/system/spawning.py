@@ -26,7 +26,7 @@ PROGRAM = ("-m", "cryoden")
 LOOK_SECONDS = 0.05
 """Between two looks at the processes."""
 
-HANGING_SECONDS = 20.0
+HANGING_SECONDS = 10.0
 """After the death of one, the others that depend on it have so long to end by themselves."""
 
 STOPPING_SECONDS = 25.0
@@ -80,17 +80,19 @@ def run_in_processes(words: Sequence[str], n: int, needs_all: bool, remedy: Reme
     statuses = [child.returncode for child in children]
     status = statuses[0] if statuses[0] >= 0 else max(statuses)
     if status < 0 or (status == 0 and statuses[0] < 0):
-        death = _death(children)
+        death = death or _death(children)
     if death is not None:
         raise LostProcessError(f"{death}; the others cannot go on without it.", remedy=remedy)
     return status
 
 
-def _death(children: Sequence[subprocess.Popen[bytes]]) -> str:
-    """Return which process ended first that should not have, and how."""
-    number, status = next((i, child.returncode) for i, child in enumerate(children) if child.returncode not in ALIVE)
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    return f"Process {number + 1} of {len(children)} {how}"
+def _death(children: Sequence[subprocess.Popen[bytes]]) -> Optional[str]:
+    """Return which process was killed, and how; None where one has ended with an error, which it said itself."""
+    statuses = [child.returncode for child in children]
+    if any(status is not None and status > 1 for status in statuses):
+        return None
+    number, status = next((i, status) for i, status in enumerate(statuses) if status not in ALIVE)
+    return f"Process {number + 1} of {len(children)} was killed by signal {-status}"
 
 
 def _wait(

@@ -245,6 +245,14 @@ def test_each_process_has_lines_of_its_own(folder: Path) -> None:
     assert record().finished([result("a"), result("b")]) == {"a", "b"}
 
 
+def test_another_process_than_the_first_refuses_nothing_that_the_first_has_begun(folder: Path) -> None:
+    """It may have read the record a moment before: what is there is looked at when all have ended."""
+    second = record(rank=1)
+    make([result("a")], rank=0)
+    assert second.finished([result("a")]) == set()
+    assert second.finished_since([result("a"), result("b")]) == {"a"}
+
+
 @pytest.mark.parametrize(
     "content", ["[]", '{"runs": 3}', '{"runs": {"x": {"options": {}}}, "current": "x"}', '{"runs": {}, "current": "x"}']
 )

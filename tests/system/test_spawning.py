@@ -70,11 +70,18 @@ def test_nobody_is_left_to_say_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.problem.remedy == RESUME
 
 
+@pytest.mark.parametrize("failed", [0, 1])
+def test_who_waits_for_one_that_failed_is_ended(monkeypatch: pytest.MonkeyPatch, failed: int) -> None:
+    """As where they look for each other, and one was refused; it has said so itself."""
+    monkeypatch.setattr(spawning, "HANGING_SECONDS", 0.1)
+    assert run(monkeypatch, f"sys.exit(2) if rank == {failed} else time.sleep(60)") == 2
+
+
 def test_who_waits_for_a_dead_one_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an operation on GPUs, in which no signal is heard."""
     monkeypatch.setattr(spawning, "HANGING_SECONDS", 0.1)
-    with pytest.raises(LostProcessError, match="Process 2 of 2 ended with status 2"):
-        run(monkeypatch, "sys.exit(2) if rank == 1 else time.sleep(60)")
+    with pytest.raises(LostProcessError, match="Process 2 of 2 was killed by signal 9"):
+        run(monkeypatch, "os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(60)")
 
 
 def test_who_shares_a_list_goes_on_alone(monkeypatch: pytest.MonkeyPatch) -> None:
