@@ -159,13 +159,14 @@ def test_training(cryoden: Run, halves: None, monkeypatch: pytest.MonkeyPatch) -
 
 def test_of_several_processes_one_says_that_they_are_stopped(movies: Path) -> None:
     words = ["halves", *sorted(movies.iterdir()), "--jobs", 1, "--output", "out"]
-    process = start(words, WORLD_SIZE="2", RANK="1")
-    while not has_lines(1)() and process.poll() is None:
+    processes = [start(words, WORLD_SIZE="2", RANK=str(rank)) for rank in range(2)]
+    while not has_lines(1)() and all(process.poll() is None for process in processes):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert "Stopped" not in err
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    errors = [process.communicate(timeout=30)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143]
+    assert ["Stopped" in error for error in errors] == [True, False]
 
 
 def shell(redirection: str, words: str) -> int:
