@@ -58,14 +58,8 @@ STRENGTH = (0.4, 1.1)
 OVERSAMPLING = 2
 """Beads are added to the nearest pixel of an image with pixels of this fraction of the size."""
 
-SCORED_WAVELENGTH = 600.0
-"""Errors of much longer waves hardly count: what is scored begins at 300 A."""
-
 LEAST_INTENSITY = 0.02
 """Of an image: what is weakly scattering in theory only would come out darker than black."""
-
-LEAST_POWER = 0.005
-"""Power of a signal, relative to the image's, below which its errors are not weighted up any more."""
 
 
 @dataclass(frozen=True)

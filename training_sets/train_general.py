@@ -25,7 +25,7 @@ from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
-from micrographs import LEAST_POWER, RATES, SCORED_WAVELENGTH, Batch, Beads, Micrographs, frequencies
+from micrographs import RATES, Batch, Beads, Micrographs, frequencies
 from specimens import Specimen, density, load, smallest_box
 
 from cryoden.config.shared import RESUNET_CHANNELS
@@ -43,6 +43,12 @@ PEAK_RATE, WARM_UP_STEPS = 1e-3, 500
 EMA = 0.999
 BATCH = 16
 VERSION = 1
+
+SCORED_WAVELENGTH = 600.0
+"""Errors of much longer waves hardly count: what is scored begins at 300 A."""
+
+LEAST_POWER = 0.005
+"""Power of a signal, relative to the image's, below which its errors are not weighted up any more."""
 
 SCORE_BAND = (300.0, 8.0)
 N_SCORED_BATCHES = 8

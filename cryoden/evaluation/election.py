@@ -14,7 +14,7 @@ from cryoden.config import ChooseConfig, EvaluateConfig
 from cryoden.config.shared import GENERAL
 from cryoden.data.half_sources import list_halves
 from cryoden.data.pairs import HalfPair, find_pairs
-from cryoden.errors import CryodenError, ExistingResultsError, PairError, Problem
+from cryoden.errors import ExistingResultsError, PairError, Problem
 from cryoden.evaluation.candidates import FittedFilters
 from cryoden.evaluation.contenders import Contender, model_contenders, unseen_rows
 from cryoden.evaluation.division import Division, divide, divided_as_before, read_covariances, require_some
@@ -37,7 +37,6 @@ from cryoden.model.devices import pick_device
 from cryoden.model.filters import WienerFilter
 from cryoden.report.election_result import CandidateResult, Election, read_election, write_election
 from cryoden.report.evaluation_table import Absent, EvaluationTable, Number, Row
-from cryoden.system.ranks import n_ranks
 
 log = logging.getLogger(__name__)
 
@@ -341,6 +340,4 @@ def choose(config: ChooseConfig) -> Election:
     CryodenError
         If nothing can be done: no usable halves, none that could be held out.
     """
-    if n_ranks() > 1:
-        raise CryodenError("An election is one process; its fine-tuning uses one GPU.")
     return Choosing(config).run()

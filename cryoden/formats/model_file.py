@@ -131,8 +131,12 @@ def read_card(path: PathLike) -> ModelCard:
 def read_model(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
     """Read card and weights, float32 where the file has float16; raises as `read_card`."""
     card, weights = _read(path)
-    is_half = {name: array.dtype == np.float16 for name, array in weights.items()}
-    return card, {name: array.astype(np.float32) if is_half[name] else array for name, array in weights.items()}
+    return card, {name: _widened(array) for name, array in weights.items()}
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    """Return float16 as float32, and everything else as it is."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _read(path: PathLike) -> Tuple[ModelCard, Dict[str, np.ndarray]]:
