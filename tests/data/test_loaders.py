@@ -223,7 +223,8 @@ def test_whatever_happens_to_one_pair_leaves_out_that_pair(
 
     monkeypatch.setattr(PairReader, "read", fail_one)
     loader = kind(pairs, [], 32, CPU)
-    assert any(batch is not None for batch in loader.batches(plan_of(pairs, 1)))
+    batches = list(loader.batches(plan_of(pairs, 1)))  # all of them: the pair may be read for the last one
+    assert any(batch is not None for batch in batches)
     assert {name: str(problem) for name, problem in loader.failures.items()} == {"mic1": problem}
     assert threading.active_count() == before
 
