@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import scipy.ndimage
 from scipy.special import betainc
 
-if TYPE_CHECKING:  # its Fourier transforms take time to load
-    from cryoden.movies.motion.arrays import Array, Arrays
+from cryoden.movies.motion.arrays import Array, Arrays
 
 REACH = 2
 """Rows and columns on either side that make the neighbourhood of a pixel (5 x 5)."""
@@ -202,84 +201,72 @@ def find_by_deviations(total: np.ndarray, n_deviations: float, dead: Optional[np
     return np.array(_places(bad))
 
 
-def replace_pixels(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Return the image with each bad pixel replaced by the mean of the good pixels in its neighbourhood.
-
-    The replacement is linear: replacing in every frame and summing gives the same as replacing in the sum. A pixel
-    without good neighbours becomes the mean of the good pixels of its row (or of the image, if there is none).
-
-    Parameters
-    ----------
-    image
-        `(y, x)`, not changed.
-    bad
-        Rows and columns `(2, n)`.
-    """
-    if not bad.size:
-        return image
-    is_good = np.ones(image.shape, dtype=bool)
-    is_good[tuple(bad)] = False
-    good = _neighbourhoods(is_good, tuple(bad))
-    values = np.where(good, _neighbourhoods(image, tuple(bad)), 0)
-    n_good = good.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        means = values.sum(axis=1, dtype=np.float64) / n_good
-
-    # In the middle of a defect of 5 x 5 pixels and more there is no good neighbour.
-    for isolated in np.nonzero(n_good == 0)[0]:
-        row = bad[0, isolated]
-        good_of_row = image[row][is_good[row]]
-        means[isolated] = (good_of_row if good_of_row.size else image[is_good]).mean(dtype=np.float64)
-
-    result = image.copy()
-    result[tuple(bad)] = means
-    return result
-
-
 class Replacement:
-    """Bad pixels replaced in every frame of a movie, as `replace_pixels` does, wherever the frames are.
+    """Bad pixels that become the mean of the good ones in their neighbourhood, in images of one shape.
+
+    It is linear: replacing in every frame and summing gives the same as replacing in the sum. A pixel without good
+    neighbours becomes the mean of the good pixels of its row (or of the image, if there is none).
 
     Parameters
     ----------
     bad
         Rows and columns `(2, n)`.
     shape
-        Of the frames.
+        Of the images.
     arrays
-        What computes.
+        What computes, which is where the images are; None = NumPy.
     """
 
-    def __init__(self, bad: np.ndarray, shape: Tuple[int, int], arrays: Arrays) -> None:
-        is_good = np.ones(shape, dtype=bool)
-        is_good[tuple(bad)] = False
-        rows, columns = _around((bad[0], bad[1]), shape)
-        good = is_good[rows, columns].reshape(bad.shape[1], (2 * REACH + 1) ** 2)
-        index = (rows * shape[1] + columns).reshape(good.shape)
-        n_good = good.sum(axis=1)
-        has_good = n_good > 0
-
-        self._arrays, self._is_needed = arrays, bad.size > 0
-        flat = bad[0] * shape[1] + bad[1]
-        self._replaced = arrays.device(flat[has_good])
-        self._index = arrays.device(index[has_good])
-        self._weights = arrays.device((good / np.maximum(n_good, 1)[:, None])[has_good].astype(np.float32))
-        self._isolated = []
-        for pixel in flat[~has_good]:
-            row = pixel // shape[1]
-            of_row = row * shape[1] + np.flatnonzero(is_good[row])
-            self._isolated.append((int(pixel), arrays.device(of_row if of_row.size else np.flatnonzero(is_good))))
-
-    def apply(self, frame: Array) -> None:
-        """Replace the pixels of a frame `(y, x)` in place."""
-        if not self._is_needed:
+    def __init__(self, bad: np.ndarray, shape: Tuple[int, int], arrays: Optional[Arrays] = None) -> None:
+        self._arrays = arrays = arrays or Arrays()
+        self._shape, self._flat = shape, np.sort(bad[0] * shape[1] + bad[1])
+        if not bad.size:
             return
-        flat = frame.reshape(-1)
-        around = self._arrays.take(flat, self._index)
-        values = (around * self._weights).sum(-1)
-        isolated = [(pixel, self._arrays.take(flat, index).mean()) for pixel, index in self._isolated]
-        flat[self._replaced] = values
-        for pixel, value in isolated:
-            flat[pixel] = value
+        is_good = np.ones(shape, dtype=bool)
+        is_good.reshape(-1)[self._flat] = False
+        rows, columns = _around((self._flat // shape[1], self._flat % shape[1]), shape)
+        good = is_good[rows, columns].reshape(bad.shape[1], (2 * REACH + 1) ** 2)
+        n_good = good.sum(axis=1)
+
+        self._pixels = arrays.device(self._flat)
+        self._good, self._n_good = arrays.device(good), arrays.device(np.maximum(n_good, 1))
+        self._around = arrays.device((rows * shape[1] + columns).reshape(good.shape))
+
+        # In the middle of a defect of 5 x 5 pixels and more there is no good neighbour.
+        self._isolated = []
+        for number in np.flatnonzero(n_good == 0):
+            row = self._flat[number] // shape[1]
+            of_row = row * shape[1] + np.flatnonzero(is_good[row])
+            self._isolated.append((int(number), arrays.device(of_row if of_row.size else np.flatnonzero(is_good))))
+
+    def __len__(self) -> int:
+        """Return how many pixels are replaced."""
+        return len(self._flat)
+
+    def gathered(self, image: Array) -> List[Array]:
+        """Return the pixels of an image `(y, x)` that the new values are made of, for `means`."""
+        flat = image.reshape(-1)
+        return [self._arrays.take(flat, index) for index in (self._around, *(index for _, index in self._isolated))]
+
+    def means(self, gathered: List[Array]) -> Array:
+        """Return the new values, float32 `(n,)`, from top left to bottom right."""
+        around, *of_isolated = gathered
+        values = self._arrays.float32(self._arrays.sums(around * self._good) / self._n_good)
+        for (number, _), pixels in zip(self._isolated, of_isolated):
+            values[number] = self._arrays.sums(pixels) / len(pixels)
+        return values
+
+    def put(self, rows: Array, first: int, values: Array) -> None:
+        """Put new values into some rows of the image in place, of which the topmost is `first`."""
+        width = self._shape[1]
+        begin, end = np.searchsorted(self._flat, [first * width, (first + rows.shape[0]) * width])
+        if end > begin:
+            rows.reshape(-1)[self._pixels[begin:end] - first * width] = values[begin:end]
+
+    def apply(self, image: Array) -> None:
+        """Replace the pixels of a whole image `(y, x)` in place."""
+        if len(self):
+            self.put(image, 0, self.means(self.gathered(image)))
 
 
 def _places(mask: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

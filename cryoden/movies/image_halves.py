@@ -9,14 +9,13 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from cryoden.config import GIB, HalvesConfig
+from cryoden.config import HalvesConfig
 from cryoden.errors import CryodenError, PairError
 from cryoden.formats.files import mrc_name
 from cryoden.formats.images import open_micrograph, read_micrograph
 from cryoden.movies.full_and_difference import SUM, full_kind
+from cryoden.movies.parallel_jobs import affordable
 from cryoden.movies.thinning import counts_of, thin
-from cryoden.system.memory import free_host_bytes
-from cryoden.system.ranks import n_local_ranks
 
 BYTES_PER_PIXEL = 64
 """About as much memory an image takes while it is looked at and dealt."""
@@ -98,9 +97,8 @@ def image_halves(path: str, difference_path: Optional[str], config: HalvesConfig
 def affordable_images(config: HalvesConfig, paths: List[str]) -> int:
     """Return how many images may be worked on in parallel, from the size of the first that can be opened."""
     n_jobs = min(config.jobs, len(paths))
-    budget = config.memory * GIB if config.memory else free_host_bytes() / 2 / n_local_ranks()
     for path in paths if n_jobs > 1 else ():
         with suppress(CryodenError):  # it is that image's failure, which is named when its turn comes
             rows, columns = open_micrograph(path).shape
-            return max(1, min(n_jobs, int(budget // (BYTES_PER_PIXEL * rows * columns))))
+            return affordable(config, n_jobs, BYTES_PER_PIXEL * rows * columns, "images")
     return n_jobs

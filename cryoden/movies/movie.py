@@ -14,7 +14,7 @@ from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.stack import Stack, WatchedStack, decoded, rows_of_band
 from cryoden.movies.calibration import Calibration, FrameCorrection
 from cryoden.movies.frame_sums import ahead, frames_ahead, summed_bands
-from cryoden.movies.hot_pixels import HALO, find_by_counts, find_by_deviations, replace_pixels
+from cryoden.movies.hot_pixels import HALO, Replacement, find_by_counts, find_by_deviations
 from cryoden.system.progress import Tell
 
 if TYPE_CHECKING:  # its Fourier transforms take time to load
@@ -217,8 +217,9 @@ class Movie:
             inner = slice(rows.start - around.start, rows.stop - around.start)
             if is_replaced:
                 bad = self._find_bad_pixels(odd, even, around)
-                odd = replace_pixels(odd, bad)
-                even = replace_pixels(even, bad)
+                replacement = Replacement(bad, (odd.shape[0], odd.shape[1]))
+                replacement.apply(odd)
+                replacement.apply(even)
 
                 # Those of the rows around are found again, with all of their neighbours, in the next band.
                 n_bad = int(np.count_nonzero((bad[0] >= inner.start) & (bad[0] < inner.stop)))

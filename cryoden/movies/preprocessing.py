@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from cryoden.config import GIB, HalvesConfig
+from cryoden.config import HalvesConfig
 from cryoden.config.halves import AS_RELION, MIDDLE, NONE
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import mrc_name
@@ -24,15 +23,12 @@ from cryoden.movies.motion.local_motion import LocalMotionModel
 from cryoden.movies.motion.motion import Motion, binned_shape
 from cryoden.movies.motion.stored_shifts import Shifts
 from cryoden.movies.movie import Bands, Movie
-from cryoden.system.memory import free_host_bytes
+from cryoden.movies.parallel_jobs import affordable
 from cryoden.system.progress import Tell, tell_nobody
-from cryoden.system.ranks import n_local_ranks
 
 if TYPE_CHECKING:
     from cryoden.movies.motion.alignment import Alignment
     from cryoden.movies.motion.arrays import Arrays
-
-log = logging.getLogger(__name__)
 
 BYTES_OF_WARPED_PIXEL = 24
 """Two sums, a frame, its transform, the weights and their divisor, and the frame as it is stored."""
@@ -332,15 +328,7 @@ def affordable_jobs(
         needed = 0 if movie is None else bytes_needed(movie, config, kept_bytes)
     else:
         needed += kept_bytes
-    budget = config.memory * GIB if config.memory else free_host_bytes() / 2 / n_local_ranks()
-
-    n_affordable = max(1, min(n_jobs, int(budget // needed) if needed else n_jobs))
-    if n_affordable < n_jobs:
-        log.info(
-            "Processing %d movies in parallel, not %d: each needs about %.2f GiB of the %.2f GiB that are allowed.",
-            n_affordable, n_jobs, needed / GIB, budget / GIB,
-        )  # fmt: skip
-    return n_affordable
+    return affordable(config, n_jobs, needed, "movies")
 
 
 def bytes_of_warped(shape: Tuple[int, int]) -> int:

@@ -10,7 +10,7 @@ from cryoden.config import HalvesConfig
 from cryoden.errors import FileError, Remedy
 from cryoden.formats.stack import BAND_BYTES
 from cryoden.formats.star import write_global_shifts
-from cryoden.movies import preprocessing
+from cryoden.movies import parallel_jobs, preprocessing
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.motion.stored_shifts import NOT_OBSERVED
 from cryoden.movies.preprocessing import (
@@ -95,7 +95,7 @@ def test_jobs_are_as_many_as_the_memory_allows(tmp_path: Path, jobs: int, memory
 
 def test_half_of_the_free_memory_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write_movie(tmp_path / f"{name}.mrc") for name in "abcd"]
-    monkeypatch.setattr(preprocessing, "free_host_bytes", lambda: GIB)
+    monkeypatch.setattr(parallel_jobs, "free_host_bytes", lambda: GIB)
     assert affordable_jobs(config(jobs=4), paths, Calibration()) == 2
 
 

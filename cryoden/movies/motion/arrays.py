@@ -123,6 +123,10 @@ class Arrays:
         """Return numbers in single precision."""
         return array.astype(np.float32, copy=False)
 
+    def sums(self, array: Array) -> Array:
+        """Return the sums along the last axis, in double precision."""
+        return array.sum(-1, dtype=np.float64)
+
     def flip(self, array: Array, axis: int) -> Array:
         """Return an array in reverse order along an axis."""
         return np.flip(array, axis)

@@ -18,7 +18,7 @@ GPU_PART_BYTES = 128 << 20
 
 DTYPES: Dict[type, torch.dtype] = {np.float32: torch.float32, np.complex64: torch.complex64}
 
-HELD_BY_TORCH = ("uint8", "int8", "int16", "int32", "int64", "float32", "complex64")
+HELD_BY_TORCH = ("bool", "uint8", "int8", "int16", "int32", "int64", "float32", "complex64")
 """Types that every version of PyTorch has; others are converted on the host."""
 
 
@@ -90,6 +90,10 @@ class TorchArrays(Arrays):
     def float32(self, array: Array) -> Array:
         """Return numbers in single precision."""
         return array.to(torch.float32)
+
+    def sums(self, array: Array) -> Array:
+        """Return the sums along the last axis, in double precision."""
+        return array.sum(-1, dtype=torch.float64)
 
     def flip(self, array: Array, axis: int) -> Array:
         """Return an array in reverse order along an axis."""
