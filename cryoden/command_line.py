@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
@@ -290,6 +291,7 @@ class Command:
         self.needs_resume = False
         self._status_of_children: Optional[int] = None
         self._has_children = False
+        self._last_round: Optional[Ending] = None
 
     def run(self) -> Failures:
         """Run the command; return which inputs were left out."""
@@ -313,6 +315,8 @@ class Command:
             if save_to:
                 write_json(save_to, config.to_dict())
                 return {}
+            if isinstance(config, (HalvesConfig, DenoiseConfig)) and config.watch is not None:
+                return self._watch(config)
             shared = (HalvesConfig, TrainConfig, DenoiseConfig)
             if isinstance(config, shared) and n_ranks() == 1 < n_processes(config.gpus):
                 return self._spawn(config, n_processes(config.gpus))
@@ -325,6 +329,19 @@ class Command:
         remedy = Remedy("resume" if is_training else "continue")
         self._status_of_children = run_in_processes(self._words, n, is_training, remedy)
         return None
+
+    def _watch(self, config: Union[HalvesConfig, DenoiseConfig]) -> Failures:
+        """Run the command for what is new, again and again, and say of each round how it ended."""
+        from cryoden.workflow.rounds import run_in_rounds
+
+        def report(ending: Ending) -> None:
+            self._last_round = ending
+            for line in _failure_lines(ending.items) if ending.status == outcome.SOME_FAILED else ():
+                _say(line)
+            if self.outcome_file:
+                write_ending(self.outcome_file, ending)
+
+        return run_in_rounds(config, lambda once: perform(once) or {}, report)
 
     def end(self, failures: Failures, error: Union[Stopped, Exception, None] = None) -> int:
         """Say how it ended, on stderr and in the file that is asked for; return the exit status.
@@ -355,11 +372,13 @@ class Command:
             ending = Ending(outcome.FAILED, (problem,))
             _say(problem.text())
 
+        if self._last_round is not None and ending == replace(self._last_round, round=None):
+            return STATUS[ending.status]  # the round has said and written it
         for line in _failure_lines(ending.items) if ending.status == outcome.SOME_FAILED else ():
             _say(line)
         if self.outcome_file:
             try:
-                write_ending(self.outcome_file, ending, is_first_wins=True)
+                write_ending(self.outcome_file, ending, is_first_wins=self._last_round is None)
             except CryodenError as unwritten:  # how the command ended is what its status says
                 _say(f"warning: {unwritten}")
         return STATUS[ending.status] if status is None else status

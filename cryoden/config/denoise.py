@@ -17,6 +17,7 @@ class DenoiseConfig(Config):
     groups: ClassVar[Groups] = {
         "input": ("micrographs", "model", "odd", "even", "sampling_rate"),
         "output": ("output", "full_size", "scale", "dtype", "thumbnails", "folders", "overwrite"),
+        "running microscope": ("watch", "poll_seconds", "end_with_stdin"),
         "network": ("quality", "tile", "precision", "device", "gpus"),
     }
 
@@ -66,6 +67,9 @@ class DenoiseConfig(Config):
     )
     precision: str = shared.precision()
     tile: Optional[int] = shared.tile()
+    watch: Optional[float] = shared.watch()
+    poll_seconds: float = shared.poll_seconds()
+    end_with_stdin: bool = shared.end_with_stdin()
     overwrite: bool = option(False, help="Replace the results of an earlier run in the output folder.")
     device: str = shared.device()
     gpus: Optional[str] = shared.gpus()
@@ -77,3 +81,4 @@ class DenoiseConfig(Config):
             given, missing = ("odd", "even") if self.even is None else ("even", "odd")
             yield option_problem(given, "is given without the other half.", Remedy("set", missing))
         yield from shared.gpu_problems(self.device, self.gpus)
+        yield from shared.watch_problems(self)

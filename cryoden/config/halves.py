@@ -28,6 +28,7 @@ class HalvesConfig(Config):
 
     groups: ClassVar[Groups] = {
         "input and output": ("movies", "output", "sampling_rate", "expect_frames"),
+        "running microscope": ("watch", "poll_seconds", "end_with_stdin"),
         "reference": ("gain", "gain_rotation", "gain_flip", "dark", "hot_pixels", "flip_tiff", "row_order"),
         "frame": (
             "frames",
@@ -186,6 +187,9 @@ class HalvesConfig(Config):
         help="With a difference: what the full images are of their halves; auto finds it out from the noise.",
     )
     seed: int = option(1, at_least=0, help="Seed of how electrons are dealt.")
+    watch: Optional[float] = shared.watch()
+    poll_seconds: float = shared.poll_seconds()
+    end_with_stdin: bool = shared.end_with_stdin()
     device: str = shared.device()
     gpus: Optional[str] = shared.gpus()
     jobs: int = option(1, at_least=1, help="Number of movies processed in parallel, as far as the memory allows.")
@@ -224,6 +228,7 @@ class HalvesConfig(Config):
             yield option_problem(turned, "has no meaning without a gain or dark reference.", Remedy("set", "gain"))
         yield from self._image_problems()
         yield from shared.gpu_problems(self.device, self.gpus)
+        yield from shared.watch_problems(self)
         try:
             parse_frame_range(self.frames)
         except OptionError as error:

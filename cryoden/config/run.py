@@ -21,6 +21,9 @@ PIXEL_SIZE, SAMPLING_RATE = "pixel_size", "sampling_rate"
 RENAMED = {HalvesConfig: {SAMPLING_RATE: PIXEL_SIZE}, DenoiseConfig: {SAMPLING_RATE: PIXEL_SIZE}}
 """Step -> its options that have another name here. The pixel size of training has its own."""
 
+WATCHING = ("watch", "poll_seconds")
+"""What is asked of the whole, although some steps have it too: a round of the whole is one of each step."""
+
 
 def _of(step: Type[Options], name: str) -> Any:
     """Declare an option of a step, as it is declared there."""
@@ -67,18 +70,8 @@ class RunConfig(Config):
     )
     seconds: float = _of(ChooseConfig, "seconds")
     from_model: str = _of(TrainConfig, "from_model")
-    watch: Optional[float] = option(
-        None,
-        above=0,
-        help="Keep looking for new files of a running microscope, until there have been none for this many minutes.",
-    )
-    poll_seconds: float = option(
-        10.0,
-        at_least=0.1,
-        at_most=3600,
-        help="With --watch: seconds between two looks. A file is used once its size stays the same from one to the "
-        "next.",
-    )
+    watch: Optional[float] = shared.watch()
+    poll_seconds: float = shared.poll_seconds()
     train_after: int = option(
         20,
         at_least=1,
@@ -157,6 +150,8 @@ class RunConfig(Config):
         names = {field.name: renamed.get(field.name, field.name) for field in dataclasses.fields(command)}
         if command is EvaluateConfig:  # images are compared as the model works
             del names[SAMPLING_RATE]
+        for name in WATCHING:
+            names.pop(name, None)
         asked = {name: getattr(self, here) for name, here in names.items() if hasattr(self, here)}
         return command(**{**asked, **given})
 

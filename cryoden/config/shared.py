@@ -80,6 +80,43 @@ def gpus() -> Any:
     )
 
 
+def watch() -> Any:
+    """Declare how long new files are waited for."""
+    return option(
+        None,
+        above=0,
+        help="Keep looking for new files of a running microscope, until there have been none for this many minutes.",
+    )
+
+
+def poll_seconds() -> Any:
+    """Declare how often new files are looked for."""
+    return option(
+        10.0,
+        at_least=0.1,
+        at_most=3600,
+        help="With --watch: seconds between two looks. A file is used once its size stays the same from one to the "
+        "next.",
+    )
+
+
+def end_with_stdin() -> Any:
+    """Declare that another program starts the command, and keeps its standard input open."""
+    return option(
+        False,
+        help="With --watch, for programs that start this one: end when standard input is closed, as it is when they "
+        "are gone.",
+    )
+
+
+def watch_problems(config: Any) -> Iterator[Problem]:
+    """Yield what is wrong with the options about new files, of a command that has all of them."""
+    if config.watch is None and config.end_with_stdin:
+        yield option_problem("end_with_stdin", "has no meaning alone.", Remedy("set", "watch"))
+    if config.watch is not None and n_processes(config.gpus) > 1:
+        yield option_problem("watch", "and several GPUs exclude each other.", Remedy("leave_out", "gpus"))
+
+
 def n_processes(gpus: Optional[str]) -> int:
     """Return how many processes the option `gpus` asks for."""
     return len(gpus.split(",")) if gpus else 1

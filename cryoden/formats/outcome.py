@@ -43,6 +43,35 @@ class Outcome:
         return self.n_inputs - len(self.failures)
 
 
+FileState = Tuple[int, int]
+"""Size of a file in bytes, and its time of change (ns)."""
+
+
+def file_state(path: PathLike) -> FileState:
+    """Return the state of a file; raises OSError where it is not there."""
+    status = os.stat(str(path))
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Round:
+    """Of a command that goes on: for which of its rounds an ending is.
+
+    Attributes
+    ----------
+    number
+        Counted from 1.
+    process
+        Number of the process.
+    inputs
+        Files that were looked at -> their states when the round began: it is done with them, or with later ones.
+    """
+
+    number: int
+    process: int
+    inputs: Mapping[str, FileState]
+
+
 @dataclass(frozen=True)
 class Ending:
     """Content of `outcome.json`.
@@ -55,16 +84,19 @@ class Ending:
         Why it failed: one, or one for each broken rule of the options.
     items
         Inputs that were left out, and why.
+    round
+        The round that ended, of a command that goes on; of one that has ended since, its last one.
     """
 
     status: str
     problems: Tuple[Problem, ...] = ()
     items: Mapping[str, Problem] = field(default_factory=dict)
+    round: Optional[Round] = None
 
     @classmethod
-    def of(cls, failures: Mapping[str, Problem]) -> Ending:
-        """Return the ending of a command that came to its end."""
-        return cls(SOME_FAILED if failures else DONE, (), dict(failures))
+    def of(cls, failures: Mapping[str, Problem], round: Optional[Round] = None) -> Ending:
+        """Return the ending of a command, or of a round of it, that came to its end."""
+        return cls(SOME_FAILED if failures else DONE, (), dict(failures), round)
 
     @classmethod
     def of_error(cls, error: CryodenError, status: str = FAILED) -> Ending:
@@ -84,6 +116,7 @@ class Ending:
             **first,
             "problems": [problem.to_dict() for problem in self.problems],
             "items": [{"name": name, **problem.to_dict()} for name, problem in self.items.items()],
+            **({"round": asdict(self.round)} if self.round else {}),
         }
 
 
@@ -121,7 +154,16 @@ def read_ending(path: PathLike) -> Optional[Ending]:
     content = read_json(path)
     with decoding_errors(path, "the outcome of a command"):
         items = {str(item["name"]): Problem.from_dict(item) for item in content["items"]}
-        return Ending(str(content["status"]), tuple(map(Problem.from_dict, content["problems"])), items)
+        problems = tuple(map(Problem.from_dict, content["problems"]))
+        return Ending(str(content["status"]), problems, items, _round_of(content.get("round")))
+
+
+def _round_of(content: Optional[Mapping[str, Any]]) -> Optional[Round]:
+    """Return the round that an ending is for; raises KeyError, TypeError or ValueError where it is none."""
+    if content is None:
+        return None
+    inputs = {str(path): (int(size), int(changed_ns)) for path, (size, changed_ns) in content["inputs"].items()}
+    return Round(int(content["number"]), int(content["process"]), inputs)
 
 
 def write_failures(folder: PathLike, failures: Mapping[str, Problem]) -> None:

@@ -91,10 +91,17 @@ def failures_of(result: Any) -> Optional[Mapping[str, Problem]]:
 
 
 @contextmanager
-def _filling(path: Path, command: str) -> Iterator[Callable[[Optional[Mapping[str, Problem]]], None]]:
-    """Own a folder; give what is to be called with the failures when the command is done."""
+def own_folder(path: Path, command: str) -> Iterator[None]:
+    """Own a folder for longer than one command takes; raises as `fills_folder`."""
     _require_plain_files(path)
     with FolderLock(path, f"cryoden {command}"):
+        yield
+
+
+@contextmanager
+def _filling(path: Path, command: str) -> Iterator[Callable[[Optional[Mapping[str, Problem]]], None]]:
+    """Own a folder; give what is to be called with the failures when the command is done."""
+    with own_folder(path, command):
         if rank() == 0:
             _remove_ending(path / outputs.OUTCOME)
             remove_dead_temporaries(path)

@@ -81,21 +81,35 @@ def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (),
 
     files = listed_files(inputs, references)
     if not files and not is_watched:
-        raise FileError(
-            f"There is no image {' '.join(inputs)}; cryoden reads {', '.join((*ENDINGS, EER_ENDING))}.",
-            subject=inputs[0],
-        )
+        raise no_image(inputs)
     kind = MOVIES if not files or _is_movie(files) else MICROGRAPHS
     return Found(kind, tuple(files))
 
 
-def listed_files(inputs: Sequence[str], references: Iterable[Optional[str]] = ()) -> List[str]:
-    """Return the files that are named, those in folders that are named, and those that fit a pattern."""
+def no_image(inputs: Sequence[str]) -> FileError:
+    """Return that nothing was found where inputs should be."""
+    return FileError(
+        f"There is no image {' '.join(inputs)}; cryoden reads {', '.join((*ENDINGS, EER_ENDING))}.", subject=inputs[0]
+    )
+
+
+def listed_files(
+    inputs: Sequence[str], references: Iterable[Optional[str]] = (), endings: Sequence[str] = (*ENDINGS, EER_ENDING)
+) -> List[str]:
+    """Return the files that are named, those with some endings in folders that are named, and those that fit a pattern.
+
+    Parameters
+    ----------
+    inputs, references
+        As for `find_inputs`.
+    endings
+        Of the files that are wanted of a folder, in lower case.
+    """
     excluded = {real_path(path) for path in references if path}
     files: List[str] = []
     for source in inputs:
         if os.path.isdir(source):
-            found = [str(path) for path in list_folder(source) if image_ending(path) in (*ENDINGS, EER_ENDING)]
+            found = [str(path) for path in list_folder(source) if image_ending(path) in endings]
         elif glob.has_magic(source) and not os.path.exists(source):
             found = sorted(glob.glob(source, recursive=True))
         else:

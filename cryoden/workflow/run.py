@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Mapping, Optional, Sequence, Tuple
 
 from cryoden import __version__
 from cryoden.config import ChooseConfig, DenoiseConfig, EvaluateConfig, HalvesConfig, Options, RunConfig, TrainConfig
@@ -263,7 +263,7 @@ class Steps:
                 write_names(path, {name: files[number] for name, files in pairs.items()})
         return str(lists[0]), str(lists[1])
 
-    def _found(self, files: List[str]) -> Found:
+    def _found(self, files: Iterable[str]) -> Found:
         """Return what the inputs are, of files that are whole."""
         found = find_inputs(self._config.inputs, self.references)
         is_list = found.sources[0].endswith(STAR_ENDING) or is_exposures(found.sources[0])

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from contextlib import suppress
+from typing import Callable, Dict, Iterator, Sequence
 
-Look = Dict[str, Tuple[int, int]]
-"""File -> its size and its time of change (ns)."""
+from cryoden.formats.outcome import FileState, file_state
+
+Look = Dict[str, FileState]
+"""File -> its state."""
 
 
-def settled_files(before: Look, now: Look) -> List[str]:
+def settled_files(before: Look, now: Look) -> Look:
     """Return the files that did not change between two looks and are not empty, in the order of the second."""
-    return [path for path, state in now.items() if state[0] and before.get(path) == state]
+    return {path: state for path, state in now.items() if state[0] and before.get(path) == state}
 
 
 def look_at(files: Sequence[str]) -> Look:
     """Return the state of the files that are there."""
     seen: Look = {}
     for path in files:
-        try:
-            status = os.stat(path)
-        except OSError:  # renamed or removed meanwhile
-            continue
-        seen[path] = (status.st_size, status.st_mtime_ns)
+        with suppress(OSError):  # renamed or removed meanwhile
+            seen[path] = file_state(path)
     return seen
 
 
@@ -33,7 +32,8 @@ def rounds(
     patience_seconds: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[List[str]]:
+    is_over: Callable[[], bool] = lambda: False,
+) -> Iterator[Look]:
     """Yield all settled files whenever there are new or changed ones; end when none came for long enough.
 
     Parameters
@@ -46,18 +46,20 @@ def rounds(
         Without news, after which no more are expected; a file that still grows is news.
     clock, sleep
         Say the time in seconds, and wait.
+    is_over
+        Returns whether no more are to be looked for.
     """
     before: Look = {}
     used: Look = {}
     last_news = clock()
-    while True:
+    while not is_over():
         now = look_at(list_files())
         if now != before:
             last_news = clock()
         settled = settled_files(before, now)
         before = now
-        if any(used.get(path) != now[path] for path in settled):
-            used.update((path, now[path]) for path in settled)
+        if any(used.get(path) != state for path, state in settled.items()):
+            used.update(settled)
             yield settled
             last_news = clock()  # what a round takes is no time without news
         elif clock() - last_news >= patience_seconds:

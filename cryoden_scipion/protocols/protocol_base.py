@@ -8,10 +8,12 @@ import os
 import shlex
 import signal
 import subprocess
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, ClassVar, Dict, Iterable, List, Mapping, Optional, Type, Union
 
 from pwem.protocols import EMProtocol
 from pyworkflow.protocol import params
+from pyworkflow.utils import Environ
 
 from cryoden.config import Options
 from cryoden.errors import UNEXPECTED, CryodenError, FullDiskError, LostProcessError, OptionError, Problem, Words
@@ -53,6 +55,31 @@ class CommandError(Exception):
     def __init__(self, text: str, ending: Optional[Ending] = None) -> None:
         super().__init__(text)
         self.ending = ending
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a command of the denoiser is started.
+
+    Attributes
+    ----------
+    command
+        Its name.
+    arguments
+        Its words, as a shell reads them.
+    environ
+        Its environment variables.
+    nProcesses
+        How many processes of the denoiser it is.
+    logStart
+        How long the run's stderr was before it.
+    """
+
+    command: str
+    arguments: str
+    environ: Environ
+    nProcesses: int
+    logStart: int
 
 
 class CryodenProtBase(EMProtocol):
@@ -130,11 +157,27 @@ class CryodenProtBase(EMProtocol):
         CommandError
             If nothing could be done, or the command was killed.
         """
+        launch = self._prepareLaunch(command, config, isShared)
+        try:
+            self.runJob(Plugin.getProgram(), launch.arguments, env=launch.environ, numberOfMpi=1)
+        except subprocess.CalledProcessError as error:
+            failure = self._commandError(launch, read_ending(self._outcomeFile()), error.returncode)
+            if failure is not None:
+                raise failure from error
+
+    def _prepareLaunch(self, command: str, config: Options, isShared: bool = False) -> Launch:
+        """Write the options of a command, remove what an earlier one said, and return how it is started.
+
+        Parameters
+        ----------
+        command, config, isShared
+            As for `_runCryoden`.
+        """
         environ = Plugin.getEnviron()
-        gpus = (self._stepsExecutor.getGpuList() or [0]) if self.usesGpu() else []
+        gpus = self._gpus()
         if gpus:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in gpus)
-        nProcesses = len(gpus) if isShared and gpus else 1
+        nProcesses = self._countProcesses() if isShared else 1
         processes = {"gpus": ",".join(["auto"] * nProcesses)} if nProcesses > 1 else {}
 
         options = self._getExtraPath(OPTIONS_FILE)
@@ -144,24 +187,42 @@ class CryodenProtBase(EMProtocol):
         outcome = self._outcomeFile()
         if os.path.exists(outcome):  # of an earlier command: this one may be killed before it can say how it ended
             os.remove(outcome)
-        logStart = os.path.getsize(self.getStderrLog())
         arguments = f"{command} --config {shlex.quote(options)} --outcome {shlex.quote(outcome)}"
-        try:
-            self.runJob(Plugin.getProgram(), arguments, env=environ, numberOfMpi=1)
-        except subprocess.CalledProcessError as error:
-            ending = read_ending(outcome)
-            exitText = _describeExit(command, error.returncode, nProcesses)
-            if ending is None:
-                raise CommandError(f"{exitText}\n{self._stderrSince(logStart)}".strip()) from error
-            if ending.status == STOPPED:
-                raise CommandError(exitText, ending) from error
-            if ending.status == FAILED:
-                text = self._problemsText(ending.problems)
-                if nProcesses > 1 and (ending.has(UNEXPECTED) or ending.has(LostProcessError.kind)):
-                    text = f"{exitText}\n{text}"
-                raise CommandError(text, ending) from error
-            if ending.has(LostProcessError.kind):  # the others have done their parts
-                raise CommandError(exitText, ending) from error
+        return Launch(command, arguments, environ, nProcesses, os.path.getsize(self.getStderrLog()))
+
+    def _commandError(self, launch: Launch, ending: Optional[Ending], status: int) -> Optional[CommandError]:
+        """Return what a command says that did not do everything; None if it did what can be done.
+
+        Parameters
+        ----------
+        launch
+            How it was started.
+        ending
+            What it left; None where it was killed.
+        status
+            Its exit status.
+        """
+        exitText = _describeExit(launch.command, status, launch.nProcesses)
+        if ending is None:
+            return CommandError(f"{exitText}\n{self._stderrSince(launch.logStart)}".strip())
+        if ending.status == STOPPED:
+            return CommandError(exitText, ending)
+        if ending.status == FAILED:
+            text = self._problemsText(ending.problems)
+            if launch.nProcesses > 1 and (ending.has(UNEXPECTED) or ending.has(LostProcessError.kind)):
+                text = f"{exitText}\n{text}"
+            return CommandError(text, ending)
+        if ending.has(LostProcessError.kind):  # the others have done their parts
+            return CommandError(exitText, ending)
+        return None
+
+    def _gpus(self) -> List[int]:
+        """Return the GPUs that may be used."""
+        return (self._stepsExecutor.getGpuList() or [0]) if self.usesGpu() else []
+
+    def _countProcesses(self) -> int:
+        """Return how many processes share the work of a command that several can do: one for each GPU."""
+        return max(1, len(self._gpus()))
 
     def _outcomeFile(self) -> str:
         """Return where the last command said how it ended, for this run alone."""

@@ -215,13 +215,18 @@ class CryodenProtDenoise(StreamingRun):
                 micrographs = [mic for mic in micrographs if convert.micNameKey(mic) in names]
         return micrographs, isComplete
 
+    def _inputFile(self) -> str:
+        return self._getExtraPath(INPUT_STAR)
+
     def _writeInput(self, items: List[Micrograph]) -> None:
         self._lastCount = time.monotonic()
         self._nFinished = len(self._finishedOf(items))
-        convert.writeImagesStar(self._getExtraPath(INPUT_STAR), items)
-        if self.predictFrom.get() == FULL:
-            return
+        if self.predictFrom.get() != FULL:
+            self._writeHalves(items)
+        convert.writeImagesStar(self._inputFile(), items)
 
+    def _writeHalves(self, items: List[Micrograph]) -> None:
+        """List the halves of micrographs."""
         for number, star in enumerate((ODD_STAR, EVEN_STAR)):
             if self.predictFrom.get() == LINKED_HALVES:
                 files = {convert.micNameKey(mic): (convert.linkedHalves(mic) or ("", ""))[number] for mic in items}
@@ -400,7 +405,7 @@ class CryodenProtDenoise(StreamingRun):
     def _config(self) -> DenoiseConfig:
         isFromHalves = self.predictFrom.get() != FULL
         return DenoiseConfig(
-            micrographs=(self._getExtraPath(INPUT_STAR),),
+            micrographs=(self._inputFile(),),
             model="" if self._isModelToCome else self._modelFile(),
             output=self._getExtraPath(),
             odd=self._getExtraPath(ODD_STAR) if isFromHalves else None,

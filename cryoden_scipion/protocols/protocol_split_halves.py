@@ -297,8 +297,7 @@ class CryodenProtSplitHalves(StreamingRun):
             del options["align"]
         problems = optionProblems(HalvesConfig.with_words(record), options, self._words)
         if self.hasAttribute(OUTPUT_FULL):
-            star = self._getExtraPath(outputs.MOVIES_STAR)
-            problems += itemProblems(self._labelOf("movies"), movies, self.outputMicrographs, star)
+            problems += itemProblems(self._labelOf("movies"), movies, self.outputMicrographs, self._inputFile())
         return problems
 
     def _warnings(self) -> List[str]:
@@ -434,7 +433,7 @@ class CryodenProtSplitHalves(StreamingRun):
         isWeighted = self.weightByDose.get() and self._dose()
 
         return HalvesConfig(
-            movies=(self._getExtraPath(outputs.MOVIES_STAR),),
+            movies=(self._inputFile(),),
             output=self._getExtraPath(),
             gain=self._gain(),
             gain_rotation=self._choice(HalvesConfig, "gain_rotation") if self._gain() else "0",
@@ -520,12 +519,18 @@ class CryodenProtSplitHalves(StreamingRun):
         """Return whether the movies were corrected by RELION or MotionCor, which count TIFF rows from the bottom."""
         return self._isOfRelion() or "motioncor" in type(self._motionCorrection()).__name__.lower()
 
+    def _inputFile(self) -> str:
+        return self._getExtraPath(outputs.MOVIES_STAR)
+
     def _writeInput(self, movies: List[Movie]) -> None:
-        convert.writeImagesStar(self._getExtraPath(outputs.MOVIES_STAR), movies, nameLabel=MOVIE_NAME)
+        self._writeShifts(movies)
+        convert.writeImagesStar(self._inputFile(), movies, nameLabel=MOVIE_NAME)
+
+    def _writeShifts(self, movies: List[Movie]) -> None:
+        """Write the shifts that movies carry, where they are applied."""
         folder = self._shiftsFolder()
         if folder is None:
             return
-
         os.makedirs(folder, exist_ok=True)
         isFromRelion = self._localMotion() != AUTO  # asked once: it reads the set and the run's record
         for movie in movies:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Callable, List, Optional, Set, Tuple, Union
 
 from pwem.objects import Micrograph, SetOfMicrographs, SetOfMovies
 from pyworkflow.object import Set as ScipionSet
+from pyworkflow.utils.process import buildRunCommand
 
-from cryoden.config import Options
+from cryoden.config import DenoiseConfig, HalvesConfig
 from cryoden.errors import FullDiskError, NothingDoneError
-from cryoden.formats.outcome import read_ending
+from cryoden.formats.outcome import STOPPED, read_ending
+from cryoden_scipion import Plugin
 from cryoden_scipion.protocols.protocol_base import CommandError, CryodenProtBase
+from cryoden_scipion.protocols.warm import LOOK_SECONDS, WarmCommand
 
 REGISTER_SECONDS = 3
 """How often finished results are looked for while the denoiser's command runs."""
@@ -20,24 +24,35 @@ REGISTER_SECONDS = 3
 WAIT_SECONDS = 3
 """How often an open set without new items is looked at."""
 
+IDLE_MINUTES = 5.0
+"""A process that waits for more for so long ends, and gives a GPU back; starting the next one takes seconds."""
+
+WatchingConfig = Union[HalvesConfig, DenoiseConfig]
+"""Options of a command that can wait for more."""
+
 
 class StreamingRun(CryodenProtBase):
     """A protocol that runs one command again and again on all inputs of the moment, until no more will come.
 
-    The command skips what it finished before, so that starting it is all that a round costs. What a protocol adds:
-    `_loadInput`, `_writeInput`, `_register`.
+    One process does all rounds (`WarmCommand`). Where the command is sent to a queue, or several GPUs share the work,
+    it is started for each round: it skips what it finished before, so that its start is all that a round costs. What a
+    protocol adds: `_inputFile`, `_loadInput`, `_writeInput`, `_register`.
     """
 
     def _stepsCheck(self) -> None:
         """Add no steps: that this method is here tells Scipion that open sets may be given (`worksInStreaming`)."""
 
     # --------------------------- what a protocol adds -------------------------
+    def _inputFile(self) -> str:
+        """Return the list of inputs that the command is given."""
+        raise NotImplementedError
+
     def _loadInput(self) -> Tuple[List[Any], bool]:
         """Return the items (clones) that can be worked on now, and whether no more will come."""
         raise NotImplementedError
 
     def _writeInput(self, items: List[Any]) -> None:
-        """Write what the command reads."""
+        """Write what the command reads, `_inputFile` last: a command that waits for it begins then."""
         raise NotImplementedError
 
     def _register(self, items: List[Any]) -> None:
@@ -46,7 +61,7 @@ class StreamingRun(CryodenProtBase):
 
     # --------------------------- STEPS functions ------------------------------
     def _runInRounds(
-        self, command: str, makeConfig: Callable[[], Options], minNew: int = 1, isShared: bool = False
+        self, command: str, makeConfig: Callable[[], WatchingConfig], minNew: int = 1, isShared: bool = False
     ) -> None:
         """Run a command on the items that are there, then on those that came meanwhile, until there will be no more.
 
@@ -67,21 +82,55 @@ class StreamingRun(CryodenProtBase):
             If the command could do nothing, unless more may come; if the disk is full.
         """
         launched: Optional[List[str]] = None
+        canBeWarm = not self.useQueueForSteps() and not (isShared and self._countProcesses() > 1)
         self._openOutputsAgain()
 
-        while True:
-            items, isComplete = self._loadInput()
-            names = [item.getFileName() for item in items]
-            nNew = len(set(names).difference(launched or ()))
-            if items and names != launched and (isComplete or nNew >= minNew):
-                launched = names
-                self._writeInput(items)
-                self._runRound(items, isComplete, lambda: self._runCryoden(command, makeConfig(), isShared))
-            elif isComplete:
-                return
-            else:
-                self.info(f"Waiting for more input: {len(items)} so far.")
-                time.sleep(WAIT_SECONDS)
+        with WarmCommand() as warm:
+
+            def run() -> None:
+                if canBeWarm and (warm.isRunning or not isComplete):
+                    self._runWarm(warm, command, makeConfig())
+                else:
+                    self._runCryoden(command, makeConfig(), isShared)
+
+            while True:
+                items, isComplete = self._loadInput()
+                names = [item.getFileName() for item in items]
+                nNew = len(set(names).difference(launched or ()))
+                if items and names != launched and (isComplete or nNew >= minNew):
+                    launched = names
+                    self._writeInput(items)
+                    self._runRound(items, isComplete, run)
+                elif isComplete:
+                    return
+                else:
+                    self.info(f"Waiting for more input: {len(items)} so far.")
+                    time.sleep(WAIT_SECONDS)
+
+    def _runWarm(self, warm: WarmCommand, command: str, config: WatchingConfig) -> None:
+        """Have the process do a round that did those before; start it where there is none, or it has ended since.
+
+        Parameters
+        ----------
+        warm
+            The process.
+        command, config
+            As for `_runCryoden`, which raises the same.
+        """
+        config = dataclasses.replace(config, watch=IDLE_MINUTES, poll_seconds=LOOK_SECONDS, end_with_stdin=True)
+        options, outcome = config.to_dict(), self._outcomeFile()
+        ending = warm.doRound(self._inputFile(), outcome) if warm.hasOptions(options) else None
+        if ending is None or ending.status == STOPPED:  # the first round, or it gave the GPU back, or was killed
+            warm.stop()
+            launch = self._prepareLaunch(command, config)
+            line = buildRunCommand(Plugin.getProgram(), launch.arguments, 1, None, launch.environ)
+            self.info(f"** Running command, which waits for more: **\n{line}")
+            warm.start(line, launch, options)
+            ending = warm.doRound(self._inputFile(), outcome)
+
+        failure = self._commandError(warm.launch, ending, warm.status)
+        if failure is not None:
+            raise failure
 
     def _runRound(self, items: List[Any], isComplete: bool, run: Callable[[], None]) -> None:
         with ThreadPoolExecutor(1) as pool:

@@ -10,6 +10,7 @@ from pyworkflow.object import Set
 from pyworkflow.protocol import MODE_RESUME, STATUS_FINISHED, getProtocolFromDb
 from pyworkflow.tests import BaseTest, setupTestProject
 
+from cryoden.formats.outcome import read_ending
 from cryoden_scipion.convert import readSetFile
 
 
@@ -101,9 +102,21 @@ class StreamingTest(ProjectTest):
         processes = [process for process in psutil.process_iter(["cmdline", "cwd"]) if process.info["cwd"] in folders]
         return [process for process in processes if protocol._getPath() in " ".join(process.info["cmdline"] or [])]
 
-    def killEverything(self, protocol):
-        """Kill -9 the protocol's processes, and see them gone."""
-        processes = self.processesOf(protocol)
+    def roundOf(self, protocol):
+        """Return the last round that a run's command has finished, when it has: which one, and by which process."""
+        rounds = []
+
+        def isDone():
+            ending = read_ending(protocol._outcomeFile())
+            rounds.extend([ending.round] if ending and ending.round else [])
+            return rounds
+
+        self.waitUntil(isDone)
+        return rounds[-1]
+
+    def killEverything(self, protocol, but=None):
+        """Kill -9 the protocol's processes, except one, and see them gone."""
+        processes = [process for process in self.processesOf(protocol) if process.pid != but]
         for process in processes:
             process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes, timeout=20)

@@ -8,6 +8,7 @@ import sys
 
 import mrcfile
 import numpy as np
+import psutil
 import scipy.ndimage
 from pwem.objects import CTFModel, Micrograph, SetOfCTF, SetOfMicrographs
 from pyworkflow.object import CsvList, Set
@@ -17,7 +18,9 @@ from cryoden.formats.outcome import read_ending
 from cryoden.formats.star import read_table
 from cryoden_scipion.convert import currentSize, filesById, firstItem, loadItems
 from cryoden_scipion.protocols import CryodenProtImportModel
+from cryoden_scipion.protocols.protocol_base import OPTIONS_FILE
 from cryoden_scipion.protocols.protocol_denoise import LINKED_HALVES, TWO_SETS
+from cryoden_scipion.protocols.streaming import IDLE_MINUTES
 from cryoden_scipion.tests.denoising import SAMPLING_RATE, SHAPE, CryodenDenoiseTest, noise, writeImage
 
 
@@ -45,13 +48,17 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         return items
 
     def testMicrographsAreDenoisedAsTheyCome(self):
-        """The output is there and open while the input is open; batches wait until they are full or the end comes."""
+        """The output is there and open while the input is open; batches wait until they are full or the end comes.
+
+        One process denoises all of them, and is gone at the end.
+        """
         micrographs = self.openAgain(self.importMicrographs("grow", 2))
         protocol = self.denoise(micrographs, streamingBatchSize=2)
         self.assertTrue(protocol.worksInStreaming())
         self.proj.launchProtocol(protocol, wait=False)
         self.waitUntil(lambda: len(self.outputOf(protocol)[0]) == 2)
         self.assertTrue(self.outputOf(protocol)[1])
+        first = self.roundOf(protocol)
         self.assertIn("Denoised: *2* of 2 micrographs, at 3.00 Å/px, more may come.", self.stored(protocol).summary())
         third, fourth, fifth = self.more(micrographs, (3, 4, 5))
         self.append(micrographs, [third], Set.STREAM_OPEN)
@@ -63,6 +70,11 @@ class TestCryodenDenoiseStreaming(CryodenDenoiseTest):
         self.waitUntil(lambda: self.stored(protocol).isFinished())
         self.checkOutput(protocol, 5)
         self.assertTrue(any("micrographs per minute" in line for line in self.stored(protocol).summary()))
+        last = self.roundOf(protocol)
+        self.assertEqual((first.number, last.number, last.process), (1, 3, first.process))
+        self.waitUntil(lambda: not psutil.pid_exists(last.process))
+        with open(protocol._getExtraPath(OPTIONS_FILE)) as file:
+            self.assertEqual(json.load(file)["watch"], IDLE_MINUTES)
 
     def testKilledInTheMiddleAndContinued(self):
         """Killed -9 at work, continued with a micrograph more: nothing is lost, repeated or left half-written."""

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import signal
 from unittest import mock
 
 import mrcfile
 import numpy as np
+import psutil
 import scipy.ndimage
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -105,26 +107,41 @@ class TestCryodenHalvesStreaming(CryodenHalvesTest):
         aligned.close()
 
     def testMoviesAreSplitAsTheyCome(self):
-        """Outputs are there and open while the movies' set is open; they are closed with it."""
+        """Outputs are there and open while the movies' set is open; they are closed with it.
+
+        A process that is gone between two rounds is replaced, once.
+        """
         movies = self.openMovies("grow", 2)
         split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
         self.proj.launchProtocol(split, wait=False)
         self.waitUntil(lambda: self.sizes(split) == [2, 2, 2])
         self.assertTrue(all(isOpen for _, isOpen in self.outputs(split).values()))
         self.assertIn("Split: *2* of 2 movies, more may come.", self.stored(split).summary()[0])
+        first = self.roundOf(split)
+        os.kill(first.process, signal.SIGKILL)
         self.addMovie(movies, 3, Set.STREAM_OPEN)
         self.waitUntil(lambda: self.sizes(split) == [3, 3, 3])
+        second = self.roundOf(split)
+        self.assertEqual((first.number, second.number), (1, 1))
+        self.assertNotEqual(first.process, second.process)
         self.addMovie(movies, 4, Set.STREAM_CLOSED)
         self.waitUntil(lambda: not any(isOpen for _, isOpen in self.outputs(split).values()))
         self.checkOutputs(split, 4)
+        last = self.roundOf(split)
+        self.assertEqual((last.number, last.process), (2, second.process))
 
     def testKillAndContinueLoseAndRepeatNothing(self):
-        """Killed -9 with an open input, continued with two more movies, of which one was split but not registered."""
+        """Killed -9 with an open input, continued with two more movies, of which one was split but not registered.
+
+        The denoiser's process ends by itself when the run is gone that started it.
+        """
         movies = self.openMovies("kill", 2)
         split = self.newProtocol(CryodenProtSplitHalves, inputMovies=movies)
         self.proj.launchProtocol(split, wait=False)
         self.waitUntil(lambda: self.sizes(split) == [2, 2, 2])
-        self.killEverything(split)
+        process = self.roundOf(split).process
+        self.killEverything(split, but=process)
+        self.waitUntil(lambda: not psutil.pid_exists(process), seconds=20)
         before = {path: os.stat(path).st_mtime_ns for files, _ in self.outputs(split).values() for _, path in files}
         even = SetOfMicrographs(filename=split._getPath("micrographseven.sqlite"))  # as if killed between two sets
         even.loadAllProperties()
