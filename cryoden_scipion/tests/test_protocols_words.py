@@ -9,6 +9,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import psutil
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -17,9 +18,10 @@ from pyworkflow.protocol import STATUS_ABORTED, STATUS_RUNNING, params
 from pyworkflow.tests import BaseTest
 from pyworkflow.utils import Message
 
+from cryoden.config import HalvesConfig
 from cryoden.errors import COMMAND_LINE, ExistingResultsError, OptionError, Problem, Remedy, option_problem
 from cryoden.formats.model_file import KEPT_START, ModelCard, read_card, write_model
-from cryoden.formats.outcome import FAILED, SOME_FAILED, STOPPED, Ending, write_ending
+from cryoden.formats.outcome import DONE, FAILED, SOME_FAILED, STOPPED, Ending, Round, file_state, write_ending
 from cryoden.formats.training_folder import TrainingStatus, write_status
 from cryoden.report.evaluation_table import Absent
 from cryoden_scipion import Plugin, protocols
@@ -32,8 +34,12 @@ from cryoden_scipion.protocols import (
     CryodenProtSplitHalves,
     CryodenProtTrain,
     denoise_rules,
+    streaming,
 )
-from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandError, CryodenProtBase
+from cryoden_scipion.protocols import warm as warm_module
+from cryoden_scipion.protocols.protocol_base import MAX_STDERR_LINES, CommandError, CryodenProtBase, Launch
+from cryoden_scipion.protocols.streaming import StreamingRun
+from cryoden_scipion.protocols.warm import WarmCommand
 from cryoden_scipion.protocols.words import ACTIONS
 from cryoden_scipion.viewers.browsing import PairBrowser
 from cryoden_scipion.viewers.plotting import newPlotter, waiting
@@ -71,6 +77,54 @@ class EndOfCommand(CryodenProtBase):
             write_ending(self._outcomeFile(), self.ending)
         if self.status:
             raise subprocess.CalledProcessError(self.status, program)
+
+
+class GrowingInput(StreamingRun):
+    """A protocol whose input grows from look to look, and which notes how its command is run.
+
+    Parameters
+    ----------
+    looks : list
+        Files that are there, and whether these are all.
+    gpus : tuple
+        That share the work.
+    isQueued : bool
+        Whether a queue gets every step.
+    """
+
+    def __init__(self, looks, gpus=(), isQueued=False):
+        super().__init__()
+        self.looks, self.isQueued, self.ways = iter(looks), isQueued, []
+        self._stepsExecutor = mock.Mock(getGpuList=lambda: list(gpus))
+
+    def usesGpu(self, value=None):
+        return bool(self._stepsExecutor.getGpuList())
+
+    def useQueueForSteps(self):
+        return self.isQueued
+
+    def _loadInput(self):
+        names, isComplete = next(self.looks)
+        return [mock.Mock(getFileName=lambda name=name: name) for name in names], isComplete
+
+    def _writeInput(self, items):
+        pass
+
+    _register = _writeInput
+
+    def _runCryoden(self, command, config, isShared=False):
+        self.ways.append("started")
+
+    def _runWarm(self, warm, command, config):
+        warm._process = mock.Mock(poll=lambda: None)
+        self.ways.append("kept")
+
+
+class WarmRun(EndOfCommand, StreamingRun):
+    """A protocol that has a process do a round."""
+
+    def _inputFile(self):
+        return self._getExtraPath("list.star")
 
 
 class TestCryodenWords(BaseTest):
@@ -388,6 +442,81 @@ class TestCryodenWords(BaseTest):
         """By a signal that it could still answer."""
         text, _ = self.errorOf(143, Ending(STOPPED), ["Stopped."])
         self.assertTrue(text.startswith("cryoden halves was killed (signal 15). What is finished is kept"), text)
+
+    # --------------------------- rounds of an input that grows -----------------------------------------
+    def testOneProcessWhereThatIsPossible(self):
+        """Not for an input that is there, nor where a queue gets every command, or several processes share the work."""
+        growing = [("a", False), ("ab", False), ("ab", False), ("abc", True), ("abc", True)]
+        for looks, options, ways in (
+            (growing, {}, ["kept"] * 3),
+            (growing, {"gpus": (1,)}, ["kept"] * 3),
+            (growing, {"gpus": (0, 1)}, ["started"] * 3),
+            (growing, {"isQueued": True}, ["started"] * 3),
+            ([("abc", True)] * 2, {}, ["started"]),
+        ):
+            protocol = GrowingInput(looks, **options)
+            with mock.patch.object(streaming, "WAIT_SECONDS", 0):
+                protocol._runInRounds("halves", lambda: None, isShared=True)
+            self.assertEqual(protocol.ways, ways)
+
+    def roundOf(self, *answers, isKept=True):
+        """Have a process answer to a round, one after the other; return how many were started, or what the run says."""
+        protocol = WarmRun(self.folder, 0, None, ())
+        with open(protocol.getStderrLog(), "w"):
+            pass
+        config = HalvesConfig(movies=("list.star",), output=self.folder)
+        warm, starts = WarmCommand(), []
+
+        def start(line, launch, options):
+            warm.launch, warm._options, warm._process = launch, options, mock.Mock(poll=lambda: None)
+            starts.append(options)
+
+        with mock.patch.object(warm, "start", start):
+            if isKept:
+                with mock.patch.object(warm, "doRound", lambda *_: Ending.of({})):
+                    protocol._runWarm(warm, "halves", config)
+            with mock.patch.object(warm, "doRound", mock.Mock(side_effect=answers)):
+                try:
+                    protocol._runWarm(warm, "halves", config)
+                except CommandError as error:
+                    return str(error)
+        self.assertTrue(all(options["end_with_stdin"] for options in starts))
+        return len(starts)
+
+    def testProcessThatIsGone(self):
+        """One that did rounds is replaced once; an error of the command is said as always."""
+        done, failed = Ending.of({}), Ending(FAILED, (Problem("file", "a is bad."),))
+        self.assertEqual(self.roundOf(done), 1)
+        self.assertEqual(self.roundOf(None, done), 2)
+        self.assertEqual(self.roundOf(Ending(STOPPED), done), 2)
+        self.assertEqual(self.roundOf(failed), "a is bad.")
+        self.assertEqual(self.roundOf(None, failed), "a is bad.")
+        self.assertIn("run.stderr says why", self.roundOf(None, None))
+        self.assertIn("run.stderr says why", self.roundOf(None, isKept=False))
+
+    def testProcessThatEndsOrHangs(self):
+        """One that ended after another round did not do this one; one that hears nothing is killed, children too."""
+        star, outcome = os.path.join(self.folder, "list.star"), os.path.join(self.folder, "outcome.json")
+        with open(star, "w") as file:
+            file.write("a")
+        write_ending(outcome, Ending.of({}, Round(1, 1, {star: file_state(star)})))
+        warm = WarmCommand()
+        launch = Launch("halves", "", dict(os.environ), 1, 0)
+        with open(os.path.join(self.folder, "out"), "w") as out, mock.patch.multiple(sys, stdout=out, stderr=out):
+            warm.start("true", launch, {})
+            self.assertEqual(warm.doRound(star, outcome).status, DONE)
+            with open(star, "a") as file:
+                file.write("b")
+            self.assertIsNone(warm.doRound(star, outcome))
+            warm.stop()
+            warm.start("sleep 60; true", launch, {})
+        shell = psutil.Process(warm._process.pid)
+        while not shell.children():
+            pass
+        processes = [shell, *shell.children()]
+        with mock.patch.object(warm_module, "STOP_SECONDS", 0.1):
+            warm.stop()
+        self.assertEqual(psutil.wait_procs(processes, timeout=10)[1], [])
 
     def testProgramWithASpace(self):
         """An environment may lie anywhere."""
