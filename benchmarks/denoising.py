@@ -1,11 +1,13 @@
 """How fast micrographs are denoised: from disk to disk against plain copies, the network alone, and two GPUs.
 
-Writes made-up float32 micrographs and an untrained U-Net of the default kind, and measures, in processes of their own
-and with an emptied page cache where files are read:
+Writes made-up float32 micrographs and an untrained network with its default channels, and measures, in processes of
+their own and with an emptied page cache where files are read:
 
 - copying the files plainly: one after the other, and with as many threads as the pipeline has,
-- `cryoden denoise` on them: the pipeline alone, and the whole command with the start of Python and of the GPU,
-- the network alone on one micrograph, against the same network in default eager PyTorch in one piece,
+- `cryoden denoise` on them: the pipeline alone, and the whole command with the start of Python and of the GPU; and the
+  whole command with a model of coarser pixels (`--coarse`, A/px; the files have 1 A/px),
+- the network alone on one micrograph, against the same network in default eager PyTorch in one piece, and against the
+  plain U-Net (in several rounds, one after the other),
 - the peak of host memory for few and for many micrographs,
 - two processes of torchrun against one, where there are two GPUs,
 - Topaz-Denoise, where a command for it is given, on the same files.
@@ -13,7 +15,8 @@ and with an emptied page cache where files are read:
 What reads from disk is measured in several rounds, of which the median counts; before each step, all that was written
 is on the disk, and earlier results are gone. The last line is one JSON object.
 
-Usage: python benchmarks/denoising.py [--micrographs 20] [--shape 7420 7676] [--folder DIR] [--topaz COMMAND]
+Usage: python benchmarks/denoising.py [--micrographs 20] [--shape 7420 7676] [--network resunet] [--folder DIR]
+[--topaz COMMAND]
 """
 
 from __future__ import annotations
@@ -48,12 +51,17 @@ from cryoden.model.networks import UNet, build_network
 from cryoden.model.pipeline import N_THREADS
 from cryoden.model.predictor import Predictor
 
+MODEL, COARSE_MODEL, UNET_MODEL = "model.safetensors", "coarse.safetensors", "unet.safetensors"
+"""Of the files' pixel size, of coarser pixels, and the plain U-Net."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--micrographs", type=int, default=20)
     parser.add_argument("--many", type=int, default=40, help="micrographs for memory and for two GPUs (hard links)")
     parser.add_argument("--shape", type=int, nargs=2, default=(7420, 7676))
+    parser.add_argument("--network", default="resunet", choices=("resunet", "unet"))
+    parser.add_argument("--coarse", type=float, default=4.0, help="pixel size in A of the model of `coarse command`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=DenoiseConfig.choices_of("precision"))
     parser.add_argument("--folder", help="on the disk to measure (default: a temporary folder)")
@@ -88,7 +96,7 @@ def compare(options: argparse.Namespace) -> Dict[str, Any]:
     for step, of in (
         ("copy", "pipeline"), ("copy by threads", "pipeline"), ("copy", "command"), ("eager network", "network"),
         ("eager network", "network of few"), ("one GPU", "two GPUs"), ("one GPU, 8 views", "two GPUs, 8 views"),
-        ("topaz", "command"),
+        ("unet network", "network"), ("topaz", "command"), ("topaz", "coarse command"),
     ):  # fmt: skip
         for key in ("seconds", "denoising_seconds"):
             if key in result.get(step, {}) and key in result.get(of, {}):
@@ -104,7 +112,7 @@ def run_step(step: str, options: argparse.Namespace) -> Dict[str, float]:
     drop_cache(Path(options.folder))
     command = [sys.executable, __file__, "--step", step, "--folder", options.folder, "--device", options.device]
     command += ["--many", str(options.many), "--micrographs", str(options.micrographs)]
-    command += ["--shape", *map(str, options.shape), "--precision", options.precision]
+    command += ["--shape", *map(str, options.shape), "--precision", options.precision, "--network", options.network]
     command += ["--topaz", options.topaz] if options.topaz else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -150,11 +158,16 @@ def many(options: argparse.Namespace) -> Dict[str, float]:
 
 
 def command(
-    options: argparse.Namespace, which: str = "few", launcher: str = "-m cryoden", quality: str = "fast"
+    options: argparse.Namespace,
+    which: str = "few",
+    launcher: str = "-m cryoden",
+    quality: str = "fast",
+    model: str = MODEL,
 ) -> Dict[str, float]:
     """Run the whole command; `denoising_seconds` leaves out what passes until all programs and GPUs have started."""
     config = config_of(options, which)
-    words = ["denoise", str(Path(options.folder) / which), "--model", config.model, "--output", config.output]
+    model = str(Path(options.folder) / model)
+    words = ["denoise", str(Path(options.folder) / which), "--model", model, "--output", config.output]
     words += ["--device", options.device, "--precision", options.precision]
     words += ["--quality", quality]
     begun = time.monotonic()
@@ -163,6 +176,11 @@ def command(
     logs = [log.read_text().splitlines() for log in Path(config.output).glob("log*.jsonl")]
     shares = [sum(json.loads(line)["seconds"] for line in lines) for lines in logs]
     return {"seconds": seconds, "denoising_seconds": max(shares)}
+
+
+def coarse_command(options: argparse.Namespace) -> Dict[str, float]:
+    """The same with a model of coarser pixels."""
+    return command(options, model=COARSE_MODEL)
 
 
 def on_gpus(n_gpus: int, quality: str) -> Callable[[argparse.Namespace], Dict[str, float]]:
@@ -178,9 +196,9 @@ def topaz(options: argparse.Namespace) -> Dict[str, float]:
     return {"seconds": time.monotonic() - begun}
 
 
-def network(options: argparse.Namespace, n_images: int = TRYING_IMAGES) -> Dict[str, float]:
+def network(options: argparse.Namespace, n_images: int = TRYING_IMAGES, model: str = MODEL) -> Dict[str, float]:
     """Predict one micrograph that lies on the device already."""
-    model = str(Path(options.folder) / "model.safetensors")
+    model = str(Path(options.folder) / model)
     predictor = Denoiser.load(model, options.device, precision=options.precision).predictor
     try_kernels(n_images)
     return time_network(predictor, options, predictor.device)
@@ -191,14 +209,18 @@ def network_of_few(options: argparse.Namespace) -> Dict[str, float]:
     return network(options, 1)
 
 
+def unet_network(options: argparse.Namespace) -> Dict[str, float]:
+    """The plain U-Net with its default channels, as shipped."""
+    return network(options, model=UNET_MODEL)
+
+
 def eager_network(options: argparse.Namespace) -> Dict[str, float]:
     """The same network as textbooks write it: float32 with TF32 convolutions, in one piece."""
     device = pick_device(options.device)
     torch.backends.cudnn.benchmark = False
-    unet = build_network("unet", shared.UNET_CHANNELS).to(device).eval()
-    assert isinstance(unet, UNet)
-    plain = PlainUNet(unet)
-    sides = [-(-n // unet.step) * unet.step for n in options.shape]
+    network = build_network(options.network, shared.default_channels(options.network)).to(device).eval()
+    plain = PlainUNet(network) if isinstance(network, UNet) else network
+    sides = [-(-n // network.step) * network.step for n in options.shape]
 
     def predict(image: torch.Tensor) -> torch.Tensor:
         padded = torch.nn.functional.pad(
@@ -228,13 +250,14 @@ def time_network(predict: Callable, options: argparse.Namespace, device: torch.d
 RESULTS = "results_"
 """Folders of this name are removed before the next step."""
 
-ROUNDS = ("copy", "copy by threads", "pipeline", "command")
+ROUNDS = ("copy", "copy by threads", "pipeline", "command", "coarse command", "network", "unet network")
 """Steps that are measured in every round."""
 
 
 STEPS = {
     "copy": copy, "copy by threads": copy_by_threads, "pipeline": pipeline, "command": command, "many": many,
-    "network": network, "network of few": network_of_few, "eager network": eager_network, "topaz": topaz,
+    "coarse command": coarse_command, "network": network, "unet network": unet_network,
+    "network of few": network_of_few, "eager network": eager_network, "topaz": topaz,
     "one GPU": on_gpus(1, "fast"), "two GPUs": on_gpus(2, "fast"),
     "one GPU, 8 views": on_gpus(1, "best"), "two GPUs, 8 views": on_gpus(2, "best"),
 }  # fmt: skip
@@ -244,7 +267,7 @@ STEPS = {
 def config_of(options: argparse.Namespace, which: str) -> DenoiseConfig:
     folder = Path(options.folder)
     return DenoiseConfig(
-        micrographs=(str(folder / which),), model=str(folder / "model.safetensors"), device=options.device,
+        micrographs=(str(folder / which),), model=str(folder / MODEL), device=options.device,
         output=str(fresh_folder(options, f"denoised_{which}")), precision=options.precision,
     )  # fmt: skip
 
@@ -259,11 +282,13 @@ def files_of(options: argparse.Namespace, which: str) -> List[Path]:
 
 
 def write_inputs(options: argparse.Namespace) -> None:
-    """Write a model, and micrographs: one noise image, shifted."""
+    """Write models, and micrographs: one noise image, shifted."""
     folder = Path(options.folder)
-    channels = shared.UNET_CHANNELS
-    weights = {name: array.numpy() for name, array in build_network("unet", channels).state_dict().items()}
-    write_model(folder / "model.safetensors", weights, ModelCard("unet", channels, 1.0, {"kind": "standard"}, {}))
+    models = {MODEL: (options.network, 1.0), COARSE_MODEL: (options.network, options.coarse), UNET_MODEL: ("unet", 1.0)}
+    for name, (kind, rate) in models.items():
+        channels = shared.default_channels(kind)
+        weights = {key: array.numpy() for key, array in build_network(kind, channels).state_dict().items()}
+        write_model(folder / name, weights, ModelCard(kind, channels, rate, {"kind": "standard"}, {}))
     noise = 100 + 3 * np.random.default_rng(1).standard_normal(tuple(options.shape), np.float32)
     for which in ("few", "many"):
         (folder / which).mkdir(exist_ok=True)

@@ -9,7 +9,8 @@ exposure
 specimens
     Micrographs of the three specimens that training_sets/specimens.py holds out, by the optics of `cryoden simulate
     movies` from atomic potentials: as in the training; at a voltage that it did not have; on a camera with a
-    scintillator, a kind of detector that it did not have. The same denoisers, without the second training.
+    scintillator, a kind of detector that it did not have. The same denoisers, without the second training; Topaz at
+    the pixel size of the others and, before they are brought to it, at that of the files.
 sets
     Sets of few and many such micrographs: equal steps from random weights and from the general model, compared on other
     micrographs of the same kind. Seed N takes the Nth of the held-out specimens, in turn.
@@ -49,6 +50,7 @@ from specimens import density, load, smallest_box
 
 from cryoden.config import TrainConfig
 from cryoden.config.simulate import SimulateMoviesConfig
+from cryoden.data.normalize import measure_scale
 from cryoden.data.pair_reader import load_pair
 from cryoden.data.pairs import HalfPair, find_pairs
 from cryoden.data.rescale import fourier_crop
@@ -86,6 +88,9 @@ COVER = 0.5
 
 N_TRAINING, N_SCORED = 6, 3
 """Micrographs of each specimen."""
+
+TOPAZ_RATES = ("working", "files")
+"""Pixel sizes at which Topaz denoises: `RATE`, and that of the files."""
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Denoises one standardised half at `RATE`."""
@@ -232,10 +237,15 @@ def loaded(pairs: Sequence[HalfPair], has_truth: bool) -> List[Loaded]:
 
 def scores(data: Sequence[Loaded], predict: Predict) -> Scores:
     """Return how well both halves of each micrograph are denoised."""
+    return scores_of(data, [[predict(half) for half in halves] for halves, _, _ in data])
+
+
+def scores_of(data: Sequence[Loaded], predictions: Sequence[Sequence[np.ndarray]]) -> Scores:
+    """Return how well both halves of each micrograph were denoised, by these predictions of them."""
     covariances: List[RingCovariance] = []
     found = Scores([], [], [], [])
-    for halves, truths, pair in data:
-        images = [image.astype(np.float32) for image in (*halves, *(predict(half) for half in halves), *truths)]
+    for (halves, truths, pair), denoised in zip(data, predictions):
+        images = [image.astype(np.float32) for image in (*halves, *denoised, *truths)]
         covariance = ring_covariance(images, pair.sampling_rate)
         covariances.append(covariance.of(0, 1, 2, 3))
         if not truths:
@@ -252,8 +262,8 @@ def scores(data: Sequence[Loaded], predict: Predict) -> Scores:
     return found
 
 
-def baselines(training: Sequence[HalfPair], topaz: str, device: str) -> Dict[str, Predict]:
-    """Return what needs no training, fitted on the training pairs where it must be."""
+def linear_baselines(training: Sequence[HalfPair]) -> Dict[str, Predict]:
+    """Return the raw half and the linear filters, fitted on the training pairs."""
     rate = training[0].sampling_rate
     fitted = pool([ring_covariance(list(load_pair(pair).halves.float().numpy()), rate) for pair in training])
     gains = {
@@ -263,12 +273,44 @@ def baselines(training: Sequence[HalfPair], topaz: str, device: str) -> Dict[str
     found: Dict[str, Predict] = {"raw": lambda half: half}
     for name, gain in gains.items():
         found[name] = lambda half, gain=gain: filter_image(half, rate, fitted.frequency, gain)
-    if topaz != "no":
-        try:
-            program = TopazDenoiser(topaz, "unet", tempfile.mkdtemp(), device)
-            found["Topaz-Denoise U-Net"] = lambda half: program.denoise(half, rate)
-        except TopazError as error:
-            print(f"Topaz is left out: {error}", flush=True)
+    return found
+
+
+def topaz_scores(data: Sequence[Loaded], topaz: str, device: str, rates: Sequence[str]) -> Dict[str, Scores]:
+    """Return what Topaz-Denoise's pretrained U-Net comes to, at each of some of `TOPAZ_RATES`.
+
+    Each time all images in one go; it brings them to a grey scale of its own, and back.
+    """
+    if topaz == "no":
+        return {}
+    found = {}
+    for rate in (RATE if name == "working" else None for name in rates):
+        images: Dict[str, Tuple[np.ndarray, float]] = {}
+        for number, (halves, _, pair) in enumerate(data):
+            for side, path in enumerate((pair.odd, pair.even)):
+                image = read_micrograph(path)
+                images[f"{number}_{side}"] = (halves[side], rate) if rate else image
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                program = TopazDenoiser(topaz, "unet", folder, device)
+                program.denoise_ahead(images)
+            except TopazError as error:
+                print(f"Topaz is left out: {error}", flush=True)
+                return {}
+            denoised = [program.denoise(image, pixel) for image, pixel in images.values()]
+            program.close()
+
+        predictions = []
+        for number, (_, _, pair) in enumerate(data):
+            both = denoised[2 * number : 2 * number + 2]
+            if rate is None:  # brought to the pixels and the grey scale of the halves
+                raw = [fourier_crop(images[f"{number}_{side}"][0], pair.shape) for side in range(2)]
+                both = [fourier_crop(image, pair.shape) for image in both]
+                both = [measure_scale(before).standardize(after) for before, after in zip(raw, both)]
+                both = [image[slice(*(pair.rows or (None,)))] for image in both]
+            predictions.append(both)
+        where = f"{rate or data[0][2].file_rate:.3g} Å/px"
+        found[f"Topaz-Denoise U-Net, {where}"] = scores_of(data, predictions)
     return found
 
 
@@ -337,11 +379,13 @@ def compare_on_exposure(folder: Path, options: argparse.Namespace) -> Dict[str, 
         if options.steps
     ]
     trained = run_all(jobs, options)
-    denoisers = baselines([data.training], options.topaz, options.device)
+    denoisers = linear_baselines([data.training])
     denoisers["general model"] = of_model(options.general, options.device)
     denoisers.update({name: of_model(facts["model"], options.device) for name, facts in trained.items()})
     held_out = loaded(data.scored, has_truth=False)
     rows = {name: scores(held_out, predict).bands for name, predict in denoisers.items()}
+    topaz = topaz_scores(held_out, options.topaz, options.device, options.topaz_rates)
+    rows.update({name: found.bands for name, found in topaz.items()})
 
     print("\n| held-out rows of the exposure, R2_corr | " + " | ".join(f"{a:g}-{b:g} Å" for a, b in BANDS_A) + " |")
     print("|---" * (1 + len(BANDS_A)) + "|")
@@ -368,12 +412,14 @@ def compare_on_specimens(folder: Path, options: argparse.Namespace) -> Dict[str,
 
     rows: Dict[str, Dict[str, List[Any]]] = {}
     for key, data in sets.items():
-        denoisers = baselines(find_pairs(data.odd, data.even, RATE)[0], options.topaz, options.device)
+        denoisers = linear_baselines(find_pairs(data.odd, data.even, RATE)[0])
         denoisers["general model"] = of_model(options.general, options.device)
         if key in trained:
             denoisers["own model"] = of_model(trained[key]["model"], options.device)
         images = loaded(data.scored, has_truth=True)
         found = {name: scores(images, predict) for name, predict in denoisers.items()}
+        found.update(topaz_scores(images, options.topaz, options.device, options.topaz_rates))
+        print(key, {name: round(item.mean, 3) for name, item in found.items()}, flush=True)
         rows[key] = {
             name: [item.mean, item.error, statistics.mean(item.particles), statistics.mean(item.unscaled)]
             for name, item in found.items()
@@ -461,6 +507,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each training")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--topaz", default="auto", help="command of Topaz; auto: if it is installed; no: without it")
+    parser.add_argument("--topaz-rates", nargs="+", choices=TOPAZ_RATES, default=TOPAZ_RATES, help="its pixel sizes")
     parser.add_argument("--side", type=int, default=1536, help="of simulated micrographs in pixels of 2 Å")
     parser.add_argument("--training", type=int, default=N_TRAINING, help="micrographs of a specimen to train on")
     parser.add_argument(

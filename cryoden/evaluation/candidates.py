@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -111,11 +112,12 @@ def linear_baselines(
         "wiener": [wiener.gain_at(m.rings.frequency) for (_, wiener), m in zip(filters, measurements)],
     }
     candidates = []
+    with ThreadPoolExecutor() as threads:  # most of it is SSIM, in which threads do not wait for each other
+        found = {key: list(threads.map(Measurement.of_filter, measurements, gains[key])) for key in labels}
     for key, (label, note) in labels.items():
-        responses = [m.of_filter(gain) for m, gain in zip(measurements, gains[key])]
         frequency, gain = measurements[first_scored].rings.frequency, gains[key][first_scored]
         curve = TransferCurve(frequency[:-1], gain[:-1])  # the last ring is all beyond Nyquist
-        candidates.append(Candidate(key, label, "baseline", note, responses, filter=curve))
+        candidates.append(Candidate(key, label, "baseline", note, found[key], filter=curve))
     return candidates
 
 

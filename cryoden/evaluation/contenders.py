@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from cryoden.config import NETWORKS, EvaluateConfig
+from cryoden.config import EvaluateConfig
 from cryoden.data.rescale import SAME_RATE_TOLERANCE
 from cryoden.errors import ModelError, Problem, Remedy
 from cryoden.evaluation.halves import Rows
 from cryoden.formats.files import PathLike
-from cryoden.formats.model_file import LABELS, ModelCard
+from cryoden.formats.model_file import ModelCard
 from cryoden.model.denoiser import Denoiser, ModelDenoiser
 from cryoden.model.filters import LinearFilter
 from cryoden.model.topaz import TopazDenoiser, TopazError
@@ -21,7 +21,7 @@ TOPAZ = "topaz"
 """Key of Topaz-Denoise."""
 
 ABSENT = "absent"
-"""Kind of the problem that a denoiser was not given, or was left out on purpose."""
+"""Kind of the problem that a denoiser was left out on purpose."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,6 @@ def model_contenders(models: Sequence[ModelDenoiser]) -> List[Contender]:
         note = f"{model.card.sampling_rate:.3g} Å/px, {model.path}"
         contenders.append(Contender(f"model{number + 1}", label, kind, note, model))
     return contenders
-
-
-def absent_networks(models: Sequence[ModelDenoiser]) -> List[Absent]:
-    """Return each kind of network of which no model was given."""
-    given = {model.card.network for model in models}
-    return [
-        Absent(kind, LABELS[kind], "network", Problem(ABSENT, "None was given.", kind, Remedy("set", "model")))
-        for kind in NETWORKS
-        if kind not in given
-    ]
 
 
 def topaz_contender(config: EvaluateConfig, folder: PathLike, device: str) -> Contender:

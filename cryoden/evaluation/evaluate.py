@@ -25,7 +25,6 @@ from cryoden.errors import (
 from cryoden.evaluation.contenders import (
     TOPAZ,
     Contender,
-    absent_networks,
     absent_topaz,
     facts_of,
     model_contenders,
@@ -111,7 +110,7 @@ class Evaluation:
 
     def _models_of_table(self) -> Tuple[List[Contender], List[Absent]]:
         """Return the models as they are called in the table, and which ones one would miss there."""
-        return model_contenders(self.models), absent_networks(self.models)
+        return model_contenders(self.models), []
 
     def _add_topaz(self, device: str) -> None:
         if self.config.topaz == "no":
@@ -260,7 +259,7 @@ class Evaluation:
         """Return both halves denoised, in their own grey scales, and what the denoiser makes of noise alone."""
         denoiser, given = contender.denoiser, halves.given_to(contender.denoiser)
         try:
-            scales = [denoiser.measure_scale(image) for image in given.images]
+            scales = given.scales_for(denoiser)
         except PixelError as error:
             reason = error.problem.message
             raise PixelError(

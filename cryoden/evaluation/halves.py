@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -40,6 +40,12 @@ class SizedHalves:
     scales: Tuple[GreyScale, GreyScale]
     noise: np.ndarray
     sampling_rate: float
+
+    def scales_for(self, denoiser: Denoiser) -> Sequence[GreyScale]:
+        """Return the grey scales as a denoiser measures them, which most do as it is done here; raises PixelError."""
+        if denoiser.normalization == STANDARD:
+            return self.scales
+        return [denoiser.measure_scale(image) for image in self.images]
 
     def by_name(self, name: str) -> Dict[str, Tuple[np.ndarray, float]]:
         """Return the three images of a micrograph under names of their own, with their sampling rate."""

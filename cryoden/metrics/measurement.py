@@ -171,7 +171,8 @@ class Measurement:
         ssim = ceiling = np.nan
         if self.has_range:
             a, b = self.half_cuts()
-            ssim, ceiling = ssim_and_ceiling(a, b, cuts()[0], self.data_range)
+            filtered = a if is_identity else filter_image(a, self.sampling_rate, self.rings.frequency, gain)
+            ssim, ceiling = ssim_and_ceiling(a, b, filtered, self.data_range)
         return Response(self._filtered_rings(gain), self._filtered_noise(gain), ssim, ceiling, cuts)
 
     def _filtered_rings(self, gain: np.ndarray) -> RingCovariance:

@@ -39,12 +39,15 @@ class Denoiser(ABC):
         So far into an image a prediction depends on how the image goes on beyond its edge.
     n_ahead
         Micrographs of which the images are best handed to `denoise_ahead` together.
+    normalization
+        How it wants images standardised.
     """
 
     label: str
     sampling_rate: Optional[float] = None
     edge_px: int = 0
     n_ahead: int = 1
+    normalization: Normalization = STANDARD
 
     @staticmethod
     def load(
@@ -130,8 +133,8 @@ class Denoiser(ABC):
         """Remove what was written on the way."""
 
     def measure_scale(self, image: np.ndarray) -> GreyScale:
-        """Return the grey scale of an image as the denoiser sees it; raises PixelError."""
-        return measure_scale(image, STANDARD)
+        """Return the grey scale of an image as the denoiser wants it; raises PixelError."""
+        return measure_scale(image, self.normalization)
 
 
 @dataclass(frozen=True)
@@ -187,10 +190,6 @@ class ModelDenoiser(Denoiser):
         denoised = self.predict(self.scaled(pixels, sampling_rate, scale))
         self.require_finite("the image", *(float(extreme) for extreme in denoised.aminmax()))
         return denoised.cpu().numpy()
-
-    def measure_scale(self, image: np.ndarray) -> GreyScale:
-        """Return the grey scale of an image as the model wants it; raises PixelError."""
-        return measure_scale(image, self.normalization)
 
     def require_rate(self, what: str, sampling_rate: float) -> None:
         """Refuse an image, called `what`, whose pixels in A are coarser than the model knows; raises ModelError."""

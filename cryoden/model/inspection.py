@@ -17,7 +17,10 @@ SHOWN_CHANNELS = 6
 """Activation maps that are kept of each level: those that vary most."""
 
 N_GRADIENTS = 4
-"""Places at which the gradient is taken: a ReLU network's differs from place to place."""
+"""Places at which the gradient is taken, at most: a ReLU network's differs from place to place."""
+
+GRADIENT_PIXELS = 1 << 20
+"""Pixels of all these places together, but for one place at least: a network that sees far is asked at fewer."""
 
 
 def inspect_network(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
@@ -34,18 +37,19 @@ def inspect_network(network: Network, cut: np.ndarray) -> Dict[str, np.ndarray]:
     -------
     arrays
         `weights` of the first layer `(n, y, x)`; `level NN NAME` activation maps `(channels, y, x)`; `gradient`, the
-        mean absolute derivative of an output pixel with respect to the input pixels around it `(side, side)`; `radii`:
-        receptive radius by construction, largest radius with a gradient, radius that holds 90 % of it, in pixels.
+        mean absolute derivative of an output pixel with respect to the input pixels around it `(side, side)`, and
+        `n_gradients`, of how many output pixels it is the mean; `radii`: receptive radius by construction, largest
+        radius with a gradient, radius that holds 90 % of it, in pixels.
     """
-    network = copy.deepcopy(network).cpu().float().eval()
+    network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     rows, columns = (side // network.step * network.step for side in cut.shape)
     image = torch.from_numpy(np.ascontiguousarray(cut[:rows, :columns], np.float32))[None, None]
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     arrays = {"weights": first.weight.detach()[:, 0].numpy()}
     for number, (name, maps) in enumerate(_activations(network, image)):
         arrays[f"level {number:02d} {name}"] = maps
-    gradient, reach = _gradient(network, image)
-    arrays["gradient"] = gradient
+    gradient, reach, n_gradients = _gradient(network, image)
+    arrays["gradient"], arrays["n_gradients"] = gradient, np.array(n_gradients)
     arrays["radii"] = np.array([network.receptive_radius, reach, _radius_of(gradient, 0.9)], np.float64)
     return arrays
 
@@ -85,15 +89,19 @@ def _activations(network: Network, image: torch.Tensor) -> List[Tuple[str, np.nd
     return kept
 
 
-def _gradient(network: Network, image: torch.Tensor) -> Tuple[np.ndarray, float]:
-    """Return the mean absolute gradient around an output pixel `(2 r + 1, 2 r + 1)`, and the largest radius reached."""
+def _gradient(network: Network, image: torch.Tensor) -> Tuple[np.ndarray, float, int]:
+    """Return the mean absolute gradient around an output pixel, the largest radius reached, and of how many pixels.
+
+    The gradient is `(2 r + 1, 2 r + 1)`, where r is the receptive radius.
+    """
     radius = network.receptive_radius
     side = -(-(2 * radius + 1 + network.step) // network.step) * network.step
+    n_gradients = max(1, min(N_GRADIENTS, GRADIENT_PIXELS // side**2))
     rows, columns = (np.arange(side) % n for n in image.shape[2:])  # a small cut-out is repeated
     total = np.zeros((2 * radius + 1, 2 * radius + 1))
     reach = 0.0
 
-    for view in range(N_GRADIENTS):
+    for view in range(n_gradients):
         tile = torch.rot90(image[0, 0][rows][:, columns], view)[None, None].clone().requires_grad_(True)
         centre = side // 2
         network(tile)[0, 0, centre, centre].backward()
@@ -109,8 +117,8 @@ def _gradient(network: Network, image: torch.Tensor) -> Tuple[np.ndarray, float]
 
         y, x = np.nonzero(found)
         reach = max(reach, float(np.maximum(np.abs(y - centre), np.abs(x - centre)).max(initial=0)))
-        total += around / N_GRADIENTS
-    return total.astype(np.float32), reach
+        total += around / n_gradients
+    return total.astype(np.float32), reach, n_gradients
 
 
 def _radius_of(gradient: np.ndarray, share: float) -> float:

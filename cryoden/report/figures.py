@@ -35,6 +35,9 @@ BARS_NM = tuple(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2
 BAR_SHARE = 0.3
 """Of the width that a scale bar takes at most."""
 
+PNG_LEVEL = 1
+"""Of zlib: of pictures that are mostly noise, more effort leaves larger files."""
+
 DISPLAY_SIDE = 1024
 """Longest side in pixels at which images are drawn: a screen shows no more."""
 
@@ -297,4 +300,4 @@ def save_figure(plot: Any, size_inches: Tuple[float, float], path: PathLike) -> 
     FigureCanvasAgg(figure)
     plot(figure)
     with whole_file(path) as temporary:
-        figure.savefig(str(temporary), format="png", dpi=100)
+        figure.savefig(str(temporary), format="png", dpi=100, pil_kwargs={"compress_level": PNG_LEVEL})

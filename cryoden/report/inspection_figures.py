@@ -21,7 +21,7 @@ def plot_inside(figure: Figure, arrays: Dict[str, np.ndarray], title: str = "") 
 
     upper, lower = parts[0].subfigures(2, 1)
     _plot_weights(upper, arrays["weights"])
-    _plot_gradient(lower, arrays["gradient"], arrays["radii"])
+    _plot_gradient(lower, arrays)
 
     n_columns = max(len(arrays[name]) for name in levels)
     axes: Any = parts[1].subplots(len(levels), n_columns, squeeze=False)
@@ -48,7 +48,8 @@ def _plot_weights(figure: Any, weights: np.ndarray) -> None:
     figure.suptitle(f"weights of the first layer, {len(weights)} x {weights.shape[1]} x {weights.shape[2]}")
 
 
-def _plot_gradient(figure: Any, gradient: np.ndarray, radii: np.ndarray) -> None:
+def _plot_gradient(figure: Any, arrays: Dict[str, np.ndarray]) -> None:
+    gradient, radii = arrays["gradient"], arrays["radii"]
     image, profile = figure.subplots(1, 2)
     reach = gradient.shape[0] // 2
     shown = np.log10(gradient / gradient.max() + 1e-6)
@@ -63,7 +64,15 @@ def _plot_gradient(figure: Any, gradient: np.ndarray, radii: np.ndarray) -> None
         profile.axvline(radius, color=style[0], ls=style[1:], label=f"{label}: {radius:.0f} px")
     profile.set(xlabel="distance (px)", ylim=(1e-6, 2))
     profile.legend(fontsize=8)
-    figure.suptitle("receptive field, measured by gradient")
+    figure.suptitle(f"receptive field, measured by gradient{_of_places(arrays)}")
+
+
+def _of_places(arrays: Dict[str, np.ndarray]) -> str:
+    """Return at how many places the gradient was taken, where the file says it."""
+    if "n_gradients" not in arrays:
+        return ""
+    n = int(arrays["n_gradients"])
+    return " at one place (a large network)" if n == 1 else f", mean of {n} places"
 
 
 def read_inside(path: PathLike) -> Dict[str, np.ndarray]:

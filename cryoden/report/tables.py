@@ -60,7 +60,7 @@ def summary_lines(table: EvaluationTable) -> List[str]:
             for numbers in (row.bands[band] for band in table.bands)
         )
         lines.append(f"{row.label:26}{cells}")
-    lines += [f"{absent.label:26}{absent.reason}" for absent in table.absent]
+    lines += [f"{absent.label}: {absent.reason}" for absent in table.absent]
     return [line.rstrip() for line in lines]
 
 

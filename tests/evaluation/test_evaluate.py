@@ -161,14 +161,9 @@ def test_baselines_stand_in_the_table(blur_model: Path) -> None:
         > row_of(table, "raw")["bands"][MAIN]["r2_corr"]["value"]
     )
     absent = {row["key"]: row["note"] for row in table["rows"] if not row["bands"]}
-    assert absent == {
-        "unet": "None was given. Give --model.", "resunet": "None was given. Give --model.",
-        "topaz": "It was left out. Give --topaz auto.",
-    }  # fmt: skip
+    assert absent == {"topaz": "It was left out. Give --topaz auto."}
     reasons = {row["key"]: row["problem"] for row in table["rows"] if not row["bands"]}
-    assert {key: reason["remedy"]["option"] for key, reason in reasons.items()} == {
-        "unet": "model", "resunet": "model", "topaz": "topaz",
-    }  # fmt: skip
+    assert {key: reason["remedy"]["option"] for key, reason in reasons.items()} == {"topaz": "topaz"}
 
 
 def test_filters_are_fitted_on_other_micrographs() -> None:

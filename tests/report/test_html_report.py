@@ -26,13 +26,15 @@ from cryoden.formats.files import read_json, write_json
 from cryoden.formats.model_file import ModelCard, write_model
 from cryoden.formats.outcome import write_failures
 from cryoden.metrics.ground_truth import truth_maps
-from cryoden.model.inspection import inspect_network
+from cryoden.model import inspection
+from cryoden.model.inspection import N_GRADIENTS, inspect_network
 from cryoden.model.networks import CNN3, build_network
 from cryoden.report import evaluation_figures as figures
 from cryoden.report import html_report
 from cryoden.report.contact_sheet import pick_crops, plot_crops
 from cryoden.report.evaluation_result import Evaluated, denoised_cut, read_evaluation
 from cryoden.report.html_report import chosen_micrographs, write_report
+from cryoden.report.inspection_figures import plot_inside
 from tests.helpers import RATE, Result, blurring_cnn3, clean_signal, leftovers, read_mrc, write_halves, write_mrc
 
 Run = Callable[..., Result]
@@ -279,6 +281,23 @@ def test_receptive_field_of_three_convolutions_is_seven_pixels() -> None:
     np.testing.assert_allclose(inside["gradient"], np.outer(kernel, kernel), atol=1e-6)
     assert tuple(inside["radii"][:2]) == (3, 3)
     np.testing.assert_array_equal(inside["weights"], blurring_cnn3()["layers.0.weight"][:, 0])
+    assert inside["n_gradients"] == N_GRADIENTS
+
+
+def test_a_network_that_sees_far_is_asked_at_fewer_places_and_the_picture_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, cut = build_network("unet", (4, 6, 8)), np.random.default_rng(1).normal(size=(64, 64))
+
+    def title() -> str:
+        figure = Figure()
+        inside = inspect_network(network, cut)
+        plot_inside(figure, inside)
+        return figure.subfigs[0].subfigs[1].get_suptitle()
+
+    assert title() == f"receptive field, measured by gradient, mean of {N_GRADIENTS} places"
+    monkeypatch.setattr(inspection, "GRADIENT_PIXELS", (2 * network.receptive_radius) ** 2)
+    assert title() == "receptive field, measured by gradient at one place (a large network)"
 
 
 @pytest.mark.parametrize("name", ["unet", "resunet"])
