@@ -63,12 +63,12 @@ class Lifeline:
             pass
         with self._lock:
             self._cut.set()
-            is_working = self._is_working
-            if is_working:
-                _end()
-        if is_working:
-            time.sleep(GRACE_SECONDS)
-            os._exit(128 + signal.SIGTERM)  # in code that hears no signal, as where a GPU computes
+            if not self._is_working:
+                return
+            _end()
+        time.sleep(GRACE_SECONDS)
+        if self._is_working:  # in code that hears no signal, as where a GPU computes
+            os._exit(128 + signal.SIGTERM)
 
 
 def _reads(file: int) -> bool:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from cryoden.system import lifeline as lifeline_module
 from cryoden.system.lifeline import Lifeline
 from cryoden.system.signals import Stopped, stop_on_signals
 from tests.helpers import ROOT
@@ -39,8 +40,9 @@ def test_between_two_tasks_it_is_only_said() -> None:
 
 
 @pytest.mark.parametrize("is_at_work", [True, False])
-def test_work_is_ended(is_at_work: bool) -> None:
-    """Also work that begins after the pipe was closed, before anybody has looked."""
+def test_work_is_ended(is_at_work: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also work that begins after the pipe was closed, before anybody has looked; what comes after it is not."""
+    monkeypatch.setattr(lifeline_module, "GRACE_SECONDS", 0.1)
     reading, writing = os.pipe()
     lifeline = Lifeline(reading)
     if not is_at_work:
@@ -55,6 +57,7 @@ def test_work_is_ended(is_at_work: bool) -> None:
 
     with pytest.raises(Stopped):
         work()
+    time.sleep(0.3)
     os.close(reading)
 
 
