@@ -109,7 +109,7 @@ class TrainConfig(Config):
         help="standard: each micrograph is brought to mean 0 and standard deviation 1. p95: divided by the 95th "
         "percentile of its positive values and clipped to [0, 1], as in the specification; only for counts.",
     )
-    precision: str = shared.precision("bfloat16 on GPUs that support it, float32 on CPUs")
+    precision: str = shared.precision()
     compile: str = option(
         "auto",
         choices=("auto", "yes", "no"),

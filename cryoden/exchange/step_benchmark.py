@@ -26,7 +26,7 @@ def time_steps(config: StepBenchmarkConfig) -> Dict[str, float]:
         If the device is not there.
     """
     device = pick_device(config.device)
-    dtype = resolve_precision(device, config.precision, is_training=True)
+    dtype = resolve_precision(device, config.precision)
     network = build_network(config.network, config.channels).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=device.type == "cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Optional
@@ -15,6 +16,7 @@ from cryoden.errors import DeviceError, Remedy
 from cryoden.model.networks import Network
 from cryoden.system.memory import free_host_bytes
 from cryoden.system.ranks import is_torchrun, local_rank, n_ranks
+from cryoden.system.user_cache import private_cache
 from cryoden.wording import counted
 
 log = logging.getLogger(__name__)
@@ -105,22 +107,19 @@ def has_bfloat16(device: torch.device) -> bool:
     return CPU_INFO.is_file() and not CPU_BFLOAT16_FLAGS.isdisjoint(CPU_INFO.read_text().split())
 
 
-def resolve_precision(device: torch.device, precision: str, is_training: bool = False) -> torch.dtype:
+def resolve_precision(device: torch.device, precision: str) -> torch.dtype:
     """Return the arithmetic that the option `precision` means on a processor: the only place that decides `auto`.
 
     Parameters
     ----------
     device
-        Where the network computes.
+        Where the network computes, in training as in denoising.
     precision
-        `auto`: bfloat16 where the processor multiplies it by itself, else float32; but training on a CPU stays in
-        float32. `bfloat16` and `float32` are what they say.
-    is_training
-        Whether weights are learned. Validation is not training: it computes as denoising with the model will.
+        `auto`: bfloat16 where the processor multiplies it by itself, else float32. `bfloat16` and `float32` are what
+        they say. Weights, their gradients and the loss are float32 with either.
     """
     if precision == "auto":
-        is_trained_on_cpu = is_training and device.type == "cpu"
-        return torch.bfloat16 if has_bfloat16(device) and not is_trained_on_cpu else torch.float32
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
@@ -142,5 +141,18 @@ def compiling_pays(device: torch.device, minutes: Optional[float], n_pixels: flo
 
 
 def compile_network(network: Network) -> nn.Module:
-    """Return the network compiled by torch, for images of one size."""
+    """Return the network compiled by torch, for images of one size; kernels are kept for later trainings."""
+    keep_kernels()
     return torch.compile(network, dynamic=False)  # type: ignore[return-value]
+
+
+def keep_kernels() -> None:
+    """Let torch keep what it compiles in the user's cache, where the next training finds it; to be called before.
+
+    Torch's own default is a folder in /tmp, which machines empty and where others may write: it loads what it finds
+    there. Who sets its variables decides.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_cache("kernels"))  # with those of Triton below it
+    for switch in ("TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCHINDUCTOR_AUTOGRAD_CACHE"):  # off in older versions of torch
+        os.environ.setdefault(switch, "1")

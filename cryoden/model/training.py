@@ -276,7 +276,6 @@ def validate(setup: TrainingSetup, reporter: TrainingReporter = TrainingReporter
     TrainingError
         If too few micrographs can be used.
     """
-    # In the arithmetic in which the model is going to denoise, which on CPUs may be another one than in training.
     predictor = Predictor(setup.state.averaged_network, setup.device, precision=setup.config.precision)
     count = reporter.counting("validating", setup.loader.n_held_out)
     own: List[Comparison] = []

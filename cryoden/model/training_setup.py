@@ -122,5 +122,5 @@ def set_up(
 
     state = TrainingState(network, config.peak_lr, config.ema)
     forward = prepare_forward(network, config, device, shard, expected_pixels(config, data.shapes, crop))
-    step = step_class(state, forward, resolve_precision(device, config.precision, is_training=True))
+    step = step_class(state, forward, resolve_precision(device, config.precision))
     return TrainingSetup(config, data, device, shard, normalization, crop, loading.window, loader, state, step)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, List
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from cryoden.data.loaders import ManagedLoader, StreamingLoader
 from cryoden.formats.model_file import read_model
 from cryoden.formats.training_folder import read_log
 from cryoden.model import devices, training_setup
+from cryoden.model.networks import CNN3
 from cryoden.model.training import train
 from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import set_up
 from tests.helpers import Result, read_mrc, write_halves, write_mrc
 
 CPU = torch.device("cpu")
+KERNEL_VARIABLES = ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_FX_GRAPH_CACHE", "TORCHINDUCTOR_AUTOGRAD_CACHE")
 
 
 @pytest.mark.parametrize(
@@ -34,16 +37,30 @@ def test_bfloat16_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag
 
 @pytest.mark.parametrize("has_it", [True, False])
 @pytest.mark.parametrize("device", [CPU, torch.device("cuda")])
-def test_auto_is_bfloat16_where_the_processor_has_it_but_never_in_training_on_a_cpu(
+def test_auto_is_bfloat16_where_the_processor_has_it(
     monkeypatch: pytest.MonkeyPatch, device: torch.device, has_it: bool
 ) -> None:
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: has_it)
-    narrow = {True: torch.bfloat16, False: torch.float32}
-    assert devices.resolve_precision(device, "auto") == narrow[has_it]
-    assert devices.resolve_precision(device, "auto", is_training=True) == narrow[has_it and device.type == "cuda"]
-    for is_training in (True, False):
-        assert devices.resolve_precision(device, "bfloat16", is_training) == torch.bfloat16
-        assert devices.resolve_precision(device, "float32", is_training) == torch.float32
+    assert devices.resolve_precision(device, "auto") == {True: torch.bfloat16, False: torch.float32}[has_it]
+    assert devices.resolve_precision(device, "bfloat16") == torch.bfloat16
+    assert devices.resolve_precision(device, "float32") == torch.float32
+
+
+def test_kernels_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are kept before torch compiles the first one; a folder that somebody chose stays."""
+    monkeypatch.setattr(devices, "private_cache", lambda name: tmp_path / name)
+    seen: List[str] = []
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: seen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
+    for name in KERNEL_VARIABLES:  # set before, so that the test leaves none behind
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    devices.compile_network(CNN3())
+    assert [os.environ[name] for name in KERNEL_VARIABLES[1:]] == ["1", "1"]
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
+    monkeypatch.setenv(KERNEL_VARIABLES[1], "0")
+    devices.compile_network(CNN3())
+    assert seen == [str(tmp_path / "kernels"), "chosen"]
+    assert os.environ[KERNEL_VARIABLES[1]] == "0"
 
 
 def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -60,24 +77,22 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_training_validates_in_the_arithmetic_of_denoising(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On a CPU with bfloat16 the weights are learned in float32, and the best is chosen by what denoising will make."""
+    """The best model is chosen by what denoising will make."""
     write_halves(tmp_path, 2, (64, 64))
     config = TrainConfig(
         odd="odd", even="even", output="wide", network="cnn3", crop=32, device="cpu", epochs=1, max_batches=2
     )
     train(config)
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: True)
-    assert set_up(config, TrainingData.find(config), CPU).step.precision == torch.float32
-    train(replace(config, output="auto"))
-    train(replace(config, output="float32", precision="float32"))
+    assert set_up(config, TrainingData.find(config), CPU).step.precision == torch.bfloat16
+    for precision in ("auto", "bfloat16", "float32"):
+        train(replace(config, output=precision, precision=precision))
 
-    wide, auto, float32 = (read_log(f"{folder}/log.jsonl")[0] for folder in ("wide", "auto", "float32"))
-    assert wide["loss"] == auto["loss"]
-    assert wide["validation_loss"] == float32["validation_loss"] != auto["validation_loss"]
-    assert auto["validation_loss"] == pytest.approx(wide["validation_loss"], rel=0.02)
-    weights = [read_model(f"{folder}/model.safetensors")[1] for folder in ("wide", "auto")]
-    for name, array in weights[0].items():
-        np.testing.assert_array_equal(array, weights[1][name])
+    logs = {name: read_log(f"{name}/log.jsonl")[0] for name in ("wide", "auto", "bfloat16", "float32")}
+    for key in ("loss", "validation_loss"):
+        assert logs["wide"][key] == logs["float32"][key] != logs["auto"][key] == logs["bfloat16"][key]
+        assert logs["auto"][key] == pytest.approx(logs["wide"][key], rel=0.02)
+    assert all(array.dtype == np.float32 for array in read_model("auto/model.safetensors")[1].values())
 
 
 def test_denoising_takes_bfloat16_where_the_cpu_has_it(

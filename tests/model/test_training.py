@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import getpass
 import json
 import logging
 import math
@@ -7,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -339,6 +341,8 @@ def test_compiled_network_has_the_same_losses(halves: Dict[str, np.ndarray], mon
     from torch._inductor import config as inductor
 
     monkeypatch.setattr(inductor, "cpp_cache_precompile_headers", False)  # costs more than it saves here
+    # torch's own place, not the user's cache: what was compiled there by an earlier run is found again
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
     tiny = replace(QUICK, network="unet", channels=(2,), epochs=2, max_batches=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
@@ -515,8 +519,11 @@ def test_killed_process_resumes_within_the_epoch_to_the_same_weights(reference: 
     assert_same_training("out", "killed")
 
 
-def test_residual_unet_resumes_to_the_same_weights_and_loads_as_it_was_saved(halves: Dict[str, np.ndarray]) -> None:
-    config = replace(QUICK, network="resunet", channels=(4, 8, 8), epochs=2, max_batches=3)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_residual_unet_resumes_to_the_same_weights_and_loads_as_it_was_saved(
+    halves: Dict[str, np.ndarray], precision: str
+) -> None:
+    config = replace(QUICK, network="resunet", channels=(4, 8, 8), epochs=2, max_batches=3, precision=precision)
     train(config)
     with pytest.raises(TrainingStoppedError):
         run_training(replace(config, output="stopped"), StopAt(6))
