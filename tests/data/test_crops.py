@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +174,26 @@ def test_needs_name_the_pairs_of_every_batch_in_order_of_use(plan: tuple) -> Non
     for wanted, batch in zip(made.needs(), made.batches):
         used = [cut.pair for cut in batch]
         assert wanted == sorted(set(used), key=used.index)
+
+
+def test_part_of_a_plan_has_the_batches_of_the_whole() -> None:
+    made = EpochPlan.draw([(90, 90)] * 4, 32, 4, 1, 0)
+    whole = list(made.batches)
+    for first, stop in ((0, 3), (2, None), (5, 5), (3, 10**6)):
+        assert list(made.part(first, stop).batches) == whole[first:stop]
+        assert made.part(first, stop).needs() == made.needs()[first:stop]
+    assert made.batches[-1] == whole[-1]
+
+
+def test_plan_of_many_micrographs_takes_little_memory() -> None:
+    """What streaming needs must not grow with the number of micrographs."""
+    tracemalloc.start()
+    made = EpochPlan.draw([(7420, 7676)] * 200, 1024, 8, 1, 0)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    n_crops = 8 * len(made.batches)
+    assert kept < 30 * n_crops
+    assert peak < 100 * n_crops
 
 
 def test_all_views_and_both_directions_are_drawn() -> None:
