@@ -23,8 +23,9 @@ COARSE_A = 20.0
 WIDEST_A = 64.0
 """Deviation in A of the Gaussian that is subtracted: ice and carbon vary over more."""
 
-BRIGHT_SKEWNESS = 0.5
-"""Of 39 simulated micrographs of many kinds, none of dark particles has more than 0.21; half of the bright ones do."""
+BRIGHT_SKEWNESS = 0.2
+"""Of dark particles in ice the smaller skewness of both images is at most 0.0, of bright ones 0.3 and more, crowded
+ferritin of a real micrograph included (benchmarks/unusual.py)."""
 
 LEAST_SIGNAL = 0.01
 """Of a micrograph's variance, in what was denoised, by which its skewness is judged."""
@@ -33,7 +34,14 @@ STAIN_SIGNAL = 0.4
 """Beside a gradient: more is in ice only where there are gold or thick carbon, which are dark."""
 
 GRADIENT_SHARE = 0.25
-"""Of the variance of a micrograph's pixels: a plane of that much is seen at once, and makes particles faint."""
+"""Of the variance of a micrograph's pixels: a gradient of that much is seen at once, and makes particles faint."""
+
+SMOOTH_SHARE = 0.91
+"""Of what varies slowly, in the fitted surface: of an edge, as that of carbon, at most 0.90, of a plane all, of a beam
+that is bright in the middle 0.93."""
+
+SLOW_PARTS = 16
+"""What varies slowly: over more than this part of the shorter edge."""
 
 SMALLEST_SIDE_PX = 128
 """At the model's pixel size; of a smaller micrograph most pixels see a mirrored edge."""
@@ -46,11 +54,11 @@ BRIGHT = (
     "their contrast is inverted, invert it and denoise again."
 )
 STAIN = (
-    "These micrographs have bright particles of strong contrast, as in negative stain; the general model learned ice "
-    "only. Train a denoiser on them."
+    "These micrographs have bright particles of strong contrast, as in negative stain; the general model learned dark "
+    "ones in ice. Train a denoiser on them; or, if they are of ice and their contrast is inverted, invert it."
 )
 GRADIENT = (
-    "A gradient (of illumination, or of a tilted specimen) makes more than a quarter of the variance of some "
+    "A gradient (of illumination, ice, or a tilted specimen) makes more than a quarter of the variance of some "
     "micrographs, where the general model therefore sees particles too faint. Subtract it first."
 )
 TINY = (
@@ -66,11 +74,12 @@ class Look:
     Attributes
     ----------
     skewness
-        Of what was denoised, band-passed: negative where particles are dark.
+        Band-passed, of what was denoised or of the micrograph, whichever is smaller: negative where particles are dark.
+        The network prefers dark ones, hot pixels are bright: only both together say that particles are bright.
     signal_share
         Of the micrograph's variance that is in what was denoised.
     gradient_share
-        The same of a plane.
+        The same of a gradient: a plane, or what is bright in the middle; 0 where an edge is steeper than that.
     side
         Of its shorter edge, in pixels of the model.
     """
@@ -99,21 +108,27 @@ def look_at(coarse: np.ndarray, denoised: np.ndarray, sampling_rate: float, shar
         Variance of what was denoised, and of the micrograph, before the means of blocks.
     """
     block = block_size(sampling_rate)
-    plane = _plane(coarse.astype(np.float64))
-    band = denoised - scipy.ndimage.gaussian_filter(denoised, WIDEST_A / (sampling_rate * block))
-    band = band - band.mean()
-    variance = float((band**2).mean())
-    skewness = float((band**3).mean()) / variance**1.5 if variance > 0 else 0.0
+    width = WIDEST_A / (sampling_rate * block)
+    skewness = min(_skewness(image - scipy.ndimage.gaussian_filter(image, width)) for image in (denoised, coarse))
     signal, total = shares
-    return Look(skewness, signal / total, float(plane.var()) / total, min(coarse.shape) * block)
+    return Look(skewness, signal / total, _gradient(coarse.astype(np.float64)) / total, min(coarse.shape) * block)
 
 
-def _plane(image: np.ndarray) -> np.ndarray:
-    """Return the plane that fits an image best."""
-    rows, columns = (np.linspace(-1, 1, n) if n > 1 else np.zeros(n) for n in image.shape)
-    y = rows * (image.mean(axis=1) @ rows) / max(rows @ rows, 1e-9)
-    x = columns * (image.mean(axis=0) @ columns) / max(columns @ columns, 1e-9)
-    return y[:, None] + x[None, :]
+def _skewness(values: np.ndarray) -> float:
+    centred = values.astype(np.float64) - values.mean(dtype=np.float64)
+    variance = float((centred**2).mean())
+    return float((centred**3).mean()) / variance**1.5 if variance > 0 else 0.0
+
+
+def _gradient(image: np.ndarray) -> float:
+    """Return the variance of the surface of second order that fits an image best; 0 where it is not smooth."""
+    slow = scipy.ndimage.gaussian_filter(image, min(image.shape) / SLOW_PARTS)
+    rows, columns = (np.linspace(-1, 1, n) for n in image.shape)
+    y, x = (part.ravel() for part in np.meshgrid(rows, columns, indexing="ij"))
+    terms = np.stack([np.ones_like(x), y, x, x * y, y**2, x**2], axis=1)
+    both = np.stack([image.ravel(), slow.ravel()], axis=1)
+    share, slow_share = (terms @ np.linalg.lstsq(terms, both, rcond=None)[0]).var(axis=0)
+    return float(share) if slow_share > SMOOTH_SHARE * slow.var() else 0.0
 
 
 class Looks:

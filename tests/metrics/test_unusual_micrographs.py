@@ -49,6 +49,25 @@ def test_plane_is_measured_whatever_lies_on_it() -> None:
     assert look_at(image, image, 20.0, (1.0, float(image.var()))).gradient_share == pytest.approx(0.9, abs=0.01)
 
 
+def test_illumination_of_the_middle_is_a_gradient_and_an_edge_is_none() -> None:
+    rng = np.random.default_rng(1)
+    rows, columns = np.linspace(-1, 1, 60)[:, None], np.linspace(-1, 1, 80)[None, :]
+    beam = np.exp(-(rows**2 + columns**2))
+    for shape, share in ((beam, 0.85), ((columns + 0.2 * rows > 0.3).astype(float), 0.0)):
+        image = 3 * shape / shape.std() + rng.standard_normal((60, 80))
+        assert look_at(image, image, 20.0, (1.0, float(image.var()))).gradient_share == pytest.approx(share, abs=0.06)
+
+
+def test_bright_is_what_the_micrograph_and_the_result_show() -> None:
+    """The network keeps more of what is dark; hot pixels, which it removes, are bright."""
+    rng = np.random.default_rng(1)
+    noise, spots = rng.standard_normal((60, 60)), rng.random((60, 60)) > 0.99
+    dark, bright = (look_at(noise + 9 * spots, noise + sign * 9 * spots, 20.0, (1.0, 1.0)) for sign in (-1, 1))
+    assert dark.skewness < -1
+    assert bright.skewness > 1
+    assert abs(look_at(noise + 9 * spots, noise, 20.0, (1.0, 1.0)).skewness) < 0.2
+
+
 # ---------------------------------------------------------------------- what is said
 def test_bright_particles_are_spoken_of_once_when_it_is_evident() -> None:
     assert said_of([CLEARLY_BRIGHT] * 8) == [BRIGHT]
@@ -62,7 +81,7 @@ def test_bright_particles_are_spoken_of_once_when_it_is_evident() -> None:
         [DARK] * 5,
         [DARK, DARK, DARK, CLEARLY_BRIGHT, CLEARLY_BRIGHT],
         [Look(9.0, 0.001, 0.0, 900)] * 5,  # nothing but noise
-        [Look(0.3, 0.2, 0.0, 900)] * 5,
+        [Look(0.15, 0.2, 0.0, 900)] * 5,
     ],
 )
 def test_nothing_is_said_that_is_not_sure(looks: List[Look]) -> None:
