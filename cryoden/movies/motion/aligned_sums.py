@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -127,13 +128,11 @@ def _sums(
     halves: Dict[int, Array] = {}
     totals: Dict[int, Array] = {}
     positions = iter(order)
-    for frame in frames(order):  # neither zip nor enumerate: they would keep a frame while the next one is read
+    continued = map(partial(pad_mirrored, shape=padded, arrays=arrays), frames(order))
+    # Neither zip nor enumerate: they would keep a spectrum while the next frame is read.
+    for spectrum in arrays.overlapped(arrays.rfft2, continued, shape[0] * shape[1]):
         position = next(positions)
         group = group_of[position]
-        continued = pad_mirrored(frame, padded, arrays)
-        del frame
-        spectrum = arrays.rfft2(continued)
-        del continued
         if group.half not in totals:
             totals[group.half] = arrays.zeros((cropped[0], cropped[1] // 2 + 1), np.complex64)
         _add_moved(totals[group.half], spectrum, (padded, cropped), motion.shifts[position], weights, position, arrays)

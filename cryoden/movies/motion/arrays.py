@@ -10,13 +10,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List, Sequence, Tuple, TypeVar
+from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, Sequence, Tuple, TypeVar
 
 import numpy as np
 import scipy.fft
 
 from cryoden.config.shared import AUTO
 from cryoden.errors import DeviceError, Remedy
+from cryoden.movies.frame_sums import ahead
 
 Array = Any
 """A NumPy array, or what stands for one on a GPU."""
@@ -26,6 +27,9 @@ R = TypeVar("R")
 
 GPU_FILES = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))
 """One of them is there where a driver of a GPU is loaded: NVIDIA's, that of Windows below Linux, AMD's."""
+
+OVERLAPPED_BYTES = 128 << 20
+"""Of the largest frame beside which the next one is worked on: larger ones take memory one after the other."""
 
 CACHED_BYTES = 1 << 19
 """What is computed at once on a CPU: it stays in the cache of a core."""
@@ -74,6 +78,11 @@ class Arrays:
         """Return a context in which no other movie computes on the processor; a CPU is shared."""
         return nullcontext()
 
+    @property
+    def _n_free_threads(self) -> int:
+        """Threads that may share a task; one that `each` gave a part of another task to has none but itself."""
+        return 1 if getattr(self._worker, "is_busy", False) else self.n_threads
+
     # ------------------------------------------------------------------ parts
     def parts(self, n: int, item_bytes: float) -> List[slice]:
         """Return `n` items in parts of about `part_bytes`, each item of `item_bytes`."""
@@ -82,7 +91,7 @@ class Arrays:
 
     def each(self, function: Callable[[T], R], parts: Sequence[T]) -> List[R]:
         """Return what a function makes of each part, in their order; inside of it, `each` starts no more threads."""
-        if self.n_threads == 1 or len(parts) == 1 or getattr(self._worker, "is_busy", False):
+        if self._n_free_threads == 1 or len(parts) == 1:
             return [function(part) for part in parts]
         results: Dict[int, R] = {}
         numbers = iter(range(len(parts)))
@@ -101,6 +110,15 @@ class Arrays:
         for task in tasks:
             task.result()
         return [results[number] for number in range(len(parts))]
+
+    def overlapped(self, function: Callable[[T], R], frames: Iterable[T], n_pixels: int) -> Iterator[R]:
+        """Yield what a function makes of each frame, while a thread works on the next one if they are small enough.
+
+        No step of one frame keeps all cores busy; those of two frames together do.
+        """
+        if self.n_threads > 1 and 4 * n_pixels <= OVERLAPPED_BYTES:
+            return ahead(function, frames, 1)
+        return map(function, frames)
 
     # ------------------------------------------------------------------ arrays
     def device(self, array: np.ndarray) -> Array:
@@ -177,15 +195,15 @@ class Arrays:
     # ------------------------------------------------------------------ Fourier transforms
     def rfft2(self, images: Array) -> Array:
         """Return the transform of real images along their last two axes; they may be overwritten."""
-        return scipy.fft.rfft2(images, workers=self.n_threads, overwrite_x=True)
+        return scipy.fft.rfft2(images, workers=self._n_free_threads, overwrite_x=True)
 
     def irfft2(self, spectra: Array, shape: Tuple[int, int]) -> Array:
         """Return the images of transforms, which may be overwritten."""
         if spectra.ndim > 2 or spectra.nbytes <= self.part_bytes:
-            return scipy.fft.irfft2(spectra, s=shape, workers=self.n_threads, overwrite_x=True)
+            return scipy.fft.irfft2(spectra, s=shape, workers=self._n_free_threads, overwrite_x=True)
 
         # By axes, because SciPy would copy it once more.
-        columns = scipy.fft.ifft(spectra, axis=0, workers=self.n_threads, overwrite_x=True)
+        columns = scipy.fft.ifft(spectra, axis=0, workers=self._n_free_threads, overwrite_x=True)
         image = np.empty(shape, np.float32)
 
         def transform(rows: slice) -> None:

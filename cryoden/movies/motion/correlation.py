@@ -153,6 +153,17 @@ class Band:
         """Return the weight of every ring when images are filtered by exp(-B k^2 / 4), k in 1/A."""
         return np.exp(-b_factor / 2 * self._ring_radii**2)
 
+    def common_signal(self, frc: np.ndarray) -> np.ndarray:
+        """Return the weight of every ring by the signal that two halves share whose correlation is given.
+
+        In the correlation of a frame with a reference, a frequency should weigh as much as the reference is signal.
+        """
+        padded = np.pad(frc, SMOOTHED_RINGS // 2, mode="edge")
+        smooth = np.convolve(padded, np.full(SMOOTHED_RINGS, 1 / SMOOTHED_RINGS), mode="valid")
+        uncertainty = 1 / np.sqrt(np.maximum(self.ring_sizes, 1.0))
+        shared = np.where(smooth > uncertainty, smooth, 0.0)
+        return 2 * shared / (1 + shared)
+
 
 def on_grid(spectra: Array, shape: Shape, arrays: Arrays) -> Array:
     """Return spectra whose frequency 0 is in the middle row as the transforms of images of a shape."""
@@ -273,17 +284,8 @@ class FrameSpectra:
         return FrameSpectra(self.band, spectra)
 
     def common_signal(self, shifts: np.ndarray) -> np.ndarray:
-        """Return the weight of every ring by the signal that odd and even frames share once they are moved.
-
-        In the correlation of a frame with a reference, a frequency should weigh as much as the reference is signal.
-        """
-        cross, power = self.half_products(shifts)
-        frc = cross / np.sqrt(np.maximum(power, TINY))
-        padded = np.pad(frc, SMOOTHED_RINGS // 2, mode="edge")
-        smooth = np.convolve(padded, np.full(SMOOTHED_RINGS, 1 / SMOOTHED_RINGS), mode="valid")
-        uncertainty = 1 / np.sqrt(np.maximum(self.band.ring_sizes, 1.0))
-        shared = np.where(smooth > uncertainty, smooth, 0.0)
-        return 2 * shared / (1 + shared)
+        """Return the weight of every ring by the signal that odd and even frames share once they are moved."""
+        return self.band.common_signal(ring_frc([self], [shifts]))
 
     def half_products(self, shifts: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Return the covariance of the odd and the even sum of moved frames, and the product of their powers.

@@ -241,13 +241,15 @@ def _binned(frames: Iterable[Array], binning: int, band: Band) -> Iterator[Array
     arrays, (n_rows, n_columns) = band.arrays, band.shape
     taper_y = arrays.device(taper(n_rows, FRAME_EDGE)[:, None])
     taper_x = arrays.device(taper(n_columns, FRAME_EDGE))
-    for frame in frames:
+
+    def reduced(frame: Array) -> Array:
         image = _squares(frame, binning, band)
-        del frame  # before the next one is read
         image -= float(image.mean())
         image *= taper_y
         image *= taper_x
-        yield image
+        return image
+
+    return arrays.overlapped(reduced, frames, n_rows * n_columns * binning**2)
 
 
 def _squares(frame: Array, binning: int, band: Band) -> Array:
@@ -414,11 +416,13 @@ def _refined(
     """Return smooth shifts of all frames from those that were found first, what was measured last, and its change."""
     at = np.arange(items.n_frames)
     share = 1 - 1 / len(items.groups)  # the others, too, come towards each frame
-    shifts = first
+    reach = max(items.spectra.band.pixel)  # nearby, Newton's step is right
+    shifts, change = first, np.inf
     for iteration in range(max_iterations):
         places = items.places_of(shifts)
-        measured = items.spectra.measure(places, items.spectra.common_signal(places))
-        reach = max(items.spectra.band.pixel)  # nearby, Newton's step is right
+        if change > reach / 4:  # less than that changes little of what the frames share
+            weights = items.spectra.common_signal(places)
+        measured = items.spectra.measure(places, weights)
         steps = np.clip(measured.steps, -reach, reach)
         is_used = ~_are_strange(measured.scores)
         smooth = smooth_trajectory(
@@ -494,7 +498,7 @@ def _with_local_motion(found: MotionEstimate, kept: Frames, n_patches: int) -> M
     patches = _patches(found, kept.grouped(size, found.shifts), n_patches)
 
     band, arrays = kept.spectra.band, kept.spectra.band.arrays
-    weights = kept.spectra.common_signal(kept.places_of(found.shifts))
+    weights = band.common_signal(found.curves[GLOBAL])
     broad = patches.spectra[0].band.b_factor(B_FACTORS[1])
     still = np.zeros((len(patches.times), 2))
     far = LOCAL_REACH_A / kept.sampling_rate
@@ -542,20 +546,18 @@ def _patches(found: MotionEstimate, items: Frames, n_patches: int) -> Patches:
     corners = [(row, column) for row in rows for column in columns]
 
     spectra = arrays.empty((len(corners), len(items.groups), *patch_band.size), np.complex64)
-    shifts = items.places_of(found.shifts)
-    cut = arrays.empty((len(corners), n_y, n_x), np.float32)
-    moved = items.spectra.moving(shifts, band.whole)
-    for number in range(len(items.groups)):
-        image = band.to_images(moved(frames=slice(number, number + 1))[0], shape)
+    moved = items.spectra.moving(items.places_of(found.shifts), band.whole)
 
-        def cut_out(corner: int, image: Array = image) -> None:
-            row, column = corners[corner]
+    def cut_out(number: int) -> None:
+        image = band.to_images(moved(frames=slice(number, number + 1))[0], shape)
+        cut = arrays.empty((len(corners), n_y, n_x), np.float32)
+        for corner, (row, column) in enumerate(corners):
             patch = image[row : row + n_y, column : column + n_x]
             cut[corner] = patch - patch.mean()
             cut[corner] *= window
-
-        arrays.each(cut_out, range(len(corners)))
         spectra[:, number] = patch_band.of_images(cut)
+
+    arrays.each(cut_out, range(len(items.groups)))
     places = [((x + n_x / 2) / shape[1] - 0.5, (y + n_y / 2) / shape[0] - 0.5) for y, x in corners]
     return Patches([FrameSpectra(patch_band, patch) for patch in spectra], np.array(places), items.times + FRAME_MIDDLE)
 
