@@ -29,9 +29,9 @@ FramesOf = Callable[[Sequence[int]], Iterable[Array]]
 MAX_DENOMINATOR = 8
 """Of a binning that can be padded: beyond, no small number of pixels is whole before and after."""
 
-SAME_PX = 0.25
+SAME_PX = 0.4
 """By how much the local motion of frames may differ, anywhere in the image, from that by which they are warped
-together: a third of the error with which it is known."""
+together: about the error with which it is known. Even there it blurs by a B-factor of 8 pi^2 SAME_PX^2 / 3 = 4 px^2."""
 
 GRID = 9
 """Places along each side at which local motions are compared."""
