@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=60, help="in an epoch")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="the true one is always there")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="besides the true one")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="movies split in parallel")
     options = parser.parse_args()
     options.ways = [way for way in WAYS if way == "true" or way in options.ways]
