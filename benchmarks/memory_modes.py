@@ -1,8 +1,9 @@
 """Managed against streaming, in the specification's table: start-up, batch time, samples per second, GPU use, memory.
 
 Writes pairs of made-up halves, trains on them twice (all pairs kept in memory; a window streamed from disk), each in a
-process of its own and after the page cache was emptied, and puts the table into a page, between its two marks. The last
-line is one JSON object.
+process of its own and after the page cache was emptied, and puts the table into a page, between its two marks. Beside
+each stands the same in plain PyTorch: the textbook's network in eager float32 with default Adam, fed from one tensor on
+the device, or by a DataLoader whose two workers cut crops out of memory-mapped files. The last line is one JSON object.
 
 Usage: python benchmarks/memory_modes.py [--page docs/managed-against-streaming.md] [--pairs 10] [--shape 2048 2048]
 """
@@ -18,12 +19,17 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import islice
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, Iterator, List, Tuple
 
+import mrcfile
 import numpy as np
 import torch
 from loaders import drop_cache, halves_of, peak_gib, write_pairs
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from training import plain
 
 from cryoden.config import TrainConfig
 from cryoden.config.shared import FULL
@@ -32,9 +38,13 @@ from cryoden.model.training_data import TrainingData
 from cryoden.model.training_setup import set_up
 
 MODES: Dict[str, List[str]] = {"managed": [], "streaming": ["stream", "force"]}
+PLAIN_MODES = ("plain managed", "plain streaming")
+N_WORKERS = 2
+
 ROWS = {
     "startup_s": ("start-up until the first step is done", "{:.2f} s"),
-    "batch_ms": ("batch time, median", "{:.1f} ms"),
+    "batch_ms": ("time of a step with its batch, median", "{:.1f} ms"),
+    "wait_ms": ("of that, until the batch is there", "{:.1f} ms"),
     "samples_per_s": ("samples per second", "{:.2f}"),
     "gpu_use": ("GPU use", "{:.0f} %"),
     "gpu_gib": ("GPU memory, peak", "{:.2f} GiB"),
@@ -53,18 +63,19 @@ def main() -> None:
     parser.add_argument("--network", default="cnn3")
     parser.add_argument("--channels", type=int, nargs="+", default=(32, 64, 128, 256))
     parser.add_argument("--window", type=float, default=0.17, help="GiB")
+    parser.add_argument("--steps", type=int, help="end after so many batches (default: one epoch)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", help="on the disk to measure; its pairs are kept (default: a temporary folder)")
     parser.add_argument("--mode", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.many = 0
     if options.mode:
-        print(json.dumps(measure(options)))
+        print(json.dumps((measure_plain if options.mode in PLAIN_MODES else measure)(options)))
         return
     with tempfile.TemporaryDirectory() as name:
         options.folder = options.folder or name
         write_pairs(options)
-        results = {mode: run_alone(mode, options) for mode in MODES}
+        results = {mode: run_alone(mode, options) for mode in (*MODES, *PLAIN_MODES)}
     table = markdown(results, options)
     print(table)
     if options.page:
@@ -78,6 +89,8 @@ def run_alone(mode: str, options: argparse.Namespace) -> Dict[str, float]:
     words = [sys.executable, __file__, "--mode", mode, "--folder", options.folder, "--device", options.device]
     for name in ("pairs", "crop", "batch", "network", "window"):
         words += [f"--{name}", str(getattr(options, name))]
+    if options.steps:
+        words += ["--steps", str(options.steps)]
     words += ["--shape", *map(str, options.shape), "--channels", *map(str, options.channels)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -96,16 +109,94 @@ def measure(options: argparse.Namespace) -> Dict[str, float]:
     )  # fmt: skip
     begun = time.perf_counter()
     setup = set_up(config, TrainingData.find(config), device)
+
+    def step(batch: Tuple[torch.Tensor, ...]) -> float:
+        return float(setup.step(*batch, 1e-6))  # waits for the GPU
+
+    return figures(islice(setup.loader.batches(setup.plan(0)), options.steps), step, begun, options.batch, device)
+
+
+def measure_plain(options: argparse.Namespace) -> Dict[str, float]:
+    """Train as many steps as `measure` does, in plain PyTorch."""
+    device = pick_device(options.device)
+    torch.zeros(1, device=device)
+    files = [sorted(Path(half).glob("*.mrc")) for half in halves_of(options, "few")]
+    n_crops = options.pairs * (2 * options.shape[0] // options.crop - 1) * (2 * options.shape[1] // options.crop - 1)
+    n_steps = options.steps or max(2, n_crops // options.batch)
+    begun = time.perf_counter()
+    network = plain(options.network, tuple(options.channels)).to(device)
+    optimizer = torch.optim.Adam(network.parameters())
+
+    def step(batch: torch.Tensor) -> float:
+        inputs, targets = batch.to(device).split(1, dim=1)
+        loss = nn.functional.mse_loss(network(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    if options.mode == "plain managed":
+        images = torch.from_numpy(np.stack([[scaled(mrcfile.read(path)) for path in pair] for pair in zip(*files)]))
+        batches = crops_of(images.to(device), n_steps, options)
+    else:
+        dataset = CropsOnDemand(files, n_steps, options)
+        batches = iter(DataLoader(dataset, options.batch, num_workers=N_WORKERS, pin_memory=device.type == "cuda"))
+    return figures(batches, step, begun, options.batch, device)
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """Return an image with mean 0 and deviation 1, float32."""
+    return ((image - image.mean()) / image.std()).astype(np.float32)
+
+
+def crops_of(images: torch.Tensor, n_steps: int, options: argparse.Namespace) -> Iterator[torch.Tensor]:
+    """Yield batches `(batch, 2, crop, crop)` from random places of images `(pair, 2, y, x)`."""
+    rng = np.random.default_rng(1)
+    for _ in range(n_steps):
+        places = [place(rng, options) for _ in range(options.batch)]
+        yield torch.stack([images[number, :, rows, columns] for number, rows, columns in places])
+
+
+def place(rng: np.random.Generator, options: argparse.Namespace) -> Tuple[int, slice, slice]:
+    """Draw the number of a pair, and rows and columns of a crop in it."""
+    row, column = (int(rng.integers(side - options.crop + 1)) for side in options.shape)
+    return int(rng.integers(options.pairs)), slice(row, row + options.crop), slice(column, column + options.crop)
+
+
+class CropsOnDemand(IterableDataset):
+    """Crops `(2, crop, crop)` that are read when they are wanted; each is standardised by itself."""
+
+    def __init__(self, files: List[List[Path]], n_steps: int, options: argparse.Namespace) -> None:
+        self.files, self.n_crops, self.options = files, n_steps * options.batch, options
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        worker = get_worker_info()
+        rng = np.random.default_rng(worker.id)
+        for _ in range(worker.id, self.n_crops, worker.num_workers):
+            number, rows, columns = place(rng, self.options)
+            halves = [mrcfile.mmap(files[number]) for files in self.files]
+            yield torch.from_numpy(np.stack([scaled(half.data[rows, columns]) for half in halves]))
+
+
+def figures(
+    batches: Iterator, step: Callable[..., float], begun: float, batch_size: int, device: torch.device
+) -> Dict[str, float]:
+    """Take a step for every batch; return what the table shows."""
     ended: List[float] = []
+    waited: List[float] = []
     with GpuUse(device) as use:
-        for batch in setup.loader.batches(setup.plan(0)):
+        asked = time.perf_counter()
+        for batch in batches:
             assert batch is not None
-            float(setup.step(*batch, 1e-6))  # waits for the GPU
-            ended.append(time.perf_counter())
+            waited.append(time.perf_counter() - asked)
+            step(batch)
+            asked = time.perf_counter()
+            ended.append(asked)
     result = {
         "startup_s": ended[0] - begun,
         "batch_ms": 1e3 * float(np.median(np.diff(ended))),
-        "samples_per_s": options.batch * (len(ended) - 1) / (ended[-1] - ended[0]),
+        "wait_ms": 1e3 * float(np.median(waited[1:])),
+        "samples_per_s": batch_size * (len(ended) - 1) / (ended[-1] - ended[0]),
         "host_gib": peak_gib(),
     }
     if device.type == "cuda":
@@ -152,20 +243,19 @@ def markdown(results: Dict[str, Dict[str, float]], options: argparse.Namespace) 
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores"
     rows, columns = options.shape
     network = f"U-Net {'-'.join(map(str, options.channels))}" if options.network == "unet" else "CNN3"
+    share = f"The first {options.steps} batches" if options.steps else "The batches of one epoch"
     lines = [
-        f"One epoch of {options.pairs} pairs of {rows} x {columns} px in batches of {options.batch} crops of",
-        f"{options.crop} px, {network}, window {options.window:g} GiB; {place}, PyTorch {torch.__version__}.",
+        f"{share} of {options.pairs} pairs of {rows} x {columns} px, {options.batch} crops of {options.crop} px each;",
+        f"{network}, window {options.window:g} GiB; {place}, PyTorch {torch.__version__}.",
         "",
-        f"| | {' | '.join(MODES)} | ratio |",
-        "|---|---|---|---|",
+        f"| | {' | '.join(MODES)} | ratio | {' | '.join(PLAIN_MODES)} |",
+        "|---|---|---|---|---|---|",
     ]
     for key, (title, form) in ROWS.items():
-        values = [results[mode].get(key) for mode in MODES]
-        if values[0] is None or values[1] is None:
-            lines.append(f"| {title} | no GPU | no GPU | |")
-            continue
-        cells = " | ".join(form.format(value) for value in values)
-        lines.append(f"| {title} | {cells} | {values[1] / values[0]:.2f} |")
+        cells = [form.format(row[key]) if key in row else "no GPU" for row in results.values()]
+        managed, streaming = (results[mode].get(key) for mode in MODES)
+        ratio = f"{streaming / managed:.2f}" if managed and streaming and key != "wait_ms" else ""
+        lines.append(f"| {title} | {' | '.join([*cells[:2], ratio, *cells[2:]])} |")
     return "\n".join(lines)
 
 

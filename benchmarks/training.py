@@ -31,7 +31,7 @@ from cryoden.config import TrainConfig, shared
 from cryoden.config.shared import FULL
 from cryoden.formats.mrc import write_image
 from cryoden.model.devices import pick_device
-from cryoden.model.networks import Network, UNet, build_network
+from cryoden.model.networks import CNN3, Network, UNet, build_network
 from cryoden.model.schedule import Stopwatch
 from cryoden.model.training import train_epoch
 from cryoden.model.training_data import TrainingData
@@ -199,8 +199,15 @@ def build(name: str) -> Network:
 
 
 def reference(name: str) -> nn.Module:
-    network = build(name)
-    return PlainUNet(network) if isinstance(network, UNet) else network
+    return plain(name.split()[0], NETWORKS[name])
+
+
+def plain(network: str, channels: Tuple[int, ...]) -> nn.Module:
+    """Return a network with the weights of the library's, as a textbook writes it."""
+    ours = build_network(network, channels)
+    if isinstance(ours, UNet):
+        return PlainUNet(ours)
+    return ours.layers if isinstance(ours, CNN3) else ours
 
 
 def difference(name: str) -> float:

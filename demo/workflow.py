@@ -28,6 +28,7 @@ from cryoden.report.figures import draw_files, save_figure, show_image
 from cryoden.report.tables import summary_lines
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
+from cryoden_scipion.protocols.protocol_split_halves import MOTIONS, STILL
 from cryoden_scipion.protocols.protocol_train import MINUTES
 
 DEMO = Path(__file__).resolve().parent
@@ -119,7 +120,10 @@ def main() -> None:
         amplitudeContrast=thinned_frames.AMPLITUDE_CONTRAST,
         dosePerFrame=thinned_frames.DOSE_PER_A2 / thinned_frames.N_FRAMES,
     )  # fmt: skip
-    split = workflow.run(CryodenProtSplitHalves, "split into halves", inputMovies=imported.outputMovies)
+    split = workflow.run(
+        CryodenProtSplitHalves, "split into halves", inputMovies=imported.outputMovies,
+        motion=MOTIONS.index(STILL),  # thinned frames of one exposure do not move
+    )  # fmt: skip
     train = workflow.run(
         CryodenProtTrain, "train denoiser", inputMicrographsOdd=split.outputMicrographsOdd,
         inputMicrographsEven=split.outputMicrographsEven, budget=MINUTES,

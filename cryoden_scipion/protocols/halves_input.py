@@ -36,7 +36,7 @@ class HalvesInput(CryodenProtBase):
             choices=["separate sets", "linked halves"],
             default=TWO_SETS,
             display=params.EnumParam.DISPLAY_HLIST,
-            label="Input",
+            label="Halves from",
             help="*separate sets*: one set of odd and one of even micrographs, matched by micrograph name (never by "
             "order).\n"
             "*linked halves*: one set of full micrographs that are linked to their halves, as _split movies into "

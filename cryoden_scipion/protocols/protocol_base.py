@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -27,6 +28,9 @@ from cryoden_scipion.protocols.words import errorText, formWords
 
 if TYPE_CHECKING:
     from cryoden.report.evaluation_table import Number
+
+HINT = re.compile(r"\?$| \((optional|empty: auto)\)$")
+"""What the end of a label says of how a field is filled in; it is no part of the field's name."""
 
 OPTIONS_FILE = "options.json"
 """In the run's folder: the options with which the last command was started."""
@@ -244,11 +248,11 @@ class CryodenProtBase(EMProtocol):
         return formWords(self._labelOf)
 
     def _labelOf(self, option: str) -> Optional[str]:
-        """Return the label of the field that sets an option, None where the form has none."""
+        """Return the name of the field that sets an option, its label; None where the form has none."""
         name = self._fields.get(option, option)
         param = self.getParam(name)
         if param is not None:
-            return param.label.get().rstrip("?")
+            return HINT.sub("", param.label.get())
         return name if option in self._fields else None
 
     def _problemsText(self, problems: Iterable[Problem]) -> str:

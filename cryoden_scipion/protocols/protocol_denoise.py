@@ -137,7 +137,7 @@ class CryodenProtDenoise(StreamingRun):
             choices=["full micrographs", "linked halves", "separate sets"],
             default=FULL,
             display=params.EnumParam.DISPLAY_HLIST,
-            label="Input",
+            label="Denoise",
             help="*full micrographs*: the sums of all frames, which contain all the signal (recommended).\n"
             "*linked halves*: both halves of each micrograph, as linked by _split movies into halves_ and motioncorr, "
             "are denoised and averaged. The network then sees as much noise as in its training, and takes twice as "

@@ -58,6 +58,7 @@ class CryodenProtTrain(HalvesInput):
         self._defineInputParams(form)
         self._addGpuParams(form, "Numbers of the GPUs, counted from 0, such as 0 or 0,1. All of them train together.")
         form.addSection(label="Training")
+        self._defineStartParams(form)
         self._defineTrainingParams(form)
         form.addSection(label="Network")
         self._defineNetworkParams(form)
@@ -75,13 +76,38 @@ class CryodenProtTrain(HalvesInput):
         )
         self._defineWaitParam(form, "then train once on what is there")
 
+    @staticmethod
+    def _defineStartParams(form: params.Form) -> None:
+        form.addParam(
+            "startFrom",
+            params.EnumParam,
+            choices=list(STARTS.values()),
+            default=0,
+            display=params.EnumParam.DISPLAY_HLIST,
+            label="Start from",
+            help="*general model*: from the weights of the model that comes with cryoden, which is better sooner. It "
+            "works between 3 and 6.5 Å/px, with the default network, channels and normalisation; otherwise the "
+            "training starts from nothing, and its log says why.\n"
+            "*nothing*: from random weights.",
+        )
+        form.addParam(
+            "startModel",
+            params.PointerParam,
+            pointerClass="CryodenModel",
+            allowsNull=True,
+            label="Start from model (optional)",
+            help="Start from the weights of an earlier model (fine-tuning) instead of what *Start from* says; a file "
+            "becomes one by *import denoiser*.\n"
+            "Whatever a training starts from is measured first, and kept if no epoch is better.",
+        )
+
     def _defineTrainingParams(self, form: params.Form) -> None:
         self._addOption(
             form,
             TrainConfig,
             "sampling_rate",
             params.FloatParam,
-            "Working pixel size (Å/px)",
+            "Working pixel size in Å/px (empty: auto)",
             help="To train and denoise at: the micrographs are Fourier-cropped to it, and coordinates are scaled back. "
             "Empty (auto): the coarsest that keeps all detail in which the halves still correlate, at most 4, which is "
             "many times faster than full resolution. 0 (full): the micrographs' own.",
@@ -95,7 +121,9 @@ class CryodenProtTrain(HalvesInput):
             label="Training length in",
             help="_epochs_ make runs comparable; _minutes_ end when you need the model.",
         )
-        self._addOption(form, TrainConfig, "epochs", params.IntParam, "Epochs", condition=f"budget=={EPOCHS}")
+        self._addOption(
+            form, TrainConfig, "epochs", params.IntParam, "Epochs (empty: auto)", condition=f"budget=={EPOCHS}"
+        )
         self._addOption(
             form,
             TrainConfig,
@@ -110,7 +138,7 @@ class CryodenProtTrain(HalvesInput):
         self._addOption(form, TrainConfig, "validation", params.FloatParam, "Held-out fraction")
         advanced = {"expertLevel": params.LEVEL_ADVANCED}
         self._addOption(form, TrainConfig, "batch_size", params.IntParam, "Crops per step", **advanced)
-        self._addOption(form, TrainConfig, "lr", params.FloatParam, "Learning rate", **advanced)
+        self._addOption(form, TrainConfig, "lr", params.FloatParam, "Learning rate (empty: auto)", **advanced)
         self._addOption(form, TrainConfig, "ema", params.FloatParam, "Weight averaging (EMA)", **advanced)
         self._addOption(form, TrainConfig, "patience", params.IntParam, "Early stopping (epochs)", **advanced)
         self._addOption(form, TrainConfig, "min_batches", params.IntParam, "Minimum batches per epoch", **advanced)
@@ -142,28 +170,6 @@ class CryodenProtTrain(HalvesInput):
             condition=f"network!={NETWORKS.index('cnn3')}",
             expertLevel=params.LEVEL_ADVANCED,
         )
-        form.addParam(
-            "startFrom",
-            params.EnumParam,
-            choices=list(STARTS.values()),
-            default=0,
-            display=params.EnumParam.DISPLAY_HLIST,
-            label="Start from",
-            help="*general model*: from the weights of the model that comes with cryoden, which is better sooner. It "
-            "works between 3 and 6.5 Å/px, with the default network, channels and normalisation; otherwise the "
-            "training starts from nothing, and its log says why.\n"
-            "*nothing*: from random weights.",
-        )
-        form.addParam(
-            "startModel",
-            params.PointerParam,
-            pointerClass="CryodenModel",
-            allowsNull=True,
-            label="Start from model",
-            help="Start from the weights of an earlier model (fine-tuning) instead of what *Start from* says; a file "
-            "becomes one by *import denoiser*.\n"
-            "Whatever a training starts from is measured first, and kept if no epoch is better.",
-        )
 
     def _defineMemoryParams(self, form: params.Form) -> None:
         form.addParam(
@@ -177,7 +183,7 @@ class CryodenProtTrain(HalvesInput):
             "window.\n"
             "*always stream*: read them during training in any case.",
         )
-        self._addOption(form, TrainConfig, "memory", params.FloatParam, "Memory for micrographs (GiB)")
+        self._addOption(form, TrainConfig, "memory", params.FloatParam, "Memory for micrographs in GiB (empty: auto)")
         self._addOption(form, TrainConfig, "window", params.FloatParam, "Streaming window (GiB)")
 
     # --------------------------- INSERT steps functions -----------------------

@@ -82,7 +82,7 @@ class TestCryodenContinued(CryodenDenoiseTest):
         for changes, words in (
             ({"quality": 1, "scale": 1}, "*Quality* (was fast, is now best) and *Grey scale* (was input, is now"),
             ({"full_size": True}, "*Restore the original pixel size* (was No, is now Yes)."),
-            ({"inputModel": other}, "another value of *Denoiser (optional)*."),
+            ({"inputModel": other}, "another value of *Denoiser*."),
             ({"inputMicrographs": others}, "*Micrographs* is another set: late_1.mrc, already made, comes from none"),
         ):
             changed = self.continued(protocol, **changes)
@@ -118,7 +118,7 @@ class TestCryodenContinued(CryodenDenoiseTest):
         other = self.importMicrographs("strange", 2, shape=MOVIE_SHAPE)
         for changes, words in (
             ({"epochs": 3}, "*Epochs* (was 1, is now 3)."),
-            ({"sampling_rate": 9.0}, "*Working pixel size (Å/px)* (was 4.0, is now 9.0)."),
+            ({"sampling_rate": 9.0}, "*Working pixel size in Å/px* (was 4.0, is now 9.0)."),
             ({"inputMicrographsEven": other}, "*Even micrographs* is another set"),
         ):
             self.assertRefused(self.continued(training, **changes), words)

@@ -303,7 +303,7 @@ class TestCryodenDenoiseInput(CryodenDenoiseTest):
         protocol.inputModel.set(future)
         protocol.inputModel.setExtended("outputModel")
         self.assertEqual(protocol.getInputStatus(), (False, False, True))
-        waiting = ["*Denoiser (optional)* is not there yet; press Schedule, which waits for it."]
+        waiting = ["*Denoiser* is not there yet; press Schedule, which waits for it."]
         self.assertEqual(protocol.validate(), waiting)
         self.assertEqual(protocol._warnings(), [])
         self.launchProtocol(future)

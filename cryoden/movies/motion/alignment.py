@@ -162,6 +162,8 @@ def _verdict(estimate: MotionEstimate) -> Tuple[str, List[str]]:
         score = float(np.median(estimate.scores))
         return UNALIGNED, [f"its frames have nothing in common by which they could be aligned (score {score:.1f})"]
     if frc[GLOBAL] < frc[UNALIGNED]:
+        if estimate.spread < estimate.uncertainty:  # frames that stay where they are: which is more is chance
+            return UNALIGNED, []
         return UNALIGNED, [
             f"aligned, its halves agree less than unaligned (FRC {frc[GLOBAL]:.3f}, was {frc[UNALIGNED]:.3f}), as "
             "those of frames do that share a pattern of the detector; check the gain reference"

@@ -61,7 +61,7 @@ def doubts_about(
         frame = frame_indices[int(steps.argmax()) + 1] + 1
         doubts.append(f"frame {frame} lies {steps.max():.0f} Å from the one before it")
 
-    spread = float(np.sqrt(((estimate.shifts - estimate.shifts.mean(axis=0)) ** 2).sum(axis=1).mean()))
+    spread = estimate.spread
     before, after = estimate.frc[UNALIGNED], estimate.frc[GLOBAL]
     if spread < STILL_PX:
         doubts.append(

@@ -120,6 +120,11 @@ class MotionEstimate:
     at_break: Optional[int] = None
 
     @property
+    def spread(self) -> float:
+        """How far frames lie from their mean place: root mean square, px."""
+        return float(np.sqrt(((self.shifts - self.shifts.mean(axis=0)) ** 2).sum(axis=1).mean()))
+
+    @property
     def frc(self) -> Dict[str, float]:
         """Mean of each curve over all rings."""
         return {key: float(curve.mean()) for key, curve in self.curves.items()}

@@ -143,6 +143,13 @@ def test_pattern_that_holds_frames_back_is_said() -> None:
     assert any("part of what its frames share does not move" in doubt for doubt in found.doubts)
 
 
+def test_still_frames_that_agree_less_by_chance_raise_no_doubt() -> None:
+    """What is found of their motion is less than its own error, and so is what it does to their agreement."""
+    found = aligned(frames_of(np.zeros((12, 2)), seed=2, contrast=0.05))
+    assert found.frc[GLOBAL] < found.frc[UNALIGNED]
+    assert (found.applied, found.doubts) == (UNALIGNED, [])
+
+
 @pytest.mark.parametrize("contrast", [0.06, 0.15, 0.5])
 def test_frames_of_a_good_movie_raise_no_doubt(contrast: float) -> None:
     assert aligned(frames_of(drift(), contrast=contrast)).doubts == []
