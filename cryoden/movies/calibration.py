@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional, Tuple, Union
+from typing import Callable, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from cryoden.formats.files import PathLike
 from cryoden.formats.images import open_movie_stack
 from cryoden.formats.stack import rows_of_band
 from cryoden.movies.hot_pixels import Replacement
+from cryoden.movies.motion.arrays import Array, Arrays
 from cryoden.wording import counted
-
-if TYPE_CHECKING:  # its Fourier transforms take time to load
-    from cryoden.movies.motion.arrays import Array, Arrays
 
 KEPT_BYTES = 128 << 20
 """Of a reference that is kept in memory while frames are corrected."""
@@ -252,6 +250,23 @@ class Calibration:
         return None if self.gain is None else self.gain.rows(first, last, shape)
 
 
+class CorrectedRows:
+    """A stored frame whose rows are corrected when they are asked for: they are still in the cache when they are used.
+
+    `frame[first:last]` are these rows, float32 `(last - first, x)`, where the correction computes.
+    """
+
+    def __init__(self, correction: FrameCorrection, stored: np.ndarray) -> None:
+        self.shape = correction.shape
+        self._correction = correction
+        self._counts = correction.arrays.device(stored)
+        self._replaced = correction.replaced(self._counts)
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Return rows; both ends must be given."""
+        return self._correction.corrected_rows(self._counts, rows, self._replaced)
+
+
 class FrameCorrection:
     """Stored frames made images, wherever these are computed: calibrated, and bad pixels replaced.
 
@@ -268,33 +283,65 @@ class FrameCorrection:
     """
 
     def __init__(self, calibration: Calibration, shape: Tuple[int, int], bad: np.ndarray, arrays: Arrays) -> None:
-        self._shape, self._arrays = shape, arrays
-        self._dark, self._gain = (self._rows_of(item) for item in (calibration.dark, calibration.gain))
+        self.shape, self.arrays = shape, arrays
         self._replacement = Replacement(bad, shape, arrays)
+        self._dark, self._dark_at = self._prepared(calibration.dark)
+        self._gain, self._gain_at = self._prepared(calibration.gain)
+
+    def by_rows(self, stored: np.ndarray) -> CorrectedRows:
+        """Return a frame whose rows are corrected when they are asked for."""
+        return CorrectedRows(self, stored)
 
     def corrected(self, stored: np.ndarray) -> Array:
         """Return a frame as float32 `(y, x)`."""
-        counts = self._arrays.device(stored)
-        frame = self._arrays.empty(self._shape, np.float32)
+        rows = self.by_rows(stored)
+        frame = self.arrays.empty(self.shape, np.float32)
 
-        def correct(rows: slice) -> None:
-            frame[rows] = counts[rows]
-            if self._dark is not None:
-                frame[rows] -= self._dark(rows)
-            if self._gain is not None:
-                frame[rows] *= self._gain(rows)
+        def correct(part: slice) -> None:
+            frame[part] = rows[part]
 
-        self._arrays.each(correct, self._arrays.parts(self._shape[0], 4 * self._shape[1]))
-        self._replacement.apply(frame)
+        self.arrays.each(correct, self.arrays.parts(self.shape[0], 4 * self.shape[1]))
         return frame
 
-    def _rows_of(self, reference: Optional[Reference]) -> Optional[Callable[[slice], Array]]:
-        """Return what returns rows of a reference: from memory, or from its file where that takes too much of it."""
-        if reference is None:
+    def replaced(self, counts: Array) -> Optional[Array]:
+        """Return what the bad pixels of a stored frame become; None if there are none."""
+        if not len(self._replacement):
             return None
-        if self._arrays.is_apart or 4 * self._shape[0] * self._shape[1] <= KEPT_BYTES:
-            return self._arrays.device(reference.rows(0, self._shape[0], self._shape)).__getitem__
-        return lambda rows: reference.rows(rows.start, rows.stop, self._shape)
+        around = [self.arrays.float32(pixels) for pixels in self._replacement.gathered(counts)]
+        if self._dark is not None:
+            around = [pixels - dark for pixels, dark in zip(around, self._dark_at)]
+        if self._gain is not None:
+            around = [pixels * gain for pixels, gain in zip(around, self._gain_at)]
+        return self._replacement.means(around)
+
+    def corrected_rows(self, counts: Array, rows: slice, replaced: Optional[Array]) -> Array:
+        """Return rows of a stored frame as float32, with what its bad pixels become."""
+        result = self.arrays.empty((rows.stop - rows.start, self.shape[1]), np.float32)
+        result[:] = counts[rows]
+        if self._dark is not None:
+            result -= self._dark(rows)
+        if self._gain is not None:
+            result *= self._gain(rows)
+        if replaced is not None:
+            self._replacement.put(result, rows.start, replaced)
+        return result
+
+    def _prepared(self, reference: Optional[Reference]) -> Tuple[Optional[Callable[[slice], Array]], List[Array]]:
+        """Return what returns rows of a reference, and its pixels around the bad ones.
+
+        Rows come from memory, or from the file where the reference takes too much of it.
+        """
+        if reference is None:
+            return None, []
+        n_bytes = 4 * self.shape[0] * self.shape[1]
+        is_kept = self.arrays.is_apart or n_bytes <= KEPT_BYTES
+        at_bad: List[Array] = []
+        if is_kept or len(self._replacement):
+            pixels = self.arrays.device(reference.rows(0, self.shape[0], self.shape))
+            at_bad = self._replacement.gathered(pixels) if len(self._replacement) else []
+        if is_kept:
+            return pixels.__getitem__, at_bad
+        return lambda rows: reference.rows(rows.start, rows.stop, self.shape), at_bad
 
 
 def _size(shape: Tuple[int, int]) -> str:

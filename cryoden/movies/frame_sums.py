@@ -106,15 +106,11 @@ def ahead(function: Callable[[T], R], items: Iterable[T], n_ahead: int) -> Itera
 
 def _whole_frame(stack: Stack, index: int) -> np.ndarray:
     """Return a frame in its stored type if that is of integers, else in float32."""
-    frame: Optional[np.ndarray] = None
-    for band in summed_bands(stack, [[index]]):
-        rows = band.sums[0]
-        if frame is None:
-            frame = np.empty(stack.shape, np.float32 if rows.dtype.kind == "f" else rows.dtype)
-        frame[band.first : band.last] = rows
-    if frame is None:
-        raise ValueError("the movie has no rows")
-    return frame
+    overflown: Dict[int, int] = {}
+    frame = _read(stack, index, 0, stack.shape[0], overflown)
+    _require_no_overflow(stack, overflown)
+    _require_finite(stack, [index], frame)
+    return frame.astype(np.float32 if frame.dtype.kind == "f" else frame.dtype.newbyteorder("="), copy=False)
 
 
 def _sum_groups(
@@ -138,13 +134,17 @@ def _sum_in_order(
 
     # Looked for in the sums, not in every frame: that is free for the movies that are whole.
     for group, total in zip(groups, sums):
-        if not _is_finite(total):
-            raise PixelError(
-                f"Movie {stack.path} has NaN or infinite pixels in frame {_bad_frame(stack, group) + 1}. "
-                "Copy it again.",
-                subject=str(stack.path),
-            )
+        _require_finite(stack, group, total)
     return sums
+
+
+def _require_finite(stack: Stack, frames: Sequence[int], total: np.ndarray) -> None:
+    """Refuse a sum of frames that is not finite; raises PixelError."""
+    if not _is_finite(total):
+        raise PixelError(
+            f"Movie {stack.path} has NaN or infinite pixels in frame {_bad_frame(stack, frames) + 1}. Copy it again.",
+            subject=str(stack.path),
+        )
 
 
 def _bad_frame(stack: Stack, group: Sequence[int]) -> int:

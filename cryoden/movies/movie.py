@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple, cast
+from typing import Iterator, List, Optional, Sequence, Tuple, cast
 
 import numpy as np
 
@@ -12,13 +12,11 @@ from cryoden.errors import FileError, Remedy
 from cryoden.formats.files import PathLike
 from cryoden.formats.images import EerRendering, open_movie_stack
 from cryoden.formats.stack import Stack, WatchedStack, decoded, rows_of_band
-from cryoden.movies.calibration import Calibration, FrameCorrection
+from cryoden.movies.calibration import Calibration, CorrectedRows, FrameCorrection
 from cryoden.movies.frame_sums import ahead, frames_ahead, summed_bands
 from cryoden.movies.hot_pixels import HALO, Replacement, find_by_counts, find_by_deviations
+from cryoden.movies.motion.arrays import Array, Arrays
 from cryoden.system.progress import Tell
-
-if TYPE_CHECKING:  # its Fourier transforms take time to load
-    from cryoden.movies.motion.arrays import Array, Arrays
 
 Bands = Tuple[np.ndarray, np.ndarray]
 """The same rows of the odd and of the even sum."""
@@ -176,15 +174,26 @@ class Movie:
         FileError, PixelError
             As `half_bands`.
         """
-        from cryoden.movies.motion.arrays import Arrays
-
         arrays = arrays or Arrays()
+        correction = self._frame_correction(arrays)
+        yield from map(correction.corrected, self._stored_frames(positions, arrays))
+
+    def frames_by_rows(
+        self, positions: Optional[Sequence[int]] = None, arrays: Optional[Arrays] = None
+    ) -> Iterator[CorrectedRows]:
+        """Yield used frames as `corrected_frames` does, but each of them is corrected when its rows are asked for."""
+        arrays = arrays or Arrays()
+        correction = self._frame_correction(arrays)
+        yield from map(correction.by_rows, self._stored_frames(positions, arrays))
+
+    def _frame_correction(self, arrays: Arrays) -> FrameCorrection:
         bad = self.find_bad_pixels()
         self.n_bad_pixels = bad.shape[1]
-        correction = FrameCorrection(self.calibration, self.shape, bad, arrays)
+        return FrameCorrection(self.calibration, self.shape, bad, arrays)
+
+    def _stored_frames(self, positions: Optional[Sequence[int]], arrays: Arrays) -> Iterator[np.ndarray]:
         indices = self.frame_indices if positions is None else [self.frame_indices[position] for position in positions]
-        for stored in frames_ahead(self.stack, indices, arrays.n_ahead):
-            yield correction.corrected(stored)  # without a name, which would keep it alive
+        return frames_ahead(self.stack, indices, arrays.n_ahead)
 
     @property
     def n_passes(self) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cryoden.movies.motion.arrays import Arrays
 
 BYTES_OF_WARPED_PIXEL = 24
-"""Two sums, a frame, its transform, the weights and their divisor, and the frame as it is stored."""
+"""Two sums, the transforms of a frame and of some together, the weights and their divisor, two frames as stored."""
 
 BYTES_TO_ALIGN = 1 << 30
 """The transforms of all frames, and those of their patches."""
@@ -262,7 +262,7 @@ def preprocessed_halves(
     movie.watch(tell, movie.n_passes)
     movie.find_bad_pixels(arrays.n_workers if arrays is not None else 1)
     motion = prepared.motion or Motion([(0.0, 0.0)] * len(movie.frame_indices))
-    frames = partial(movie.corrected_frames, arrays=arrays)
+    frames = partial(movie.frames_by_rows, arrays=arrays)
     return aligned_half_bands(frames, movie.shape, motion, weighting, arrays, movie.stack.is_sequential)
 
 
@@ -346,7 +346,7 @@ def bytes_needed(movie: Movie, config: HalvesConfig, kept_bytes: int = 0) -> int
     if config.align:
         return BYTES_TO_ALIGN + bytes_of_warped(movie.shape) + kept
     if config.shifts is not None or config.dose_per_frame is not None:
-        return bands + n_pixels * (16 if config.dose_per_frame is None else 18) + kept
+        return bands + n_pixels * (14 if config.dose_per_frame is None else 18) + kept
     if movie.stack.band_rows == movie.shape[0]:
         return bands + 6 * n_pixels * item_bytes
     return bands

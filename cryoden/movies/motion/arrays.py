@@ -192,7 +192,27 @@ class Arrays:
         if mask.any():
             values[mask] = np.floor(values[mask])
 
+    def floats_in(self, array: Array, shape: Tuple[int, int]) -> Array:
+        """Return an image of any content, float32, in the memory of a complex array that is as large at least."""
+        return array.view(np.float32).reshape(-1)[: shape[0] * shape[1]].reshape(shape)
+
     # ------------------------------------------------------------------ Fourier transforms
+    def rfft(self, rows: Array) -> Array:
+        """Return the transform of each row of real numbers, by the thread that asks for it."""
+        return scipy.fft.rfft(rows)
+
+    def irfft(self, spectra: Array, n: int) -> Array:
+        """Return the `n` real numbers of each row's transform, by the thread that asks for it."""
+        return scipy.fft.irfft(spectra, n)
+
+    def fft(self, rows: Array) -> Array:
+        """Return the transform of each row of complex numbers, which may be overwritten."""
+        return scipy.fft.fft(rows, overwrite_x=True)
+
+    def ifft(self, spectra: Array) -> Array:
+        """Return the complex numbers of each row's transform, which may be overwritten."""
+        return scipy.fft.ifft(spectra, overwrite_x=True)
+
     def rfft2(self, images: Array) -> Array:
         """Return the transform of real images along their last two axes; they may be overwritten."""
         return scipy.fft.rfft2(images, workers=self._n_free_threads, overwrite_x=True)

@@ -135,7 +135,27 @@ class TorchArrays(Arrays):
         """Round some values down to whole numbers, in place."""
         values.copy_(torch.where(mask, values.floor(), values))
 
+    def floats_in(self, array: Array, shape: Tuple[int, int]) -> Array:
+        """Return an image of any content, float32, in the memory of a complex array."""
+        return torch.view_as_real(array).reshape(-1)[: shape[0] * shape[1]].reshape(shape)
+
     # ------------------------------------------------------------------ Fourier transforms
+    def rfft(self, rows: Array) -> Array:
+        """Return the transform of each row of real numbers."""
+        return torch.fft.rfft(rows)
+
+    def irfft(self, spectra: Array, n: int) -> Array:
+        """Return the `n` real numbers of each row's transform."""
+        return torch.fft.irfft(spectra, n)
+
+    def fft(self, rows: Array) -> Array:
+        """Return the transform of each row of complex numbers."""
+        return torch.fft.fft(rows)
+
+    def ifft(self, spectra: Array) -> Array:
+        """Return the complex numbers of each row's transform."""
+        return torch.fft.ifft(spectra)
+
     def rfft2(self, images: Array) -> Array:
         """Return the transform of real images along their last two axes."""
         return torch.fft.rfft2(images)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cryoden.movies.calibration import Calibration
 from cryoden.movies.dose_weighting import DoseWeighting, critical_exposure, doses_at_end, exposure_weight
-from cryoden.movies.motion.aligned_sums import aligned_half_bands, pad_mirrored
+from cryoden.movies.motion.aligned_sums import aligned_half_bands, transform_rows
 from cryoden.movies.motion.arrays import Arrays
 from cryoden.movies.motion.motion import Motion
 from cryoden.movies.motion.stored_shifts import Shift
@@ -124,6 +124,8 @@ def test_hot_pixels_are_replaced_before_they_are_moved(tmp_path: Path) -> None:
 
 
 def test_frames_are_continued_by_their_mirror_image() -> None:
-    result = pad_mirrored(np.arange(12.0).reshape(3, 4), (5, 8), Arrays())
+    spectrum = np.empty((5, 5), np.complex64)
+    transform_rows(spectrum, np.arange(12.0).reshape(3, 4), 8, np.ones(5, np.float32), Arrays())
+    result = np.fft.irfft(spectrum.T, 8).round(5)
     np.testing.assert_array_equal(result[0], [0, 1, 2, 3, 3, 2, 1, 0])
     np.testing.assert_array_equal(result[:, 0], [0, 4, 8, 8, 0])
