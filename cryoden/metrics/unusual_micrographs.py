@@ -24,8 +24,9 @@ WIDEST_A = 64.0
 """Deviation in A of the Gaussian that is subtracted: ice and carbon vary over more."""
 
 BRIGHT_SKEWNESS = 0.2
-"""Of dark particles in ice the smaller skewness of both images is at most 0.0, of bright ones 0.3 and more, crowded
-ferritin of a real micrograph included (benchmarks/unusual.py)."""
+"""Of dark particles in ice the smaller skewness of both images is at most 0.0; of bright ones that can be judged,
+0.39 and more, but 0.26 of a real micrograph of crowded ferritin, for which the bound was lowered
+(benchmarks/unusual.py)."""
 
 LEAST_SIGNAL = 0.01
 """Of a micrograph's variance, in what was denoised, by which its skewness is judged."""
