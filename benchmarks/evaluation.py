@@ -53,7 +53,8 @@ def seconds(words: List[str], package: str) -> Tuple[float, float]:
     """Return how long a command of cryoden runs, and how long it computes (CPU seconds, of all cores)."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = {**os.environ, "PYTHONPATH": package}
-    subprocess.run([sys.executable, "-m", "cryoden", *words], check=True, stdout=subprocess.DEVNULL, env=environment)
+    program = [sys.executable, "-m", "cryoden", *words]  # takes the package of the folder in which it starts
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=package)
     wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
