@@ -311,6 +311,14 @@ class LostProcessError(CryodenError):
 
     kind = "lost_process"
 
+    @classmethod
+    def of_training(cls, n_processes: int) -> LostProcessError:
+        """Return what is said by those of so many processes that are left of a training."""
+        return cls(
+            f"One of the {n_processes} processes of this training ended early; the others cannot go on without it.",
+            remedy=Remedy("resume"),
+        )
+
 
 class NetworkError(CryodenError):
     """A server is away, does not know what is asked, or sends something else than it said."""

@@ -6,10 +6,12 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import mrcfile
 import numpy as np
@@ -175,3 +177,21 @@ def blurred_three_times(image: np.ndarray) -> np.ndarray:
     for _ in range(3):
         image = scipy.ndimage.correlate(image, np.outer([1, 2, 1], [1, 2, 1]) / 16, mode="mirror")
     return image
+
+
+def in_ranks(n: int, function: Callable[[int, Any], Any]) -> List[Any]:
+    """Return what a function returns of each rank and its exchange, computed side by side."""
+    barrier, given_ = threading.Barrier(n, timeout=300), [[None] * n]
+
+    def exchange_of(rank: int) -> Callable[[Any], List[Any]]:
+        def exchange(value: Any) -> List[Any]:
+            given_[0][rank] = value
+            barrier.wait()
+            everything = list(given_[0])
+            barrier.wait()
+            return everything
+
+        return exchange
+
+    with ThreadPoolExecutor(n) as pool:
+        return [future.result() for future in [pool.submit(function, rank, exchange_of(rank)) for rank in range(n)]]

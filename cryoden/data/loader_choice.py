@@ -9,9 +9,10 @@ from typing import Callable, Mapping, Optional, Sequence
 import torch
 
 from cryoden.config import GIB, TrainConfig
-from cryoden.data.loaders import Loader, ManagedLoader, Shard, StreamingLoader
+from cryoden.data.loaders import Loader, ManagedLoader, Shard, StreamingLoader, slots_of
 from cryoden.data.normalize import Normalization
 from cryoden.data.pairs import HalfPair
+from cryoden.data.window import Exchange, Window, share_window
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,11 @@ def make_loader(
     shard: Shard,
     normalization: Normalization,
     on_read: Callable[[], None] = lambda: None,
+    exchange: Optional[Exchange] = None,
 ) -> Loader:
     """Return the chosen loader, ready to yield batches; one that keeps micrographs reads them now.
+
+    Processes of one machine that stream share a window, if they can; the first one says what they do.
 
     Parameters
     ----------
@@ -109,16 +113,35 @@ def make_loader(
         As for `Loader`.
     on_read
         As for `ManagedLoader`.
+    exchange
+        With the other processes of the training, which then all make loaders now; None: nothing is shared.
     """
+    window, reason = None, ""
+    if shard.n_ranks > 1 and exchange is not None:
+        slots = slots_of([*training, *held_out], loading.budget_bytes)
+        window, reason = share_window(*slots, shard.rank, loading.place is None, exchange)
     if shard.n_ranks > 1 and shard.rank == 0:
-        log.info(
-            "Each of the %d processes reads every micrograph %s; those on one machine find it in the page cache.",
-            shard.n_ranks, "once in each epoch, into a window of its own" if loading.place is None else "once",
-        )  # fmt: skip
+        log.info("%s", _who_reads(loading, shard, window, reason))
+
     if loading.place is None:
         budget = loading.budget_bytes
-        return StreamingLoader(training, held_out, crop, device, shard, normalization, budget_bytes=budget)
+        return StreamingLoader(training, held_out, crop, device, shard, normalization, budget, window)
     return ManagedLoader(training, held_out, crop, device, shard, normalization, loading.place, on_read)
+
+
+def _who_reads(loading: Loading, shard: Shard, window: Optional[Window], reason: str) -> str:
+    """Return in one line who of several processes reads what."""
+    if loading.place is None and window is not None:
+        return (
+            f"The {shard.n_ranks} processes share a window on each machine; one of those there reads a micrograph for "
+            "all, once in each epoch."
+        )
+    how = "once in each epoch, into a window of its own" if loading.place is None else "once"
+    said = (
+        f"Each of the {shard.n_ranks} processes reads every micrograph {how}; those on one machine find it in the page "
+        "cache."
+    )
+    return f"{said} They cannot share a window: {reason}." if loading.place is None and reason else said
 
 
 def _allowed(config: TrainConfig, free_bytes: int) -> float:

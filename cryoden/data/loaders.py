@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from cryoden.data.gpu_transfer import GpuTransfer
 from cryoden.data.normalize import STANDARD, Normalization
 from cryoden.data.pair_reader import N_READERS, LoadedPair, PairReader
 from cryoden.data.pairs import HalfPair
+from cryoden.data.window import Reading, Window, plan_readings
 from cryoden.errors import Problem, problem_of
 from cryoden.formats.progress_log import write_above_bar
 
@@ -209,6 +209,8 @@ class StreamingLoader(Loader):
     ----------
     budget_bytes
         Host memory for loaded pairs; it is taken once and used again. A batch that needs more at once gets it.
+    window
+        Memory that is shared with other processes, which read for each other; None takes its own.
     """
 
     def __init__(
@@ -220,26 +222,26 @@ class StreamingLoader(Loader):
         shard: Shard = Shard(),
         normalization: Normalization = STANDARD,
         budget_bytes: int = 1 << 30,
+        window: Optional[Window] = None,
     ) -> None:
         super().__init__(training, held_out, crop, device, shard, normalization)
         pairs = [*self._pairs, *self._held_out_pairs]
-        self._most_pixels = max(pair.n_bytes for pair in pairs) // 2
-        self.n_slots = max(1, min(budget_bytes // (2 * self._most_pixels), len(pairs)))
-        self._slots = [self._new_slot() for _ in range(self.n_slots)]
+        self.window = window or Window.of(*slots_of(pairs, budget_bytes))
 
     def held_out(self) -> Iterator[LoadedPair]:
         """Yield this process's share of the held-out pairs, read anew; each is valid until the next is asked for."""
         pairs = self._held_out_pairs
-        for ready in self._ready(pairs, [[index] for index in range(len(pairs))]):
-            yield from ready.values()
+        with self.window.use():
+            for ready in self._ready(pairs, [[index] for index in range(len(pairs))], self.window.held_out()):
+                yield from ready.values()
 
     def _crop_batches(self, plan: EpochPlan) -> Generator[Optional[CropBatch], None, None]:
-        with closing(self._ready(self._pairs, plan.needs())) as steps:
+        with self.window.use(), closing(self._ready(self._pairs, plan.needs(), self.window)) as steps:
             for ready, batch in zip(steps, plan.batches):
                 yield self._crop_batch({index: item.halves for index, item in ready.items()}, batch)
 
     def _ready(
-        self, pairs: Sequence[HalfPair], needs: Sequence[Sequence[int]]
+        self, pairs: Sequence[HalfPair], needs: Sequence[Sequence[int]], window: Window
     ) -> Generator[Dict[int, LoadedPair], None, None]:
         """Yield, for every step, the pairs that it needs and that can be used; later ones are read meanwhile.
 
@@ -249,36 +251,60 @@ class StreamingLoader(Loader):
             All of them.
         needs
             Indices of the pairs that each step needs.
+        window
+            Memory for them.
         """
         last_step = {index: number for number, wanted in enumerate(needs) for index in wanted}
-        coming = deque(last_step)  # in the order of their first use
-        window: Dict[int, Tuple[torch.Tensor, Future]] = {}  # pair -> its slot, and its reading
+        readings: Dict[int, Reading] = {}
+        futures: Dict[int, Future] = {}  # of those that this process reads
 
         with ThreadPoolExecutor(N_READERS) as readers, ThreadPoolExecutor(N_PAIRS_AT_ONCE) as pool:
             try:
-                for number, wanted in enumerate(needs):
-                    # Read ahead while there are slots; what this step needs is read in any case.
-                    while coming and (self._slots or not window.keys() >= set(wanted)):
-                        index = coming.popleft()
-                        slot = self._slots.pop() if self._slots else self._new_slot()
-                        window[index] = slot, pool.submit(self._read, pairs[index], readers, slot)
+                for number, (wanted, coming) in enumerate(zip(needs, plan_readings(needs, window.n_slots))):
+                    for reading in coming:
+                        index = reading.pair
+                        readings[index] = reading
+                        if window.reads(reading):
+                            futures[index] = pool.submit(self._read_into, window, reading, pairs[index], readers)
 
-                    loaded = {index: window[index][1].result() for index in wanted}
+                    loaded = {
+                        index: futures[index].result() if index in futures
+                        else self._fetch(window, readings[index], pairs[index])
+                        for index in wanted
+                    }  # fmt: skip
                     yield {index: item for index, item in loaded.items() if item is not None}
 
                     for index in wanted:
                         if last_step[index] == number:
-                            self._slots.append(window.pop(index)[0])
-                    del self._slots[self.n_slots :]
+                            del readings[index]
+                            futures.pop(index, None)
+                    window.advance(number + 1)
             finally:
                 # Of an epoch that ends early: no reader may write into a slot that the next epoch uses.
-                for _, future in window.values():
+                window.stop()
+                for future in futures.values():
                     future.cancel()
-                wait([future for _, future in window.values()])
-                self._slots = [*self._slots, *(slot for slot, _ in window.values())][: self.n_slots]
+                wait(futures.values())
 
-    def _new_slot(self) -> torch.Tensor:
-        return torch.empty(self._most_pixels, dtype=torch.float16)
+    def _read_into(self, window: Window, reading: Reading, pair: HalfPair, readers: Executor) -> Optional[LoadedPair]:
+        """Read a pair into its slot, for the other processes as well."""
+        item = self._read(pair, readers, window.memory(reading))
+        window.publish(reading, self.failures[pair.name] if item is None else item)
+        return item
+
+    def _fetch(self, window: Window, reading: Reading, pair: HalfPair) -> Optional[LoadedPair]:
+        """Return a pair that another process reads, or None after noting what it said."""
+        item = window.fetch(reading, pair)
+        if isinstance(item, Problem):
+            self.failures[pair.name] = item
+            return None
+        return item
+
+
+def slots_of(pairs: Sequence[HalfPair], budget_bytes: int) -> Tuple[int, int]:
+    """Return how many pairs are held at once inside a budget, and how many pixels both halves of the largest have."""
+    most_pixels = max(pair.n_bytes for pair in pairs) // 2
+    return max(1, min(budget_bytes // (2 * most_pixels), len(pairs))), most_pixels
 
 
 def _on_gpu(batches: Iterator[Optional[CropBatch]], device: torch.device) -> Iterator[Optional[CropBatch]]:

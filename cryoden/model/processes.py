@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 
 from cryoden.data.loaders import Shard
-from cryoden.errors import DeviceError, LostProcessError, Remedy
+from cryoden.errors import DeviceError, LostProcessError
 from cryoden.system.ranks import is_torchrun
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -70,10 +70,7 @@ def process_group(device: torch.device, longest_wait: Optional[timedelta] = None
     except RuntimeError as error:
         if not _has_lost_another(error):
             raise
-        raise LostProcessError(
-            f"One of the {n_ranks} processes of this training ended early; the others cannot go on without it.",
-            remedy=Remedy("resume"),
-        ) from error
+        raise LostProcessError.of_training(n_ranks) from error
     finally:
         distributed.destroy_process_group()
 

@@ -16,6 +16,7 @@ from cryoden.data.normalize import Normalization
 from cryoden.formats import outputs
 from cryoden.model.devices import free_bytes, resolve_precision
 from cryoden.model.networks import build_network
+from cryoden.model.processes import all_gather
 from cryoden.model.schedule import expected_pixels
 from cryoden.model.trained_model import start_from
 from cryoden.model.training_data import TrainingData
@@ -118,7 +119,10 @@ def set_up(
     free = {place: free_bytes(place) for place in {device, HOST}}
     free[HOST] //= n_local_ranks()  # each process keeps its own
     loading = choose_loading(config, data.training, data.held_out, crop, device, free)
-    loader = make_loader(loading, data.training, data.held_out, crop, device, shard, normalization, on_read)
+    loader = make_loader(
+        loading, data.training, data.held_out, crop, device, shard, normalization, on_read,
+        exchange=lambda value: all_gather([value], shard),
+    )  # fmt: skip
 
     state = TrainingState(network, config.peak_lr, config.ema)
     forward = prepare_forward(network, config, device, shard, expected_pixels(config, data.shapes, crop))

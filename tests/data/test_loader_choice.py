@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any, Optional
 
@@ -8,10 +9,11 @@ import torch
 
 from cryoden.config import GIB, TrainConfig
 from cryoden.data.loader_choice import MOST_MIXED, READING_BYTES, choose_loading, make_loader
-from cryoden.data.loaders import ManagedLoader, Shard, StreamingLoader
+from cryoden.data.loaders import Loader, ManagedLoader, Shard, StreamingLoader
 from cryoden.data.normalize import STANDARD
 from cryoden.data.pairs import HalfPair, find_pairs
-from tests.helpers import write_halves
+from cryoden.data.window import Exchange
+from tests.helpers import in_ranks, write_halves
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 PAIR = HalfPair("a", "odd/a.mrc", "even/a.mrc", (4096, 4096), 1.0, (4096, 4096))
@@ -73,18 +75,34 @@ def test_the_chosen_loader_is_made(tmp_path: Path, memory: float, kind: type) ->
     assert [item.pair.name for item in loader.held_out()] == [pairs[2].name]
 
 
-@pytest.mark.parametrize(("memory", "words"), [(1.0, "micrograph once;"), (1e-6, "once in each epoch, into a window")])
+@pytest.mark.parametrize(
+    ("memory", "is_one_host", "said"),
+    [
+        (1.0, True, "Each of the 2 processes reads every micrograph once; those on one machine find it in the page"),
+        (1e-6, True, "The 2 processes share a window on each machine; one of those there reads a micrograph for all"),
+        (
+            1e-6, False,
+            "Each of the 2 processes reads every micrograph once in each epoch, into a window of its own; those on one "
+            "machine find it in the page cache. They cannot share a window: each of them is on a machine of its own.",
+        ),
+    ],
+)  # fmt: skip
 def test_several_processes_say_who_reads(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, memory: float, words: str
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, memory: float,
+    is_one_host: bool, said: str,
+) -> None:  # fmt: skip
     """One of them says it, for all."""
+    if not is_one_host:
+        monkeypatch.setattr("cryoden.data.window.host_name", lambda: str(threading.get_ident()))
     write_halves(tmp_path, 3, (64, 64))
     pairs = find_pairs("odd", "even")[0]
     config = TrainConfig(odd="odd", even="even", output="out", memory=memory)
     loading = choose_loading(config, pairs[:2], pairs[2:], 32, CPU, {CPU: GIB})
     caplog.set_level("INFO", "cryoden")
-    for rank in (0, 1):
-        make_loader(loading, pairs[:2], pairs[2:], 32, CPU, Shard(rank, 2), STANDARD)
-    said = [message for message in caplog.messages if message.startswith("Each of the 2 processes reads every")]
-    assert len(said) == 1
-    assert words in said[0]
+
+    def make(rank: int, exchange: Exchange) -> Loader:
+        return make_loader(loading, pairs[:2], pairs[2:], 32, CPU, Shard(rank, 2), STANDARD, exchange=exchange)
+
+    in_ranks(2, make)
+    [message] = [message for message in caplog.messages if "2 processes" in message]
+    assert message.startswith(said)

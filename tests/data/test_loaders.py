@@ -143,7 +143,7 @@ def test_streaming_uses_its_budget_again_and_no_more(
     for _ in range(2):
         assert sum(1 for _ in loader.batches(plan)) == len(plan.batches)
     assert sorted(meter.names) == sorted(2 * [pair.name for pair in pairs])  # each pair is read once an epoch
-    assert len(meter.memory) == loader.n_slots == n_fitting
+    assert len(meter.memory) == loader.window.n_slots == n_fitting
 
 
 def test_streaming_reads_ahead_in_the_order_of_use(pairs: List[HalfPair], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_memory_of_an_interrupted_epoch_is_used_again(pairs: List[HalfPair], mon
         batches = loader.batches(plan_of(pairs, seed))
         next(batches)
         batches.close()
-    assert len(meter.memory) <= loader.n_slots == 3
+    assert len(meter.memory) <= loader.window.n_slots == 3
 
 
 @pytest.mark.parametrize("n_fitting", [1, 3])
@@ -190,7 +190,7 @@ def test_batch_that_needs_more_than_the_budget_gets_it(pairs: List[HalfPair]) ->
     assert max(len({crop.pair for crop in batch}) for batch in plan.batches) > 3
     loader = StreamingLoader(pairs, [], 32, CPU, budget_bytes=1)
     assert len(list(loader.batches(plan))) == len(plan.batches)
-    assert len(loader._slots) == loader.n_slots == 1  # and gives it back
+    assert loader.window.n_slots == 1  # and gives it back
 
 
 @pytest.mark.parametrize("kind", [ManagedLoader, StreamingLoader])

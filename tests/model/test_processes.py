@@ -152,9 +152,11 @@ def test_two_processes_train_as_one_does(halves: Dict[str, np.ndarray]) -> None:
     assert result.stdout.count("Best held-out R2") == 1  # the first process speaks
 
 
-def test_one_of_the_commands_own_processes_is_killed(halves: Dict[str, np.ndarray]) -> None:
+@pytest.mark.parametrize("is_streaming", [False, True])
+def test_one_of_the_commands_own_processes_is_killed(halves: Dict[str, np.ndarray], is_streaming: bool) -> None:
     """The other ends with one line, and the same command goes on to the end, with as many processes as it has now."""
-    Path("options.json").write_text(json.dumps(replace(TINY, device="auto", epochs=30, resume=True).to_dict()))
+    config = replace(TINY, device="auto", epochs=30, resume=True, stream=is_streaming, force=is_streaming)
+    Path("options.json").write_text(json.dumps(config.to_dict()))
     words = ["train", "--config", "options.json", "--output", "two"]
     line = [sys.executable, "-m", "cryoden", *words, "--gpus", "cpu,cpu", "--outcome", "outcome.json"]
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
@@ -172,6 +174,7 @@ def test_one_of_the_commands_own_processes_is_killed(halves: Dict[str, np.ndarra
     ]
     assert json.loads(Path("outcome.json").read_text())["kind"] == LostProcessError.kind
     assert not first.is_running()
+    assert ("The 2 processes share a window on each machine" in err) == is_streaming
 
     assert main([*words, "--device", "cpu"]) == 0
     assert len(log_of("two")) == 30
