@@ -2,7 +2,7 @@
 
 - training, compiled, with so many crops for each GPU: crops per second of the last epoch, against one GPU with one
   share; the losses against one GPU with the whole batch;
-- the same streamed, each process with a window of its own;
+- the same streamed, through one window that the processes share;
 - denoising a list with one view, whole command, and the same files copied by three threads: the disk's speed;
 - the start: one small micrograph.
 
