@@ -22,6 +22,9 @@ LEARNING_RATE, FINE_TUNING_RATE = 1e-3, 2e-4
 """Highest ones of the same. From a model, 1e-3 gained less on one exposure (benchmarks/fine_tuning.py); 2e-4 and 6e-4
 gain the same within 60 steps, and the lower one is kept (benchmarks/fine_tuning_curve.py)."""
 
+WINDOW_BEFORE = 1.0
+"""Default in GiB of the streaming window in version 0.1."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Config):
@@ -128,7 +131,7 @@ class TrainConfig(Config):
         above=0,
         help="Memory in GiB that the micrographs may take if all are kept (default: half of what is free).",
     )
-    window: float = option(1.0, above=0, help="Memory in GiB of the streaming window.")
+    window: float = option(0.5, above=0, before=WINDOW_BEFORE, help="Memory in GiB of the streaming window.")
     min_batches: int = option(
         100,
         at_least=1,
@@ -177,7 +180,7 @@ class TrainConfig(Config):
         ----------
         recorded
             Option -> value, of the training that was begun. What version 0.1 recorded as nothing was the pixel size
-            `full` and the start `none`, and its own default network goes on where none is asked for.
+            `full` and the start `none`; its own default network and window go on where none is asked for.
         """
         then = self.completed(recorded)
         changes: Dict[str, Any] = {}
@@ -187,6 +190,8 @@ class TrainConfig(Config):
             changes["network"] = then["network"]
         if not self.channels and changes.get("network", self.network) == then["network"]:
             changes["channels"] = tuple(then["channels"])
+        if self.window == self.default_of("window") and then["window"] == WINDOW_BEFORE:
+            changes["window"] = WINDOW_BEFORE
         if self.sampling_rate == shared.AUTO:
             changes["sampling_rate"] = then["sampling_rate"]
         if self.from_model in (shared.AUTO, shared.GENERAL):

@@ -16,7 +16,7 @@ from cryoden.data.window import Exchange, Window, share_window
 
 log = logging.getLogger(__name__)
 
-READING_BYTES = 80 << 20
+READING_BYTES = 40 << 20
 """Host memory of the threads that read: a band of rows each, and the samples of grey scales (benchmarks/loaders.py)."""
 
 MOST_MIXED = 16

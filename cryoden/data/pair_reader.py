@@ -28,7 +28,7 @@ N_READERS = min(8, max(2, os.cpu_count() or 2))
 N_STRIPES = 8
 """Parts into which a half is cut, so that one micrograph is there as fast as the disk allows."""
 
-BAND_PIXELS = 1 << 18
+BAND_PIXELS = 1 << 17
 """Pixels that a thread reads and standardises at once: few enough for its cache, enough to let others compute."""
 
 

@@ -35,6 +35,7 @@ CHANGED_DEFAULTS = {
     ("CryodenProtTrain", "channels"): "",
     ("CryodenProtTrain", "epochs"): None,
     ("CryodenProtTrain", "lr"): None,
+    ("CryodenProtTrain", "window"): "0.5",
 }
 """(protocol, field) -> today's default, where it is meant to be another than in 0.1."""
 

@@ -53,7 +53,7 @@ def test_where_micrographs_are_kept(
     assert choose(device, free, **options).place == place
 
 
-@pytest.mark.parametrize(("window_gib", "window"), [(1e-6, 1), (0.3, 1), (0.5, 4), (1.0, 12), (10.0, MOST_MIXED)])
+@pytest.mark.parametrize(("window_gib", "window"), [(1e-6, 1), (0.2, 1), (0.5, 5), (1.0, 13), (10.0, MOST_MIXED)])
 def test_crops_are_mixed_over_as_many_micrographs_as_the_window_holds(window_gib: float, window: int) -> None:
     """All but the batch, the readers, and two pairs that are read ahead; the same for every place."""
     plenty, nothing = ({CPU: free} for free in (100 * GIB, 0))
@@ -62,6 +62,14 @@ def test_crops_are_mixed_over_as_many_micrographs_as_the_window_holds(window_gib
     assert (kept.place, streamed.place) == (CPU, None)
     rest = int(window_gib * GIB) - 8 * 2 * 2 * 512**2 - READING_BYTES
     assert streamed.budget_bytes == max(rest, N_BYTES)
+
+
+def test_default_window_holds_a_large_micrograph_and_the_next_one() -> None:
+    """7420 x 7676 px, crops of 1024 px: one is cut while another is read, in half a GiB with everything."""
+    config = TrainConfig(odd="odd", even="even", output="out", stream=True, force=True, crop=1024)
+    pair = HalfPair("name", "odd", "even", (7420, 7676), 1.0, (7420, 7676))
+    loading = choose_loading(config, [pair] * 3, [pair], 1024, CPU, {CPU: 0})
+    assert (loading.window, loading.budget_bytes // pair.n_bytes) == (1, 2)
 
 
 @pytest.mark.parametrize(("memory", "kind"), [(1.0, ManagedLoader), (1e-6, StreamingLoader)])

@@ -33,6 +33,7 @@ CHANGED_DEFAULTS: Dict[Tuple[str, str], Any] = {
     ("train", "channels"): [],  # those of the network
     ("train", "from_model"): "auto",  # the general model, where it fits
     ("train", "lr"): None,  # 0.001 as then; another where a training starts from a model
+    ("train", "window"): 0.5,  # half the memory; a training that was begun with 1 keeps it
     ("train", "epochs"): None,  # 20 as then; others where a training starts from a model
 }
 """(command, option) -> today's default, of options whose default is meant to be another than in 0.1."""

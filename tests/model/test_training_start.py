@@ -186,6 +186,11 @@ def test_training_of_0_1_stays_what_it_was() -> None:
     asked = replace(config, network="cnn3").begun_with({**recorded, "network": "resunet"})
     assert asked.network == "cnn3"
 
+    # the window decides in which order crops come
+    recorded["window"] = 1.0
+    assert [replace(config, window=window).begun_with(recorded).window for window in (0.5, 2.0)] == [1.0, 2.0]
+    assert config.begun_with({**recorded, "window": 3.0}).window == 0.5  # asked for then: to be asked for again
+
 
 def test_what_is_left_open_depends_on_the_start() -> None:
     new = TrainConfig(odd="odd", even="even", output="out", from_model="none")
