@@ -22,7 +22,7 @@ from cryoden.movies.motion.motion import Shape
 LOWEST_FREQUENCY = 1 / 400
 """1/A: below lie gradients of the ice and of the illumination, which are wide and say little about a place."""
 
-HIGHEST_FREQUENCY = 1 / 6
+HIGHEST_FREQUENCY = 1 / 5
 """1/A: beyond, single frames have no signal by which a shift could be found."""
 
 N_RINGS = 48
