@@ -1,7 +1,7 @@
 """The main job on a real micrograph, end to end in a Scipion project: movies -> halves -> train -> denoise -> evaluate.
 
-Run with `make demo`; `TOPAZ=/path/to/topaz make demo` puts Topaz-Denoise into the table. Finished steps of an earlier
-call are used again.
+Run with `make demo`; `TOPAZ=/path/to/topaz make demo` puts Topaz-Denoise into the table, `FROM=none make demo` trains
+from random weights, in a project of its own. Finished steps of an earlier call are used again.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ from cryoden.report.tables import summary_lines
 from cryoden_scipion.protocols import CryodenProtDenoise, CryodenProtEvaluate, CryodenProtSplitHalves, CryodenProtTrain
 from cryoden_scipion.protocols.halves_input import LINKED_SET
 from cryoden_scipion.protocols.protocol_split_halves import MOTIONS, STILL
-from cryoden_scipion.protocols.protocol_train import MINUTES
+from cryoden_scipion.protocols.protocol_train import MINUTES, STARTS
 
 DEMO = Path(__file__).resolve().parent
 MICROGRAPH = DEMO / "data" / "fei-extended.mrc"
 SUMMARY = DEMO / "summary.json"
-PROJECT_NAME = "cryoden_demo"
+
+CHANNELS = {"auto": "", "none": "16 32 64 128"}
+"""What the training may start from -> channels of the network: the general model's, whose own training did not have
+this exposure, or as many as two CPU cores can train from random weights in the time."""
+
+START = os.environ.get("FROM", "auto")
+if START not in CHANNELS:
+    raise SystemExit(f"FROM is {START!r}; it must be {' or '.join(CHANNELS)}.")
+
+PROJECT_NAME = "cryoden_demo" if START == "auto" else f"cryoden_demo_from_{START}"
 TRAINING_MINUTES = 4.0
 PROGRESS_SECONDS = 20.0
 """Between two lines that say how far the training is."""
-
-CHANNELS = "16 32 64 128"
-"""Half the default width: what two CPU cores can train in the time."""
 
 
 class Workflow:
@@ -127,7 +133,8 @@ def main() -> None:
     train = workflow.run(
         CryodenProtTrain, "train denoiser", inputMicrographsOdd=split.outputMicrographsOdd,
         inputMicrographsEven=split.outputMicrographsEven, budget=MINUTES,
-        minutes=TRAINING_MINUTES, crop=128, batch_size=4, channels=CHANNELS,
+        minutes=TRAINING_MINUTES, crop=128, batch_size=4,
+        startFrom=list(STARTS).index(START), channels=CHANNELS[START],
     )  # fmt: skip
     denoise = workflow.run(
         CryodenProtDenoise, "denoise", inputMicrographs=split.outputMicrographs, inputModel=train.outputModel
