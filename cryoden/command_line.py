@@ -336,8 +336,7 @@ class Command:
 
         def report(ending: Ending) -> None:
             self._last_round = ending
-            for line in _failure_lines(ending.items) if ending.status == outcome.SOME_FAILED else ():
-                _say(line)
+            _say_failures(ending)
             if self.outcome_file:
                 write_ending(self.outcome_file, ending)
 
@@ -374,14 +373,19 @@ class Command:
 
         if self._last_round is not None and ending == replace(self._last_round, round=None):
             return STATUS[ending.status]  # the round has said and written it
-        for line in _failure_lines(ending.items) if ending.status == outcome.SOME_FAILED else ():
-            _say(line)
+        _say_failures(ending)
         if self.outcome_file:
             try:
                 write_ending(self.outcome_file, ending, is_first_wins=self._last_round is None)
             except CryodenError as unwritten:  # how the command ended is what its status says
                 _say(f"warning: {unwritten}")
         return STATUS[ending.status] if status is None else status
+
+
+def _say_failures(ending: Ending) -> None:
+    """Say which inputs were left out, of a command or a round that did the others."""
+    for line in _failure_lines(ending.items) if ending.status == outcome.SOME_FAILED else ():
+        _say(line)
 
 
 def _failure_lines(failures: Mapping[str, Problem]) -> List[str]:

@@ -152,6 +152,21 @@ def python(
     )
 
 
+def slowly(seconds: float) -> str:
+    """Return a program that runs `cryoden` and waits so long before each image that it writes."""
+    return f"""
+import os, sys, time
+from cryoden.__main__ import main
+replace = os.replace
+def slow_replace(source, target):
+    if str(target).endswith(".mrc"):
+        time.sleep({seconds})
+    replace(source, target)
+os.replace = slow_replace
+sys.exit(main())
+"""
+
+
 def blurring_cnn3() -> Dict[str, np.ndarray]:
     """Return weights that make CNN3 a linear filter: three 3 x 3 binomial blurs.
 

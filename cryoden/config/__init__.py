@@ -4,6 +4,8 @@ The command line and the forms of the Scipion protocols are both made from these
 name, one default, one rule and one help text. Standard library only.
 """
 
+from typing import Union
+
 from cryoden.config import shared
 from cryoden.config.choose import ChooseConfig
 from cryoden.config.denoise import DenoiseConfig
@@ -29,7 +31,11 @@ __all__ = [
     "RunConfig",
     "ShowConfig",
     "TrainConfig",
+    "WatchingConfig",
     "option",
     "parse_frame_range",
     "shared",
 ]
+
+WatchingConfig = Union[HalvesConfig, DenoiseConfig]
+"""Options of a command that can keep looking for new files."""

@@ -20,6 +20,8 @@ from cryoden.formats.star import EVEN_NAME, METADATA, MOVIE_NAME, NAME, ODD_NAME
 MOVIES, HALVES, MICROGRAPHS = "movies", "halves", "micrographs"
 """What inputs can be."""
 
+STAR_ENDING = ".star"
+
 JOB_STAR = "corrected_micrographs.star"
 """In the folder of a motion-correction job of RELION."""
 
@@ -71,7 +73,7 @@ def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (),
         (source,) = inputs
         if os.path.isfile(os.path.join(source, JOB_STAR)):
             source = os.path.join(source, JOB_STAR)
-        if source.endswith(".star"):
+        if source.endswith(STAR_ENDING):
             return _of_star(source)
         if is_exposures(source):
             return _of_exposures(source)
@@ -84,6 +86,11 @@ def find_inputs(inputs: Sequence[str], references: Iterable[Optional[str]] = (),
         raise no_image(inputs)
     kind = MOVIES if not files or _is_movie(files) else MICROGRAPHS
     return Found(kind, tuple(files))
+
+
+def is_list(source: str) -> bool:
+    """Return whether an input is one file that lists the others."""
+    return source.endswith(STAR_ENDING) or is_exposures(source)
 
 
 def no_image(inputs: Sequence[str]) -> FileError:

@@ -10,28 +10,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Callable, List, Mapping, Tuple, Union
 
-from cryoden.config import DenoiseConfig, HalvesConfig
+from cryoden.config import DenoiseConfig, HalvesConfig, WatchingConfig
 from cryoden.errors import CryodenError, NothingDoneError, PairError, Problem
-from cryoden.formats.cryosparc import is_exposures
 from cryoden.formats.images import ENDINGS
 from cryoden.formats.outcome import Ending, Round
 from cryoden.formats.output_folder import own_folder
 from cryoden.system.lifeline import Lifeline
 from cryoden.system.ranks import n_ranks
-from cryoden.workflow.inputs import listed_files, no_image
-from cryoden.workflow.watch import rounds
+from cryoden.workflow.inputs import is_list, listed_files, no_image
+from cryoden.workflow.watch import SECONDS_PER_MINUTE, rounds
 
 log = logging.getLogger(__name__)
 
-SECONDS_PER_MINUTE = 60.0
-
-STAR_ENDING = ".star"
-
 COMMANDS = {HalvesConfig: "halves", DenoiseConfig: "denoise"}
 """Options -> the command, as another one is told that wants its folder."""
-
-WatchingConfig = Union[HalvesConfig, DenoiseConfig]
-"""Options of a command that can keep looking for new files."""
 
 Failures = Mapping[str, Problem]
 
@@ -117,7 +109,7 @@ def _with_inputs(config: WatchingConfig, files: Tuple[str, ...]) -> WatchingConf
 def _is_list(config: WatchingConfig) -> bool:
     """Return whether one file lists the inputs: it is then read anew in every round."""
     first, *others = _inputs_of(config)
-    return not others and (first.endswith(STAR_ENDING) or is_exposures(first))
+    return not others and is_list(first)
 
 
 def _input_files(config: WatchingConfig) -> List[str]:

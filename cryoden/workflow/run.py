@@ -22,8 +22,8 @@ from cryoden.formats.outcome import read_failures
 from cryoden.formats.output_folder import fills_folder, require_own_folder
 from cryoden.formats.star import METADATA, read_table, write_names
 from cryoden.formats.training_folder import is_finished_training
-from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, listed_files
-from cryoden.workflow.watch import rounds
+from cryoden.workflow.inputs import HALVES, MICROGRAPHS, MOVIES, Found, find_inputs, is_list, listed_files
+from cryoden.workflow.watch import SECONDS_PER_MINUTE, rounds
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,6 @@ Failures = Mapping[str, Problem]
 
 Perform = Callable[[Options], Failures]
 """Runs one command; returns what it left out."""
-
-SECONDS_PER_MINUTE = 60.0
-
-STAR_ENDING = ".star"
 
 
 def run(
@@ -266,8 +262,7 @@ class Steps:
     def _found(self, files: Iterable[str]) -> Found:
         """Return what the inputs are, of files that are whole."""
         found = find_inputs(self._config.inputs, self.references)
-        is_list = found.sources[0].endswith(STAR_ENDING) or is_exposures(found.sources[0])
-        if found.kind == HALVES or is_list:
+        if found.kind == HALVES or is_list(found.sources[0]):
             return found
         return dataclasses.replace(found, sources=tuple(files))
 

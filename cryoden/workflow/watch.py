@@ -8,6 +8,8 @@ from typing import Callable, Dict, Iterator, Sequence
 
 from cryoden.formats.outcome import FileState, file_state
 
+SECONDS_PER_MINUTE = 60.0
+
 Look = Dict[str, FileState]
 """File -> its state."""
 

@@ -11,7 +11,7 @@ from pwem.objects import Micrograph, SetOfMicrographs, SetOfMovies
 from pyworkflow.object import Set as ScipionSet
 from pyworkflow.utils.process import buildRunCommand
 
-from cryoden.config import DenoiseConfig, HalvesConfig
+from cryoden.config import WatchingConfig
 from cryoden.errors import FullDiskError, NothingDoneError
 from cryoden.formats.outcome import STOPPED, read_ending
 from cryoden_scipion import Plugin
@@ -26,9 +26,6 @@ WAIT_SECONDS = 3
 
 IDLE_MINUTES = 5.0
 """A process that waits for more for so long ends, and gives a GPU back; starting the next one takes seconds."""
-
-WatchingConfig = Union[HalvesConfig, DenoiseConfig]
-"""Options of a command that can wait for more."""
 
 
 class StreamingRun(CryodenProtBase):

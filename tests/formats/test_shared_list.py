@@ -23,23 +23,13 @@ from cryoden.formats.outcome import read_ending
 from cryoden.formats.shared_list import DEALT, SharedList
 from cryoden.formats.star import read_table
 from cryoden.system.locks import LOCK_NAME, FolderLock
-from tests.helpers import ROOT, read_mrc, write_raw_mrc
+from tests.helpers import ROOT, read_mrc, slowly, write_raw_mrc
 
 N_MOVIES = 6
 NAMES = [f"m{number}.mrc" for number in range(N_MOVIES)]
 
 # Movies take a while, so that a process can be killed between two of them.
-SLOWLY = """
-import os, sys, time
-from cryoden.__main__ import main
-replace = os.replace
-def slow_replace(source, target):
-    if str(target).endswith(".mrc"):
-        time.sleep(0.1)
-    replace(source, target)
-os.replace = slow_replace
-sys.exit(main())
-"""
+SLOWLY = slowly(0.1)
 
 
 @pytest.fixture

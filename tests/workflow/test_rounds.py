@@ -26,7 +26,7 @@ from cryoden.formats.run_record import recorded_options
 from cryoden.formats.star import new_table, read_table, write_table
 from cryoden.system.locks import LOCK_NAME
 from cryoden.workflow.rounds import WatchingConfig, run_in_rounds
-from tests.helpers import RATE, ROOT, leftovers, write_mrc
+from tests.helpers import RATE, ROOT, leftovers, slowly, write_mrc
 from tests.workflow.test_run import Microscope, write_movie
 
 Failures = Mapping[str, Problem]
@@ -177,17 +177,7 @@ def test_one_process_looks(blur_model: Path, monkeypatch: pytest.MonkeyPatch) ->
 # ---------------------------------------------------------------------- the process, and who started it
 WORDS = ("halves", "list.star", "--output", "out", "--watch", 10, "--poll-seconds", 0.1, "--outcome", "outcome.json")
 
-SLOWLY = """
-import os, sys, time
-from cryoden.__main__ import main
-replace = os.replace
-def slow_replace(source, target):
-    if str(target).endswith(".mrc"):
-        time.sleep(0.2)
-    replace(source, target)
-os.replace = slow_replace
-sys.exit(main())
-"""
+SLOWLY = slowly(0.2)
 """A command that takes long over every image."""
 
 PARENT = """
